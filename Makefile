@@ -1,0 +1,56 @@
+# make install   a virtual environment in .venv with everything, quick when nothing changed
+# make demo      real Jacobians from a local service on this machine
+# make test      all tests
+# make lint      ruff, mypy, and the committed stubs against the .proto files
+# make bench     the benchmarks, next to their floors
+# make clean     removes what the other targets made
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+SOURCES := proto client server worker tests
+
+.PHONY: install demo test lint format bench constraints clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Jacloom needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + "; try: make install PYTHON=python3.12")'
+	@# Some distributions ship Python without the module that puts pip into a new environment; their pip can do it from outside.
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || $(PYTHON) -m venv --clear --without-pip $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m pip --python $(BIN)/python install pip
+	$(BIN)/python -m pip install --quiet --editable '.[server,dev]' --constraint constraints.txt
+	@touch $@
+
+demo: install
+	$(BIN)/jacloom demo
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python proto/generate.py --check
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install
+	$(BIN)/python -m benchmarks
+
+# Asks the package index for the newest versions that pyproject.toml allows and writes them down.
+constraints:
+	rm -rf $(VENV)-fresh
+	$(PYTHON) -m venv $(VENV)-fresh
+	$(VENV)-fresh/bin/python -m pip install --quiet '.[server,dev]'
+	{ sed -n '/^#/p' constraints.txt; $(VENV)-fresh/bin/python -m pip freeze --exclude jacloom; } > constraints.new
+	mv constraints.new constraints.txt
+	rm -rf $(VENV)-fresh
+
+clean:
+	rm -rf $(VENV) $(VENV)-fresh build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(SOURCES) benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

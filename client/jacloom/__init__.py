@@ -1,0 +1,75 @@
+"""Derivatives as a service: functions go in as data, Jacobians come back from a cluster.
+
+``import jacloom as jl``, then ``jl.connect()``. Neither JAX nor Ray is loaded by this import.
+"""
+
+from __future__ import annotations
+
+from jacloom._client import Client
+from jacloom._connect import connect
+from jacloom._errors import (
+    ArgumentError,
+    AuthenticationError,
+    BlobNotFoundError,
+    ClientStateError,
+    DeadlineExceeded,
+    FunctionNotFoundError,
+    GraphError,
+    InternalError,
+    JacloomError,
+    LocalServiceError,
+    MissingExtraError,
+    ModeUnavailableError,
+    OptionError,
+    OutOfMemoryError,
+    PoisonedError,
+    ProtocolError,
+    QuotaError,
+    TooLargeError,
+    TooSlowError,
+    TraceError,
+    UnavailableError,
+    UnsupportedOpError,
+)
+from jacloom._function import Function, load
+from jacloom._plan import Considered, Plan, Summary
+from jacloom._progress import Progress
+from jacloom._remote import RemoteFunction
+from jacloom._tracing import trace
+from jacloom._version import VERSION as __version__
+
+__all__ = [
+    "ArgumentError",
+    "AuthenticationError",
+    "BlobNotFoundError",
+    "Client",
+    "ClientStateError",
+    "Considered",
+    "DeadlineExceeded",
+    "Function",
+    "FunctionNotFoundError",
+    "GraphError",
+    "InternalError",
+    "JacloomError",
+    "LocalServiceError",
+    "MissingExtraError",
+    "ModeUnavailableError",
+    "OptionError",
+    "OutOfMemoryError",
+    "Plan",
+    "PoisonedError",
+    "Progress",
+    "ProtocolError",
+    "QuotaError",
+    "RemoteFunction",
+    "Summary",
+    "TooLargeError",
+    "TooSlowError",
+    "TraceError",
+    "UnavailableError",
+    "UnsupportedOpError",
+    "__version__",
+    "connect",
+    "load",
+    "trace",
+]

@@ -1,0 +1,129 @@
+"""How the arguments of a call become the inputs of a function."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from jacloom import _leaves
+from jacloom._cache import Recent
+from jacloom._errors import ArgumentError
+from jacloom._signature import Signature
+from jacloom._structure import Structure
+from jacloom_graph.types import Type
+
+if TYPE_CHECKING:
+    from jacloom._function import Function
+    from jacloom._transform import Prepared
+
+
+@dataclass(frozen=True, eq=False)
+class Binding:
+    """A function together with the way one kind of call passes its arguments. Made once per types of arguments; all calls of that kind share it."""
+
+    signature: Signature
+    function: Function | None
+    """The graph, where this process has it; otherwise only the service does."""
+    arguments: Structure
+    """Of the call's arguments: of ``args``, or of ``(args, kwargs)``."""
+    keywords: bool
+    """Whether ``arguments`` is of ``(args, kwargs)``."""
+    slots: tuple[int | None, ...]
+    """For each leaf of the arguments the number of the input that it is, or None for a static value."""
+    prepared: Recent[Prepared] = field(default_factory=Recent)
+    """What transformations have worked out for calls of this kind."""
+    narrowed: Recent[Binding] = field(default_factory=Recent)
+    """The binding to use instead, for transformations that the function allows only with respect to fewer inputs."""
+
+    @cached_property
+    def positional(self) -> tuple[Structure, ...]:
+        """The structure of each positional argument."""
+        return (self.arguments.children[0] if self.keywords else self.arguments).children
+
+    @cached_property
+    def spans(self) -> tuple[range, ...]:
+        """For each positional argument its leaves, by number."""
+        spans, at = [], 0
+        for child in self.positional:
+            spans.append(range(at, at + child.count))
+            at += child.count
+        return tuple(spans)
+
+    @cached_property
+    def paths(self) -> tuple[str, ...]:
+        """How each leaf of the arguments is reached, such as ``args[0]['w']`` or ``scale``."""
+        return argument_paths(self.arguments, self.keywords)
+
+    def inputs(self, leaves: list[Any]) -> list[Any]:
+        """Returns those leaves that are inputs, in order."""
+        if len(leaves) == len(self.signature.inputs):
+            return leaves
+        return [leaf for leaf, slot in zip(leaves, self.slots, strict=True) if slot is not None]
+
+
+def argument_paths(arguments: Structure, keywords: bool) -> tuple[str, ...]:
+    """Returns how each leaf of ``args`` or ``(args, kwargs)`` is reached."""
+    if not keywords:
+        return tuple(arguments.paths("args"))
+    args, kwargs = arguments.children
+    return (*args.paths("args"), *kwargs.paths("kwargs"))
+
+
+def bind_traced(
+    signature: Signature, function: Function | None, known: Recent[Binding], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Binding, list[Any]]:
+    """Returns the binding of a call of a function whose types are fixed, and the leaves of its arguments.
+
+    Raises:
+        ArgumentError: if the arguments do not have the function's trees, types and fixed values.
+    """
+    keywords = bool(kwargs)
+    leaves = _match(signature, (args, dict(kwargs)) if keywords else args, keywords)
+    keys: Hashable = (keywords, *map(_leaves.key, leaves))
+    found = known.get(keys)
+    if found is None:
+        found = known.put(keys, _checked(signature, function, leaves, keywords))
+    return found, leaves
+
+
+def _match(signature: Signature, value: Any, keywords: bool) -> list[Any]:
+    try:
+        return signature.arguments.match(value)
+    except ValueError as error:
+        hint = " Arguments that were fixed while tracing are None here." if "None" in str(error) else ""
+        passed = "(args, kwargs)" if keywords else "args"
+        raise ArgumentError(
+            f"the arguments of {signature.label} must have the containers {signature.arguments}; as {passed}, {error}.{hint}"
+        ) from None
+
+
+def _checked(signature: Signature, function: Function | None, leaves: list[Any], keywords: bool) -> Binding:
+    slots: list[int | None] = []
+    lines: list[tuple[bool, str, str]] = []
+    paths = argument_paths(signature.arguments, keywords)
+    count = 0
+    for at, leaf in enumerate(leaves):
+        if at in signature.fixed:
+            slots.append(None)
+            value = signature.fixed[at]
+            fits = leaf is None or _leaves.Static(leaf) == _leaves.Static(value)
+            lines.append((fits, paths[at], f"fixed to {value!r}" + ("" if fits else f" while tracing, got {leaf!r}")))
+            continue
+        expected = signature.inputs[count]
+        slots.append(count)
+        count += 1
+        got = _type_of(leaf)
+        fits = got is not None and (got.dtype, got.shape) == (expected.dtype, expected.shape)
+        lines.append((fits, paths[at], str(expected) + ("" if fits else f" expected, got {got or type(leaf).__name__}")))
+    if not all(fits for fits, _, _ in lines):
+        width = max(len(path) for _, path, _ in lines)
+        table = "\n".join(f"  {'✓' if fits else '✗'} {path:<{width}}  {text}" for fits, path, text in lines)
+        advice = "Its types are fixed and nothing is cast: convert the arguments, or trace the function again for these."
+        raise ArgumentError(f"the arguments do not fit {signature.label}:\n{table}\n{advice}")
+    return Binding(signature, function, signature.arguments, keywords, tuple(slots))
+
+
+def _type_of(leaf: Any) -> Type | None:
+    return _leaves.type_of(leaf) if _leaves.is_array(leaf) or type(leaf) in (bool, int) else None

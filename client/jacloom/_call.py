@@ -1,0 +1,108 @@
+"""One computing call: request, stream of replies, arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import grpc
+import numpy as np
+
+from jacloom._assemble import Assembly
+from jacloom._connection import Connection, Stubs
+from jacloom._deadline import Deadline
+from jacloom._errors import ProtocolError, UnavailableError
+from jacloom._plan import Plan, plan_from_message, summary_from_message
+from jacloom._progress import Watch
+from jacloom._query import ArrayKey, Kind, Query
+from jacloom._retry import retrying
+from jacloom._status import from_rpc
+from jacloom_api.v1 import derivative_service_pb2 as pb
+from jacloom_api.v1 import graph_pb2
+
+_MODES = {"auto": pb.MODE_UNSPECIFIED, "forward": pb.FORWARD, "reverse": pb.REVERSE}
+
+
+def request(name: str, query: Query, args: list[graph_pb2.Tensor], seeds: list[graph_pb2.Tensor]) -> pb.CallRequest:
+    """Returns the request for a query about the function of that resource name."""
+    return pb.CallRequest(
+        function=name,
+        args=args,
+        wrt=query.wrt,
+        outputs=query.outputs,
+        values=query.values,
+        seeds=seeds,
+        options=_options(query.mode, 0 if query.tile == "auto" else query.tile, query.holomorphic),
+    )
+
+
+@lru_cache(maxsize=256)
+def _options(mode: str, tile: int, holomorphic: bool) -> pb.Options:
+    return pb.Options(mode=_MODES[mode], tile=tile, holomorphic=holomorphic)
+
+
+def compute(connection: Connection, message: pb.CallRequest, query: Query, deadline: Deadline, watch: Watch) -> Mapping[ArrayKey, np.ndarray]:
+    """Returns the arrays of an answer, all complete.
+
+    A service that is unavailable before the first reply is asked again. When this call is interrupted, the service is told to stop.
+
+    Raises:
+        ProtocolError: if the answer is incomplete or not what was asked for.
+        JacloomError: what the service's status means.
+    """
+    stubs = connection.stubs(deadline)
+    begun = False
+
+    def attempt() -> Mapping[ArrayKey, np.ndarray]:
+        nonlocal begun
+        connection.service.require_alive()
+        assembly = Assembly(query.expected)
+        complete = False
+        stream = stubs.compute[query.kind](message, timeout=deadline.remaining(), metadata=stubs.metadata)
+        try:
+            for reply in stream:
+                begun = True
+                complete = _take(reply, assembly, watch)
+        except grpc.RpcError as error:
+            failure = from_rpc(error, deadline)
+            if begun and isinstance(failure, UnavailableError):
+                raise UnavailableError(
+                    f"the connection was lost in the middle of the answer, which is not used; call again ({failure.message})"
+                ) from None
+            raise failure from None
+        except BaseException:
+            stream.cancel()  # type: ignore[no-untyped-call]
+            raise
+        if not complete:
+            raise ProtocolError("the answer ended without its summary, so it may be incomplete; it is not used")
+        connection.service.answered()
+        return assembly.finish()
+
+    return retrying(attempt, deadline, again=lambda: not begun)
+
+
+def explain(connection: Connection, message: pb.CallRequest, kind: Kind, deadline: Deadline) -> Plan:
+    """Returns the service's plan for a Jacobian or Hessian without computing it."""
+    derivative = "hessian" if kind is Kind.HESSIAN else "jacobian"
+
+    def method(stubs: Stubs) -> grpc.UnaryUnaryMultiCallable[pb.ExplainRequest, pb.ExplainReply]:
+        return stubs.derivatives.Explain
+
+    reply = connection.unary(method, pb.ExplainRequest(call=message, derivative=derivative), deadline)
+    return plan_from_message(reply.plan)
+
+
+def _take(reply: pb.CallReply, assembly: Assembly, watch: Watch) -> bool:
+    """Takes in one reply; returns whether it is the last."""
+    last = reply.HasField("summary")
+    if reply.HasField("header"):
+        assembly.begin(reply.header.arrays)
+        if watch.heard or not last:
+            watch.planned(plan_from_message(reply.header.plan))
+    for block in reply.blocks:
+        assembly.place(block)
+    if reply.HasField("progress"):
+        watch.advanced(reply.progress.tiles_done, reply.progress.tiles)
+    if last and watch.heard:
+        watch.ended(summary_from_message(reply.summary))
+    return last

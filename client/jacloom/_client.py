@@ -1,0 +1,318 @@
+"""The client: the methods that users call, each a few lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Literal
+
+from jacloom import _tracing
+from jacloom._argnums import Argnums, normal
+from jacloom._deadline import Deadline
+from jacloom._errors import ArgumentError, OptionError
+from jacloom._function import Function
+from jacloom._options import CallOptions, Mode, OnProgress, Tile, check_mode, check_tile
+from jacloom._plan import Plan
+from jacloom._products import HessianProduct, Pullback, Pushforward, require_primals
+from jacloom._remote import RemoteFunction
+from jacloom._session import AnyFunction, Session
+from jacloom._signature import label_of, parse_id
+from jacloom._transform import Evaluation, Gradient, Hessian, Jacobian, Transform
+
+
+class Client:
+    """Derivatives from a service. Made by ``jl.connect``; safe to share between threads, not between forked processes.
+
+    In all methods, ``f`` is a callable that JAX can trace, a ``jl.Function``, a ``jl.RemoteFunction``, or a function's id. Arguments are pytrees of
+    arrays and numbers; Python bools, ints and strings that are not differentiated are fixed while tracing. Results have the function's tree, with
+    leaves that are NumPy arrays of their own, writable. Every method takes ``timeout`` in seconds (default: no limit), after which the work is
+    cancelled and ``jl.DeadlineExceeded`` raised; those that compute take ``on_progress``, which is called with ``jl.Progress`` and replaces the bar
+    that long calls show on a terminal. All errors derive from ``jl.JacloomError``.
+    """
+
+    def __init__(self, session: Session) -> None:
+        """Wraps a session; use ``jl.connect`` instead."""
+        self._session = session
+
+    def evaluate(self, f: AnyFunction, *, timeout: float | None = None, on_progress: OnProgress | None = None) -> Callable[..., Any]:
+        """Returns a function that computes ``f`` itself on the service."""
+        return self._deferred(f, Evaluation(), CallOptions(timeout, on_progress))
+
+    def grad(
+        self,
+        f: AnyFunction,
+        argnums: Argnums = 0,
+        has_aux: bool = False,
+        *,
+        holomorphic: bool = False,
+        timeout: float | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Callable[..., Any]:
+        """Returns a function that computes the gradient of the scalar function ``f``, as ``jax.grad``.
+
+        Args:
+            f: Returns a floating-point scalar, or with ``has_aux`` a pair of one and anything else.
+            argnums: Which positional arguments to differentiate: one number gives a bare tree, a sequence a tuple.
+            has_aux: Whether ``f`` returns ``(out, aux)``; the result is then ``(gradient, aux)``.
+            holomorphic: Whether ``f`` is a holomorphic function of complex inputs.
+            timeout: Seconds; see the class.
+            on_progress: See the class.
+
+        Example:
+            >>> client.grad(lambda x: (x**2).sum())(np.array([1.0, 2.0]))
+            array([2., 4.])
+        """
+        return self._deferred(f, Gradient(normal(argnums), has_aux, holomorphic), CallOptions(timeout, on_progress))
+
+    def value_and_grad(
+        self,
+        f: AnyFunction,
+        argnums: Argnums = 0,
+        has_aux: bool = False,
+        *,
+        holomorphic: bool = False,
+        timeout: float | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Callable[..., Any]:
+        """Returns a function that computes value and gradient: ``(value, gradient)``, or with ``has_aux`` ``((value, aux), gradient)``. See ``grad``."""
+        return self._deferred(f, Gradient(normal(argnums), has_aux, holomorphic, value=True), CallOptions(timeout, on_progress))
+
+    def jacobian(
+        self,
+        f: AnyFunction,
+        argnums: Argnums = 0,
+        has_aux: bool = False,
+        *,
+        mode: Mode = "auto",
+        holomorphic: bool = False,
+        tile: Tile = "auto",
+        timeout: float | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Callable[..., Any]:
+        """Returns a function that computes all first derivatives of ``f``, as ``jax.jacobian``.
+
+        Each block has the shape of the output leaf followed by that of the input leaf; blocks come in the tree of the result, and in each of its
+        leaves the tree of the arguments that are differentiated.
+
+        Args:
+            f: Any function of floating-point inputs and outputs.
+            argnums: Which positional arguments to differentiate: one number gives a bare tree, a sequence a tuple.
+            has_aux: Whether ``f`` returns ``(out, aux)``; the result is then ``(jacobian, aux)``.
+            mode: ``"forward"`` computes columns by JVPs, ``"reverse"`` rows by VJPs, ``"auto"`` what costs less.
+            holomorphic: Whether ``f`` is a holomorphic function of complex inputs.
+            tile: Seeds that a worker takes at a time; ``"auto"`` leaves it to the service.
+            timeout: Seconds; see the class.
+            on_progress: See the class.
+
+        Example:
+            >>> f = lambda x: jnp.stack([x[0] ** 2 * x[1], 5 * x[0] + jnp.sin(x[1])])
+            >>> client.jacobian(f)(np.array([2.0, 0.0]))
+            array([[0., 4.],
+                   [5., 1.]])
+        """
+        transform = Jacobian(normal(argnums), has_aux, holomorphic, mode, tile)
+        _check(f, transform, mode, tile)
+        return self._deferred(f, transform, CallOptions(timeout, on_progress))
+
+    def hessian(
+        self,
+        f: AnyFunction,
+        argnums: Argnums = 0,
+        has_aux: bool = False,
+        *,
+        holomorphic: bool = False,
+        tile: Tile = "auto",
+        timeout: float | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Callable[..., Any]:
+        """Returns a function that computes all second derivatives of ``f``, as ``jax.hessian``; with ``has_aux``, ``(hessian, aux)``. See ``jacobian``."""
+        transform = Hessian(normal(argnums), has_aux, holomorphic, tile)
+        _check(f, transform, "auto", tile)
+        return self._deferred(f, transform, CallOptions(timeout, on_progress))
+
+    def jvp(
+        self,
+        f: AnyFunction,
+        primals: Sequence[Any],
+        tangents: Sequence[Any],
+        has_aux: bool = False,
+        *,
+        timeout: float | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> tuple[Any, ...]:
+        """Returns ``(out, tangent_out)``: the value, and the Jacobian times a vector, as ``jax.jvp``; with ``has_aux``, ``aux`` as well.
+
+        Args:
+            f: Any function.
+            primals: The point: a tuple with one entry per argument.
+            tangents: The vector, in the tree, dtypes and shapes of ``primals``; None or float0 for integer leaves.
+            has_aux: Whether ``f`` returns ``(out, aux)``.
+            timeout: Seconds; see the class.
+            on_progress: See the class.
+
+        Example:
+            >>> client.jvp(jnp.sin, (0.0,), (2.0,))
+            (array(0.), array(2.))
+        """
+        return self._product(f, Pushforward(has_aux), primals, tangents, CallOptions(timeout, on_progress))
+
+    def vjp(
+        self,
+        f: AnyFunction,
+        primals: Sequence[Any],
+        cotangents: Any,
+        has_aux: bool = False,
+        *,
+        timeout: float | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> tuple[Any, ...]:
+        """Returns ``(out, cotangents_in)``: the value, and a vector times the Jacobian, one entry per primal; with ``has_aux``, ``aux`` as well.
+
+        Args:
+            f: Any function.
+            primals: The point: a tuple with one entry per argument.
+            cotangents: The vector, in the tree, dtypes and shapes of the result; None or float0 for integer leaves.
+            has_aux: Whether ``f`` returns ``(out, aux)``.
+            timeout: Seconds; see the class.
+            on_progress: See the class.
+
+        Example:
+            >>> client.vjp(lambda x, y: x * y, (2.0, 3.0), 1.0)
+            (array(6.), (array(3.), array(2.)))
+        """
+        return self._product(f, Pullback(has_aux), primals, cotangents, CallOptions(timeout, on_progress))
+
+    def hvp(
+        self,
+        f: AnyFunction,
+        primals: Sequence[Any],
+        tangents: Sequence[Any],
+        *,
+        timeout: float | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Any:
+        """Returns the Hessian of a scalar function times a vector: bare for one primal, else a tuple. Arguments as for ``jvp``.
+
+        Example:
+            >>> client.hvp(lambda x: (x**3).sum(), (np.array([1.0, 2.0]),), (np.array([1.0, 0.0]),))
+            array([6., 0.])
+        """
+        return self._product(f, HessianProduct(), primals, tangents, CallOptions(timeout, on_progress))
+
+    def explain(
+        self,
+        f: AnyFunction,
+        *args: Any,
+        derivative: Literal["jacobian", "hessian"] = "jacobian",
+        argnums: Argnums = 0,
+        has_aux: bool = False,
+        mode: Mode = "auto",
+        holomorphic: bool = False,
+        tile: Tile = "auto",
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> Plan:
+        """Returns how a derivative would be computed, without computing it. ``print`` it.
+
+        Args:
+            f: The function.
+            *args: Its arguments, or shapes of them such as ``jax.ShapeDtypeStruct``.
+            derivative: ``"jacobian"`` or ``"hessian"``.
+            argnums: As for the derivative explained; the same for the options that follow.
+            has_aux: As for the derivative.
+            mode: As for ``jacobian``.
+            holomorphic: As for the derivative.
+            tile: As for the derivative.
+            timeout: Seconds; see the class.
+            **kwargs: Arguments of ``f`` by name.
+        """
+        transform: Transform
+        if derivative == "jacobian":
+            transform = Jacobian(normal(argnums), has_aux, holomorphic, mode, tile)
+        elif derivative == "hessian" and mode == "auto":
+            transform = Hessian(normal(argnums), has_aux, holomorphic, tile)
+        elif derivative == "hessian":
+            raise OptionError(f"`client.explain({_label(f)}, derivative='hessian', mode={mode!r})`: a Hessian has no mode; leave it out.")
+        else:
+            raise OptionError(f"`client.explain({_label(f)}, derivative={derivative!r})`: derivative must be 'jacobian' or 'hessian'.")
+        _check(f, transform, mode, tile)
+        return self._session.explain(f, args, kwargs, transform, CallOptions(timeout))
+
+    def register(
+        self, f: Callable[..., Any] | Function, *example: Any, name: str | None = None, timeout: float | None = None, **kwargs: Any
+    ) -> RemoteFunction:
+        """Registers a function for arguments like the examples, and returns it: prepared once, differentiated many times.
+
+        Args:
+            f: A callable, or a ``jl.Function``, whose types are fixed already and which takes no examples.
+            *example: Arrays, numbers or shapes, as for ``jl.trace``.
+            name: For people; default: the function's own.
+            timeout: Seconds; see the class.
+            **kwargs: Further examples by name.
+
+        Raises:
+            ArgumentError: if examples are given for a ``jl.Function``.
+            GraphError: if the service finds the graph at fault.
+        """
+        if isinstance(f, Function):
+            if example or kwargs:
+                raise ArgumentError("`client.register(function)`: the types of a jl.Function are fixed, so it takes no examples.")
+            function = f
+        elif callable(f):
+            function = _tracing.trace(f, *example, **kwargs)
+        else:
+            raise ArgumentError(f"`client.register(f, *example)`: f must be a callable or a jl.Function, got {type(f).__name__}.")
+        return self._session.registry.register(function, name or _label(f), Deadline(timeout))
+
+    def function(self, function_id: str, *, timeout: float | None = None) -> RemoteFunction:
+        """Returns a registered function by its id.
+
+        Raises:
+            FunctionNotFoundError: if the service does not hold it.
+        """
+        return self._session.registry.get(parse_id(function_id), Deadline(timeout))
+
+    def functions(self, *, timeout: float | None = None) -> list[RemoteFunction]:
+        """Returns the functions that the service holds, newest first."""
+        return self._session.registry.list(Deadline(timeout))
+
+    def delete(self, function: RemoteFunction | Function | str, *, timeout: float | None = None) -> None:
+        """Deletes a function from the service.
+
+        Raises:
+            FunctionNotFoundError: if the service does not hold it.
+        """
+        function_id = parse_id(function) if isinstance(function, str) else function.id
+        self._session.registry.delete(function_id, Deadline(timeout))
+
+    def close(self) -> None:
+        """Ends the connection, calls under way included; the last client of a local service stops it. Closing twice does nothing."""
+        self._session.connection.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _deferred(self, f: AnyFunction, transform: Transform, options: CallOptions) -> Callable[..., Any]:
+        def transformed(*args: Any, **kwargs: Any) -> Any:
+            return self._session.run(f, args, kwargs, transform, None, options)
+
+        transformed.__name__ = f"{transform.call}_of_{_label(f)}"
+        transformed.__doc__ = f"Computes `{transform.spelled(_label(f))}` at these arguments, on the service."
+        return transformed
+
+    def _product(self, f: AnyFunction, transform: Transform, primals: Sequence[Any], vector: Any, options: CallOptions) -> Any:
+        point = require_primals(transform.call, _label(f), primals)
+        return self._session.run(f, point, {}, transform, vector, options)
+
+
+def _label(f: AnyFunction) -> str:
+    return "f" if isinstance(f, str | Function | RemoteFunction) else label_of(f)
+
+
+def _check(f: AnyFunction, transform: Transform, mode: str, tile: object) -> None:
+    call = transform.spelled(_label(f))
+    check_mode(call, mode)
+    check_tile(call, tile)

@@ -1,0 +1,247 @@
+"""The local service: one subprocess for all clients of this process, started by the first and gone with the last."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from importlib.util import find_spec
+from pathlib import Path
+
+from jacloom._connection import Endpoint
+from jacloom._deadline import Deadline
+from jacloom._errors import DeadlineExceeded, LocalServiceError, MissingExtraError
+
+START_SECONDS = 60.0
+"""How long the service may take until it listens."""
+STOP_SECONDS = 10.0
+"""How long it may take to end its workers before it is killed."""
+ANNOUNCE_SECONDS = 1.0
+_LOG_LINES = 20
+_PROGRAM = "jacloom_server"
+_NEEDED = ("ray", "jax", "grpc_health", "grpc_reflection")
+
+
+class LocalService:
+    """A server process that ends when its standard input does, and so whenever this process ends, however that happens."""
+
+    def __init__(self) -> None:
+        """Starts the process and returns at once.
+
+        Raises:
+            MissingExtraError: if what the server needs is not installed.
+        """
+        missing = [name for name in (_PROGRAM, *_NEEDED) if find_spec(name) is None]
+        if missing:
+            raise MissingExtraError(
+                f'a local service needs packages that are not installed ({", ".join(missing)}): pip install "jacloom[server]", or pass the address of a service'
+            )
+        self.users = 0
+        self._owner = os.getpid()
+        self._ready = threading.Event()
+        self._endpoint: Endpoint | None = None
+        self._answered = False
+        self._stopped = False
+        descriptor, name = tempfile.mkstemp(prefix="jacloom-", suffix=".log")
+        self._log = Path(name)
+        # A session of its own: Ctrl-C in the terminal reaches this process alone, which then decides. -P: the user's folder may hold a ray.py.
+        with open(descriptor, "wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", _PROGRAM, "--embedded"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
+                start_new_session=True,
+            )
+        threading.Thread(target=self._listen, name="jacloom-local", daemon=True).start()
+        self._announcement = threading.Timer(ANNOUNCE_SECONDS, self._announce)
+        self._announcement.daemon = True
+        self._announcement.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return not self._stopped and self._process.poll() is None
+
+    @property
+    def listening(self) -> bool:
+        """Whether the wait for the process to listen is over."""
+        return self._ready.is_set()
+
+    def endpoint(self, deadline: Deadline) -> Endpoint:
+        """Returns the endpoint, waiting until the service listens.
+
+        Raises:
+            LocalServiceError: if it ended, or did not listen in time.
+            DeadlineExceeded: if the caller's deadline passed.
+        """
+        limit = deadline.remaining()
+        if not self._ready.wait(START_SECONDS if limit is None else min(limit, START_SECONDS)):
+            if limit is not None and limit < START_SECONDS:
+                raise DeadlineExceeded(f"the local service did not start within {deadline.timeout:g} s; it usually takes a few seconds")
+            raise LocalServiceError(f"the local service did not listen within {START_SECONDS:g} s. {self._last_words()}")
+        if self._endpoint is None:
+            raise self._ended()
+        return self._endpoint
+
+    def require_alive(self) -> None:
+        """Raises LocalServiceError if the process has ended."""
+        if self._process.poll() is not None:
+            raise self._ended()
+
+    def answered(self) -> None:
+        """Takes note of the first answer: nobody waits any more."""
+        if not self._answered:
+            self._answered = True
+            self._announcement.cancel()
+
+    def stop(self) -> None:
+        """Ends the process and waits for it. Does nothing in a forked process, whose service it is not."""
+        if self._owner != os.getpid():
+            return
+        self._stopped = True
+        self._announcement.cancel()
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+            self._process.wait(STOP_SECONDS)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            # It leads a process group of its own; whoever ended first has taken its place with it.
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(3)
+                    break
+        with contextlib.suppress(OSError):
+            self._log.unlink()
+
+    def forget_in_child(self) -> None:
+        """Closes a forked process's copy of the pipe, which would keep the service alive after its owner."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as output:
+            line = output.readline()
+            try:
+                said = json.loads(line)
+                self._endpoint = Endpoint(said["address"], said.get("token"))
+            except (ValueError, KeyError, TypeError):
+                self._endpoint = None
+            self._ready.set()
+            # Whatever else it prints goes nowhere; unread, it would block the server one day.
+            while output.read(65536):
+                pass
+
+    def _announce(self) -> None:
+        if not self._answered and self.running:
+            print("jacloom: starting a local service with its workers; the first result takes a few seconds", file=sys.stderr, flush=True)
+
+    def _ended(self) -> LocalServiceError:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
+        code = self._process.returncode
+        return LocalServiceError(f"the local service ended with status {code}. {self._last_words()}")
+
+    def _last_words(self) -> str:
+        try:
+            lines = self._log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+        except OSError:
+            lines = []
+        said = "\n".join(f"  {line}" for line in lines) or "  (nothing)"
+        return f"The end of its log {self._log}:\n{said}"
+
+
+class Lease:
+    """One client's hold on the local service."""
+
+    def __init__(self, service: LocalService, timeout: float | None) -> None:
+        self._service = service
+        self._timeout = timeout
+        # Also where the client is dropped without being closed; then in a thread, because a collector must not wait.
+        self._dropped = weakref.finalize(self, _release_in_thread, service)
+        self._dropped.atexit = False
+
+    def endpoint(self, deadline: Deadline) -> Endpoint:
+        """Returns the endpoint, waiting until the service listens."""
+        if self._timeout is not None and not self._service.listening and (deadline.timeout is None or self._timeout < deadline.timeout):
+            deadline = Deadline(self._timeout)
+        return self._service.endpoint(deadline)
+
+    def require_alive(self) -> None:
+        """Raises LocalServiceError if the process has ended."""
+        self._service.require_alive()
+
+    def answered(self) -> None:
+        """Takes note of an answer."""
+        self._service.answered()
+
+    def close(self) -> None:
+        """Gives up the hold; the last one stops the service."""
+        if self._dropped.detach() is not None:
+            _release(self._service)
+
+
+_lock = threading.RLock()  # re-entrant: the collector may run _release_in_thread while this thread holds it
+_current: LocalService | None = None
+
+
+def acquire(timeout: float | None) -> Lease:
+    """Returns a hold on the local service, starting it if it does not run.
+
+    Args:
+        timeout: Seconds until it must listen; None for the default.
+
+    Raises:
+        MissingExtraError: if what the server needs is not installed.
+    """
+    global _current
+    with _lock:
+        if _current is None or not _current.running:
+            _current = LocalService()
+        _current.users += 1
+        return Lease(_current, timeout)
+
+
+def _release(service: LocalService) -> None:
+    global _current
+    with _lock:
+        service.users -= 1
+        if service.users:
+            return
+        if _current is service:
+            _current = None
+    service.stop()
+
+
+def _release_in_thread(service: LocalService) -> None:
+    threading.Thread(target=_release, args=(service,), name="jacloom-release").start()
+
+
+def _stop_at_exit() -> None:
+    global _current
+    service, _current = _current, None
+    if service is not None:
+        service.stop()
+
+
+def _forget_in_child() -> None:
+    global _current, _lock
+    _lock = threading.RLock()
+    service, _current = _current, None
+    if service is not None:
+        service.forget_in_child()
+
+
+atexit.register(_stop_at_exit)
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,43 @@
+"""Options that calls share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from jacloom._errors import OptionError
+from jacloom._progress import Progress
+
+Mode = Literal["auto", "forward", "reverse"]
+"""Which derivative passes compute a Jacobian; ``"auto"`` leaves it to the service."""
+
+Tile = int | Literal["auto"]
+"""Seeds per tile; ``"auto"`` leaves it to the service."""
+
+OnProgress = Callable[[Progress], None]
+"""Called with the state of a call as it goes on, in the thread that made the call."""
+
+MAX_TILE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """How one call is made; nothing here changes its result."""
+
+    timeout: float | None = None
+    """Seconds until the call is given up and cancelled on the cluster; None for no limit."""
+    on_progress: OnProgress | None = None
+    """Receives progress in place of the bar on the terminal."""
+
+
+def check_mode(call: str, mode: str) -> None:
+    """Raises OptionError unless ``mode`` is one of ``Mode``."""
+    if mode not in get_args(Mode):
+        raise OptionError(f"`{call}`: mode must be 'auto', 'forward' or 'reverse', got {mode!r}.")
+
+
+def check_tile(call: str, tile: object) -> None:
+    """Raises OptionError unless ``tile`` is one of ``Tile`` and within the service's limits."""
+    if tile != "auto" and (isinstance(tile, bool) or not isinstance(tile, int) or not 1 <= tile <= MAX_TILE):
+        raise OptionError(f"`{call}`: tile must be 'auto' or a number of seeds from 1 to {MAX_TILE}, got {tile!r}.")

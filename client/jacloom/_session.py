@@ -1,0 +1,183 @@
+"""What happens between a method of the client and the wire: bind the arguments, register the function, send, and put the answer together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from jacloom import _call, _leaves, _tracing, _upload
+from jacloom._binding import Binding, bind_traced
+from jacloom._connection import Connection
+from jacloom._deadline import Deadline
+from jacloom._errors import ArgumentError, BlobNotFoundError, FunctionNotFoundError, JacloomError, ModeUnavailableError
+from jacloom._function import Function
+from jacloom._options import CallOptions
+from jacloom._plan import Plan
+from jacloom._progress import Watch
+from jacloom._query import ArrayKey, Kind, Query
+from jacloom._registry import Registry, not_registered
+from jacloom._remote import RemoteFunction
+from jacloom._signature import inexact, parse_id
+from jacloom._transform import Prepared, Transform
+
+AnyFunction = Callable[..., Any] | Function | RemoteFunction | str
+"""What can be differentiated: a callable that JAX can trace, a traced or registered function, or a function's id."""
+
+_FIELD = re.compile(r"args\[(\d+)\]")
+
+
+class Session:
+    """A connection and what is known about the service behind it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.registry = Registry(connection)
+
+    def run(self, f: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any], transform: Transform, given: Any, options: CallOptions) -> Any:
+        """Returns a transformation's result at a point.
+
+        Args:
+            f: The function.
+            args: The point.
+            kwargs: Further arguments by name.
+            transform: What to compute.
+            given: Tangents or cotangents, for transformations that take them.
+            options: How the call is made.
+        """
+        deadline = Deadline(options.timeout)
+
+        def step(binding: Binding, leaves: list[Any]) -> Any:
+            return self._compute(binding, leaves, transform, given, deadline, options)
+
+        return self._with_activity(f, args, kwargs, transform, deadline, step)
+
+    def explain(self, f: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any], transform: Transform, options: CallOptions) -> Plan:
+        """Returns the service's plan for a transformation. Of the arguments, only types matter."""
+        deadline = Deadline(options.timeout)
+
+        def step(binding: Binding, leaves: list[Any]) -> Plan:
+            query = _prepared(binding, transform).query
+
+            def attempt() -> Plan:
+                self._ensure(binding, deadline)
+                message = _call.request(binding.signature.name, query, _upload.types_only(binding.signature.inputs), [])
+                return _call.explain(self.connection, message, query.kind, deadline)
+
+            return self._reviving(binding, attempt)
+
+        plan: Plan = self._with_activity(f, args, kwargs, transform, deadline, step)
+        return plan
+
+    def bind(self, f: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any], deadline: Deadline) -> tuple[Binding, list[Any]]:
+        """Returns how the arguments become the function's inputs, and their leaves.
+
+        Raises:
+            ArgumentError: if ``f`` is no function, or the arguments do not fit.
+        """
+        if isinstance(f, str):
+            f = self.registry.get(parse_id(f), deadline)
+        elif isinstance(f, Function):
+            if f.signature is not None:
+                return bind_traced(f.signature, f, f.bindings, args, kwargs)
+            f = self.registry.registered(f, deadline)
+        if isinstance(f, RemoteFunction):
+            return bind_traced(f.signature, f.function, f.bindings, args, kwargs)
+        if callable(f):
+            return _tracing.bind_callable(f, args, kwargs)
+        raise ArgumentError(f"f must be a callable, a jl.Function, a jl.RemoteFunction or a function's id, got {type(f).__name__}")
+
+    def _with_activity(
+        self,
+        f: AnyFunction,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        transform: Transform,
+        deadline: Deadline,
+        step: Callable[[Binding, list[Any]], Any],
+    ) -> Any:
+        """Runs a step; where custom rules refuse some inputs of the function, with the function traced for those inputs only that matter."""
+        binding, leaves = self.bind(f, args, kwargs, deadline)
+        binding = binding.narrowed.get(transform) or binding
+        try:
+            try:
+                return step(binding, leaves)
+            except ModeUnavailableError:
+                narrower = self._narrower(f, args, kwargs, binding, _prepared(binding, transform).query)
+                if narrower is None:
+                    raise
+            result = step(narrower, leaves)
+            binding.narrowed.put(transform, narrower)
+            return result
+        except JacloomError as error:
+            _locate(error, binding)
+            raise
+
+    def _narrower(self, f: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any], binding: Binding, query: Query) -> Binding | None:
+        """Returns the binding of the function traced for derivatives with respect to the query's inputs, or None if that is no other function."""
+        signature = binding.signature
+        if set(query.wrt) == {at for at, type_ in enumerate(signature.inputs) if inexact(type_)}:
+            return None
+        if isinstance(f, str | Function | RemoteFunction):
+            traced = binding.function.narrowed(query.wrt) if binding.function is not None else None
+            if traced is None or traced.signature is None:
+                return None
+            narrower, _ = bind_traced(traced.signature, traced, traced.bindings, args, kwargs)
+        else:
+            narrower, _ = _tracing.bind_callable(f, args, kwargs, query.wrt)
+        return None if narrower.signature.id == signature.id else narrower
+
+    def _compute(self, binding: Binding, leaves: list[Any], transform: Transform, given: Any, deadline: Deadline, options: CallOptions) -> Any:
+        prepared = _prepared(binding, transform)
+        query, signature = prepared.query, binding.signature
+        arrays = [_leaves.to_array(leaf) for leaf in binding.inputs(leaves)]
+        types = signature.inputs
+        if prepared.seeds is not None:
+            arrays += prepared.seeds(given)
+            types += tuple(signature.outputs[leaf] for leaf in query.outputs) if query.kind is Kind.VJP else tuple(types[leaf] for leaf in query.wrt)
+        count = len(signature.inputs)
+
+        def attempt() -> Mapping[ArrayKey, np.ndarray]:
+            self._ensure(binding, deadline)
+            messages, leased = _upload.tensors(self.connection, arrays, types, deadline)
+            message = _call.request(signature.name, query, messages[:count], messages[count:])
+            try:
+                with Watch(f"{transform.call} of {signature.label}", options.on_progress) as watch:
+                    return _call.compute(self.connection, message, query, deadline, watch)
+            finally:
+                _upload.release(self.connection, leased)
+
+        return prepared.build(self._reviving(binding, attempt))
+
+    def _ensure(self, binding: Binding, deadline: Deadline) -> None:
+        if binding.function is not None:
+            self.registry.registered(binding.function, deadline)
+
+    def _reviving(self, binding: Binding, attempt: Callable[[], Any]) -> Any:
+        """Runs an attempt, and once more if the service has lost what was sent to it before, as a restart makes it do."""
+        try:
+            return attempt()
+        except FunctionNotFoundError:
+            self.registry.forget(binding.signature.id)
+            if binding.function is None:
+                raise not_registered(binding.signature.id) from None
+        except BlobNotFoundError:
+            # A constant may be meant: registering again uploads what is missing.
+            self.registry.forget(binding.signature.id)
+        return attempt()
+
+
+def _prepared(binding: Binding, transform: Transform) -> Prepared:
+    found = binding.prepared.get(transform)
+    return found if found is not None else binding.prepared.put(transform, transform.prepare(binding))
+
+
+def _locate(error: JacloomError, binding: Binding) -> None:
+    """Adds the user's own words for what the service says in numbers: the source line of a node, the path of an argument."""
+    if error.place is not None and error.source is None and binding.function is not None:
+        error.source = binding.function.source(error.place)
+    named = _FIELD.fullmatch(error.field)
+    if named and int(named[1]) in binding.slots:
+        error.field = binding.paths[binding.slots.index(int(named[1]))]

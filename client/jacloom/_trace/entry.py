@@ -1,0 +1,143 @@
+"""From a Python function and example arguments to a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jacloom_graph import identity
+from jacloom_graph.errors import Fault, Place
+from jacloom_graph.types import Graph, Type
+
+from jacloom._errors import TraceError
+from jacloom._trace.foreign import lower_foreign
+from jacloom._trace.lower import Lowering
+from jacloom._trace.source import user_line
+from jacloom._trace.structured import STRUCTURED
+from jacloom._trace.treedef import tree_of
+from jacloom._trace.types import inexact
+from jacloom._version import VERSION
+
+MAX_RULE_ORDER = 4
+"""How many derivatives deep a custom rule that calls ever new functions is followed."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A function as data, with what only this process knows of it."""
+
+    graph: Graph
+    id: str
+    """SHA-256 of the graph's canonical form, 64 hex digits."""
+    in_treedef: Any
+    """JAX tree definition of ``(args, kwargs)``."""
+    out_treedef: Any
+    """JAX tree definition of the result."""
+    notes: tuple[str, ...]
+    """What was left out of the graph, for people."""
+    sources: tuple[tuple[Any, ...], ...]
+    """JAX's source information of each node of each function."""
+
+    @property
+    def input_types(self) -> tuple[Type, ...]:
+        """Types of the input leaves."""
+        return self.graph.entry.inputs
+
+    def source(self, place: Place) -> str | None:
+        """Returns the user's line ``"file:line (function)"`` that a node came from, where it is known."""
+        if place.node is None or place.function >= len(self.sources) or place.node >= len(self.sources[place.function]):
+            return None
+        return user_line(self.sources[place.function][place.node])
+
+
+def trace(
+    fun: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    active: Collection[int] | None = None,
+    x64: bool | None = None,
+) -> Traced:
+    """Returns the graph of ``fun`` at arguments of the given types.
+
+    Args:
+        fun: A function of pytrees of arrays that JAX can trace.
+        args: Example arguments: pytrees of arrays, numbers or ``jax.ShapeDtypeStruct``; values are not read.
+        kwargs: Further arguments by name.
+        active: Input leaves, by number, that will be differentiated; custom rules are traced for these. Default: every
+            leaf of floating or complex dtype.
+        x64: Whether 64-bit types are kept while tracing. Default: if JAX's flag is on or any input leaf has 64 bits (a
+            Python float counts). Off, JAX computes what the function's author sees without the flag.
+
+    Raises:
+        TraceError: if JAX cannot trace the function.
+        Fault: UNSUPPORTED_OP if it uses an operation that cannot be part of a graph.
+    """
+    leaves, in_treedef = jax.tree.flatten((args, dict(kwargs or {})))
+    wide = x64 if x64 is not None else bool(jax.config.jax_enable_x64) or any(map(_has_64_bits, leaves))
+    with jax.enable_x64(wide):
+        closed, out_treedef = _make_jaxpr(fun, in_treedef, leaves)
+        chosen = range(len(leaves)) if active is None else active
+        flags = tuple(index in chosen and inexact(var.aval) for index, var in enumerate(closed.jaxpr.invars))
+        lowering = Lowering(STRUCTURED, lower_foreign, MAX_RULE_ORDER)
+        lowering.function(closed, flags, getattr(fun, "__name__", "function"))
+    in_tree = tree_of(in_treedef)
+    graph = Graph(
+        tuple(function for function in lowering.functions if function is not None),
+        tuple(rule for rule in lowering.rules if rule is not None),
+        tuple(lowering.constants),
+        in_tree if kwargs else in_tree.children[0],
+        tree_of(out_treedef),
+        producer=f"jacloom {VERSION}, jax {jax.__version__}",
+    )
+    canonical = identity.canonicalize(graph)
+    sources: list[tuple[Any, ...]] = [()] * len(canonical.graph.functions)
+    for old, new in enumerate(canonical.functions):
+        if new is not None:
+            sources[new] = sources[new] or tuple(lowering.sources[old])
+    return Traced(canonical.graph, canonical.id, in_treedef, out_treedef, tuple(lowering.notes), tuple(sources))
+
+
+def _make_jaxpr(fun: Callable[..., Any], in_treedef: Any, leaves: list[Any]) -> tuple[Any, Any]:
+    """Returns the closed jaxpr of the flat function and the tree of its result."""
+    examples = [leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf) for leaf in map(_as_value, leaves)]
+    structs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=bool(getattr(aval, "weak_type", False))) for aval in examples]
+    args, kwargs = jax.tree.unflatten(in_treedef, structs)
+    try:
+        closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args, **kwargs)
+    except Fault:
+        raise
+    except Exception as error:
+        raise TraceError(_explain(fun, error)) from error
+    return closed, jax.tree.structure(shape)
+
+
+def _as_value(leaf: Any) -> Any:
+    if isinstance(leaf, np.ndarray) and not leaf.dtype.isnative:
+        return leaf.astype(leaf.dtype.newbyteorder("="))
+    return leaf
+
+
+def _has_64_bits(leaf: Any) -> bool:
+    if isinstance(leaf, (bool, int)):
+        return False
+    if isinstance(leaf, (float, complex)):
+        return True
+    dtype = getattr(leaf, "dtype", None)
+    if dtype is None or jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+        return False
+    return np.dtype(dtype).name in {"int64", "uint64", "float64", "complex128"}
+
+
+def _explain(fun: Callable[..., Any], error: Exception) -> str:
+    name = getattr(fun, "__name__", repr(fun))
+    first = str(error).strip().split("\n\n")[0]
+    hint = ""
+    if isinstance(error, (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)):
+        hint = " A Python branch or conversion depends on a traced value: use jnp.where or lax.cond, or pass that argument as a Python int or bool, which is kept static."
+    elif "carry" in first or "float32" in first and "float64" in first:
+        hint = " If 32- and 64-bit values meet, give the constants the dtype of the arguments."
+    return f"{name} could not be traced: {type(error).__name__}: {first[:1500]}{hint}"

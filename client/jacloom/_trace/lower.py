@@ -1,0 +1,156 @@
+"""The walk from jaxprs to the functions of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jacloom_graph.attrs import REFERENCES
+from jacloom_graph.errors import Fault, Reason
+from jacloom_graph.ops import TABLE
+from jacloom_graph.types import AttrValue, Constant, Function, Node, Rule, Type
+from jax.extend import core
+from jax.extend.core import primitives
+
+from jacloom._trace.activity import Activity, Flags
+from jacloom._trace.params import Unrepresentable, attributes
+from jacloom._trace.source import user_line
+from jacloom._trace.types import constant, type_of
+
+
+@dataclass
+class Body:
+    """A function being written: its nodes so far, and which operand each variable is."""
+
+    inputs: tuple[Type, ...]
+    env: dict[Any, int] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
+    sources: list[Any] = field(default_factory=list)
+    """JAX's source information of each node."""
+    values: int = 0
+
+    def __post_init__(self) -> None:
+        self.values = len(self.inputs)
+
+    def emit(self, op: str, operands: Sequence[int], attrs: Mapping[str, AttrValue], eqn: core.JaxprEqn) -> list[int]:
+        """Adds the node that stands for an equation and returns the numbers of its results."""
+        types = tuple(type_of(var.aval) for var in eqn.outvars)
+        self.nodes.append(Node(op, tuple(operands), attrs, len(types), types))
+        self.sources.append(eqn.source_info)
+        first = self.values
+        self.values += len(types)
+        return list(range(first, self.values))
+
+
+class Lowering:
+    """Functions, rules and constants of one graph while it is written."""
+
+    def __init__(self, handlers: Mapping[str, Handler], otherwise: Handler, max_rule_order: int) -> None:
+        """Starts an empty graph.
+
+        Args:
+            handlers: How equations that hold functions are lowered, by the primitive's name.
+            otherwise: What to do with a primitive that neither ``handlers`` nor the op table know.
+            max_rule_order: How many times a custom rule that calls ever new functions is followed.
+        """
+        self.handlers = handlers
+        self.otherwise = otherwise
+        self.max_rule_order = max_rule_order
+        self.functions: list[Function | None] = []
+        self.sources: list[list[Any]] = []
+        self.rules: list[Rule | None] = []
+        self.constants: list[Constant] = []
+        self.notes: dict[str, None] = {}
+        """What was dropped on the way, in order, each once."""
+        self.activity = Activity()
+        self.open_rules: dict[object, int] = {}
+        """Rules whose derivative is being lowered, by content: a call that comes back to one of them refers to it."""
+        self._constant_number: dict[object, int] = {}
+        self._function_number: dict[object, int] = {}
+        self._alive: list[Any] = []  # keys hold ids, which must not be used again while they count
+
+    def function(self, jaxpr: core.ClosedJaxpr | core.Jaxpr, active: Flags, name: str = "") -> int:
+        """Returns the number of the function that a jaxpr becomes.
+
+        Args:
+            jaxpr: With its constants, or without any.
+            active: One flag per input: can a tangent reach it?
+            name: For people.
+
+        Raises:
+            Fault: UNSUPPORTED_OP if an equation has no counterpart in the op table.
+        """
+        closed = jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else core.ClosedJaxpr(jaxpr, ())
+        # How deep in rules we are decides what a rule inside refuses, so it belongs to the key.
+        key = (id(closed.jaxpr), tuple(id(value) for value in closed.consts), active, len(self.open_rules))
+        if key not in self._function_number:
+            self._alive.append(closed)
+            self._function_number[key] = self._lower(closed, active, name)
+        return self._function_number[key]
+
+    def _lower(self, closed: core.ClosedJaxpr, active: Flags, name: str) -> int:
+        number = len(self.functions)
+        self.functions.append(None)
+        self.sources.append([])
+        jaxpr = closed.jaxpr
+        body = Body(tuple(type_of(var.aval) for var in jaxpr.invars))
+        body.env = {var: index for index, var in enumerate(jaxpr.invars)}
+        for var, value in zip(jaxpr.constvars, closed.consts, strict=True):
+            body.env[var] = self.constant(value, weak=bool(getattr(var.aval, "weak_type", False)))
+        alive = self.activity.inside(jaxpr, active)
+        for eqn in jaxpr.eqns:
+            operands = [self.operand(body, atom) for atom in eqn.invars]
+            flags = tuple(not isinstance(atom, core.Literal) and atom in alive for atom in eqn.invars)
+            results = self.equation(body, eqn, operands, flags)
+            body.env.update(zip(eqn.outvars, results, strict=True))
+        outputs = tuple(self.operand(body, atom) for atom in jaxpr.outvars)
+        self.functions[number] = Function(name, body.inputs, tuple(body.nodes), outputs)
+        self.sources[number] = body.sources
+        return number
+
+    def operand(self, body: Body, atom: Any) -> int:
+        """Returns the operand that a variable or literal is."""
+        if isinstance(atom, core.Literal):
+            return self.constant(atom.val, weak=bool(getattr(atom.aval, "weak_type", False)), dtype=atom.aval.dtype)
+        return body.env[atom]
+
+    def constant(self, value: Any, *, weak: bool, dtype: Any = None) -> int:
+        """Returns the operand (below zero) that a constant is; equal scalars share one."""
+        stored = constant(value if dtype is None or getattr(value, "dtype", None) == dtype else dtype.type(value), weak=weak)
+        key: object = id(value) if stored.type.size > 1 or stored.data is None else (stored.type, stored.data.tobytes())
+        if key not in self._constant_number:
+            self._alive.append(value)
+            self._constant_number[key] = len(self.constants)
+            self.constants.append(stored)
+        return -1 - self._constant_number[key]
+
+    def equation(self, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
+        """Writes one equation into ``body`` and returns the operands that its results are."""
+        name = eqn.primitive.name
+        try:
+            if name in self.handlers:
+                return self.handlers[name](self, body, eqn, operands, active)
+            op = name.replace("-", "_")
+            if op in _PLAIN and _PUBLIC.get(name, eqn.primitive) is eqn.primitive:
+                return body.emit(op, operands, attributes(op, eqn.params), eqn)
+        except Unrepresentable as error:
+            raise unsupported(eqn, str(error)) from error
+        return self.otherwise(self, body, eqn, operands, active)
+
+
+_PLAIN = frozenset(name for name, op in TABLE.items() if not any(spec.kind in REFERENCES for spec in op.attrs))
+"""Ops whose attributes are all data."""
+
+_PUBLIC = {value.name: value for value in vars(primitives).values() if isinstance(value, core.Primitive)}
+"""JAX's own primitives: a library may have one of the same name."""
+
+Handler = Callable[[Lowering, Body, core.JaxprEqn, list[int], Flags], list[int]]
+"""Writes one equation, given its operands and which of them are active, and returns the operands that its results are."""
+
+
+def unsupported(eqn: core.JaxprEqn, reason: str) -> Fault:
+    """Returns the error for an equation that cannot travel; it names the user's own line."""
+    where = user_line(eqn.source_info)
+    place = f" at {where}" if where else ""
+    return Fault(Reason.UNSUPPORTED_OP, f"{eqn.primitive.name}{place} cannot be part of a graph: {reason}")

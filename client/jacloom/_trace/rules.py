@@ -1,0 +1,220 @@
+"""Custom derivative rules: traced for the inputs that are perturbed, and tied to a knot where a rule calls its own function.
+
+A rule is traced anew for every order of derivative it may be asked for: the rule of a function mostly calls that function
+again, whose rule is then lowered inside it, and so on. The recursion ends where a rule comes back to one that is being
+lowered (same function, same rule, same active inputs), which becomes a reference; or at ``max_rule_order``, beyond which the
+rule refuses by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jacloom_graph.types import JvpRule, Rule, VjpRule
+from jax._src.core import eval_jaxpr
+from jax._src.interpreters.ad import Zero
+from jax.custom_derivatives import SymbolicZero
+from jax.dtypes import float0
+from jax.extend import core
+
+from jacloom._trace.activity import Flags
+from jacloom._trace.fingerprint import fingerprint
+from jacloom._trace.lower import Body, Lowering
+from jacloom._trace.types import inexact
+
+
+def custom_jvp(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
+    """Writes a call of a function with a forward rule."""
+    return _custom(lowering, body, eqn, operands, active, _jvp_rule)
+
+
+def custom_vjp(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
+    """Writes a call of a function with a reverse rule."""
+    return _custom(lowering, body, eqn, operands, active, _vjp_rule)
+
+
+_RuleMaker = Callable[[Lowering, core.JaxprEqn, Flags], int]
+
+
+def _custom(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags, make: _RuleMaker) -> list[int]:
+    if not any(active):
+        return body.emit("call", operands, {"function": lowering.function(eqn.params["call_jaxpr"], active)}, eqn)
+    return body.emit("custom_call", operands, {"rule": make(lowering, eqn, active)}, eqn)
+
+
+def _jvp_rule(lowering: Lowering, eqn: core.JaxprEqn, active: Flags) -> int:
+    try:
+        jaxpr, outputs = _trace_jvp(eqn, active)
+    except Exception as error:  # noqa: BLE001  whatever a user's rule raises is what differentiating has to say
+        return _refusing(lowering, eqn, active, error)
+
+    def derivative() -> JvpRule:
+        tangents = tuple(flag for flag in active if flag)
+        return JvpRule(lowering.function(jaxpr, (*active, *tangents), "jvp"), outputs)
+
+    return _tied(lowering, eqn, active, ("jvp", fingerprint(jaxpr)), derivative)
+
+
+def _vjp_rule(lowering: Lowering, eqn: core.JaxprEqn, active: Flags) -> int:
+    try:
+        forward, residuals = _trace_forward(eqn, active)
+        backward, inputs = _trace_backward(eqn, active, forward, residuals)
+    except Exception as error:  # noqa: BLE001  as above
+        return _refusing(lowering, eqn, active, error)
+
+    def derivative() -> VjpRule:
+        reached = lowering.activity.outputs(forward.jaxpr, active)[:residuals]
+        cotangents = tuple(inexact(var.aval) for var in backward.jaxpr.invars[residuals:])
+        return VjpRule(lowering.function(forward, active, "forward"), lowering.function(backward, (*reached, *cotangents), "backward"), inputs)
+
+    return _tied(lowering, eqn, active, ("vjp", fingerprint(forward), fingerprint(backward)), derivative)
+
+
+def _tied(lowering: Lowering, eqn: core.JaxprEqn, active: Flags, content: tuple[str, ...], derivative: Callable[[], JvpRule | VjpRule]) -> int:
+    """Returns the rule with this content that is being lowered already, or lowers a new one."""
+    key = (active, fingerprint(eqn.params["call_jaxpr"]), content)
+    if key in lowering.open_rules:
+        return lowering.open_rules[key]
+    if len(lowering.open_rules) >= lowering.max_rule_order:
+        return _add(lowering, eqn, active, f"the rule of {_name(eqn)} is known up to derivatives of order {lowering.max_rule_order}")
+    number = len(lowering.rules)
+    lowering.rules.append(None)
+    function = lowering.function(eqn.params["call_jaxpr"], active, _name(eqn))
+    lowering.open_rules[key] = number
+    try:
+        lowering.rules[number] = Rule(function, active, derivative())
+    finally:
+        del lowering.open_rules[key]
+    return number
+
+
+def _refusing(lowering: Lowering, eqn: core.JaxprEqn, active: Flags, error: Exception) -> int:
+    return _add(lowering, eqn, active, f"the rule of {_name(eqn)} refuses: {type(error).__name__}: {str(error)[:500]}")
+
+
+def _add(lowering: Lowering, eqn: core.JaxprEqn, active: Flags, refusal: str) -> int:
+    function = lowering.function(eqn.params["call_jaxpr"], active, _name(eqn))
+    lowering.rules.append(Rule(function, active, refusal))
+    return len(lowering.rules) - 1
+
+
+def _name(eqn: core.JaxprEqn) -> str:
+    return str(eqn.params["call_jaxpr"].jaxpr.debug_info.func_name)
+
+
+def _subfunctions(eqn: core.JaxprEqn) -> tuple[Any, ...]:
+    return tuple(eqn.primitive.get_bind_params(eqn.params)["subfuns"])
+
+
+def _trace_jvp(eqn: core.JaxprEqn, active: Flags) -> tuple[core.ClosedJaxpr, tuple[int, ...]]:
+    """Returns (inputs.., active tangents..) -> (outputs.., tangents..) and which outputs have one."""
+    _, jvp = _subfunctions(eqn)
+    avals = [atom.aval for atom in eqn.invars]
+    symbolic = eqn.params["symbolic_zeros"]
+    outputs: list[int] = []
+
+    def rule(*args: Any) -> list[Any]:
+        primals, given = args[: len(avals)], iter(args[len(avals) :])
+        tangents = [next(given) if flag else _no_tangent(aval, symbolic) for aval, flag in zip(avals, active, strict=True)]
+        results = jvp.call_wrapped(*primals, *tangents)
+        values, found = results[: len(results) // 2], results[len(results) // 2 :]
+        outputs[:] = [index for index, tangent in enumerate(found) if not _is_zero(tangent)]
+        return [*values, *(found[index] for index in outputs)]
+
+    tangents = [aval.to_tangent_aval() for aval, flag in zip(avals, active, strict=True) if flag]
+    return _trace_rule(rule, (*avals, *tangents), eqn.invars), tuple(outputs)
+
+
+def _no_tangent(aval: Any, symbolic: bool) -> Any:
+    """Returns what JAX hands a rule for an input that is not perturbed: a symbolic zero where the rule asked for such, else zeros."""
+    tangent = aval.to_tangent_aval()
+    if symbolic:
+        return SymbolicZero(tangent)
+    return np.zeros(tangent.shape, float0) if tangent.dtype == float0 else jax.numpy.zeros(tangent.shape, tangent.dtype)
+
+
+def _is_zero(tangent: Any) -> bool:
+    return isinstance(tangent, (SymbolicZero, Zero)) or tangent is None or getattr(tangent, "dtype", None) == float0
+
+
+def _trace_forward(eqn: core.JaxprEqn, active: Flags) -> tuple[core.ClosedJaxpr, int]:
+    """Returns (inputs..) -> (residuals.., outputs..) and the number of residuals."""
+    _, forward, _ = _subfunctions(eqn)
+    count = 0
+
+    def rule(*args: Any) -> list[Any]:
+        nonlocal count
+        flat = [item for pair in zip(args, active, strict=True) for item in pair]
+        results = iter(forward.call_wrapped(*flat))
+        # JAX leaves out residuals that are inputs; here they are outputs like the others.
+        _, _, forwarded = eqn.params["out_trees"]()
+        residuals = [next(results) if source is None else args[source] for source in forwarded]
+        count = len(residuals)
+        return [*residuals, *results]
+
+    return _trace_rule(rule, [atom.aval for atom in eqn.invars], eqn.invars), count
+
+
+def _trace_backward(eqn: core.JaxprEqn, active: Flags, forward: core.ClosedJaxpr, count: int) -> tuple[core.ClosedJaxpr, tuple[int, ...]]:
+    """Returns (residuals.., cotangents of inexact outputs..) -> (cotangents..) and which inputs receive one."""
+    _, _, backward = _subfunctions(eqn)
+    outputs = [var.aval for var in eqn.outvars]
+    residuals = forward.jaxpr.outvars[:count]
+    inputs: list[int] = []
+
+    def rule(*args: Any) -> list[Any]:
+        # A rule may branch in Python on a residual that its forward part set to a constant, so constants stay what they are.
+        kept = [_known(atom, forward, arg) for atom, arg in zip(residuals, args[:count], strict=True)]
+        given = iter(args[count:])
+        cotangents = [next(given) if inexact(aval) else np.zeros(aval.shape, float0) for aval in outputs]
+        found = backward.call_wrapped(*kept, *cotangents)
+        inputs[:] = [index for index, (cotangent, flag) in enumerate(zip(found, active, strict=True)) if flag and not _is_zero(cotangent)]
+        return [found[index] for index in inputs]
+
+    cotangents = [aval.to_tangent_aval() for aval in outputs if inexact(aval)]
+    return _trace_rule(rule, (*(atom.aval for atom in residuals), *cotangents), ()), tuple(inputs)
+
+
+def _known(atom: Any, closed: core.ClosedJaxpr, otherwise: Any) -> Any:
+    """Returns the constant that a jaxpr's output is, or ``otherwise``."""
+    if isinstance(atom, core.Literal):
+        return atom.val
+    constants = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+    return constants.get(atom, otherwise)
+
+
+def _trace_rule(rule: Callable[..., list[Any]], avals: Sequence[Any], operands: Sequence[Any]) -> core.ClosedJaxpr:
+    """Returns the jaxpr of a rule.
+
+    A rule may close over a value of the trace that its call stands in (a parameter of an enclosing jit, say). JAX makes such
+    values operands of the call, in ``operands``, and here they become the rule's own inputs of the same place.
+
+    Raises:
+        ValueError: if the rule closes over a traced value that is not an operand; JAX cannot differentiate it either.
+    """
+    closed = jax.make_jaxpr(rule)(*map(_example, avals))
+    captured = {index: value for index, value in enumerate(closed.consts) if isinstance(value, jax.core.Tracer)}
+    if not captured:
+        return closed
+    positions = {index: _position(value, operands) for index, value in captured.items()}
+
+    def opened(*args: Any) -> list[Any]:
+        consts = [args[positions[index]] if index in positions else value for index, value in enumerate(closed.consts)]
+        return eval_jaxpr(closed.jaxpr, consts, *args)
+
+    return jax.make_jaxpr(opened)(*map(_example, avals))
+
+
+def _position(tracer: Any, operands: Sequence[Any]) -> int:
+    variable = getattr(tracer, "val", None)
+    for position, operand in enumerate(operands):
+        if operand is variable:
+            return position
+    raise ValueError("it closes over a traced value; pass the value as an argument of the function instead")
+
+
+def _example(aval: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=bool(getattr(aval, "weak_type", False)))

@@ -1,0 +1,168 @@
+"""Lowering of equations that hold functions: calls, loops, branches, custom rules, solves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jacloom_graph.types import AttrValue
+from jax.extend import core
+
+from jacloom._trace.activity import Flags, open_jaxpr, split
+from jacloom._trace.callbacks import is_raising_branch, lower_raising_branch
+from jacloom._trace.lower import Body, Handler, Lowering, unsupported
+from jacloom._trace.params import attributes
+from jacloom._trace.rules import custom_jvp, custom_vjp
+from jacloom._trace.types import inexact
+
+
+def _call(param: str) -> Handler:
+    def lower(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
+        function = lowering.function(eqn.params[param], active, str(eqn.params.get("name", "")))
+        return body.emit("call", operands, {"function": function}, eqn)
+
+    return lower
+
+
+def _checkpoint(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
+    attrs: dict[str, AttrValue] = {"function": lowering.function(eqn.params["jaxpr"], active)}
+    policy = getattr(eqn.params["policy"], "__name__", None)
+    if eqn.params["policy"] is not None:
+        known = next(spec.members for spec in _checkpoint_specs() if spec.name == "policy")
+        if policy in known:
+            attrs["policy"] = policy
+        else:
+            lowering.notes[f"checkpoint policy {policy or eqn.params['policy']} was dropped: values are the same, memory may differ"] = None
+    if not eqn.params["prevent_cse"]:
+        attrs["prevent_cse"] = False
+    return body.emit("checkpoint", operands, attrs, eqn)
+
+
+def _checkpoint_specs() -> Any:
+    from jacloom_graph.ops import TABLE
+
+    return TABLE["checkpoint"].attrs
+
+
+def _scan(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
+    params = eqn.params
+    constants, carries, slices = split(active, params["num_consts"], params["num_carry"])
+    carries = lowering.activity.carries(open_jaxpr(params["jaxpr"]), constants, carries, slices)
+    attrs: dict[str, AttrValue] = {"function": lowering.function(params["jaxpr"], (*constants, *carries, *slices)), "length": int(params["length"])}
+    defaults: Mapping[str, AttrValue] = {"num_consts": 0, "num_carry": 0, "reverse": False, "unroll": 1}
+    attrs.update({name: params[name] for name, default in defaults.items() if params[name] != default})
+    return body.emit("scan", operands, attrs, eqn)
+
+
+def _while(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
+    params = eqn.params
+    tests, constants, carries = split(active, params["cond_nconsts"], params["body_nconsts"])
+    carries = lowering.activity.carries(open_jaxpr(params["body_jaxpr"]), constants, carries)
+    attrs: dict[str, AttrValue] = {
+        "cond": lowering.function(params["cond_jaxpr"], (*tests, *carries)),
+        "body": lowering.function(params["body_jaxpr"], (*constants, *carries)),
+    }
+    attrs.update({name: count for name, count in (("cond_consts", len(tests)), ("body_consts", len(constants))) if count})
+    return body.emit("while", operands, attrs, eqn)
+
+
+def _cond(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
+    branches = tuple(
+        lower_raising_branch(lowering, branch) if is_raising_branch(branch) else lowering.function(branch, active[1:])
+        for branch in eqn.params["branches"]
+    )
+    return body.emit("switch", operands, {"branches": branches}, eqn)
+
+
+def _linear_solve(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
+    jaxprs, counts = eqn.params["jaxprs"], eqn.params["const_lengths"]
+    parts = split(active, *counts)
+    # The solution's activity is the right-hand side's or the operator's, so x and b count as active wherever they can.
+    attrs: dict[str, AttrValue] = {"const_lengths": tuple(int(count) for count in counts)}
+    for name, constants in zip(("matvec", "vecmat", "solve", "transpose_solve"), parts[:4], strict=True):
+        jaxpr = getattr(jaxprs, name)
+        if jaxpr is not None:
+            rest = jaxpr.jaxpr.invars[len(constants) :]
+            attrs[name] = lowering.function(jaxpr, (*constants, *(inexact(var.aval) for var in rest)))
+    return body.emit("linear_solve", operands, attrs, eqn)
+
+
+def _with_function(op: str, param: str, consts: str = "consts") -> Handler:
+    """Lowers an op whose only function is a combiner, whose constants are in the parameter ``consts``."""
+
+    def lower(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
+        combiner = eqn.params[param]
+        plain = {name: value for name, value in eqn.params.items() if name not in {param, consts}}
+        attrs = attributes(op, plain)
+        if combiner is not None:
+            if isinstance(combiner, core.Jaxpr):
+                combiner = core.ClosedJaxpr(combiner, eqn.params[consts])
+            flags = (any(active),) * len(open_jaxpr(combiner).invars)
+            attrs["function"] = lowering.function(combiner, flags)
+        return body.emit(op, operands, attrs, eqn)
+
+    return lower
+
+
+def _alias(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
+    """Placement: the result is the operand."""
+    return operands
+
+
+def _random_seeded(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
+    return body.emit(eqn.primitive.name, operands, {"impl": str(eqn.params["impl"].name)}, eqn)
+
+
+def _refuse(reason: str) -> Handler:
+    def lower(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
+        raise unsupported(eqn, reason)
+
+    return lower
+
+
+def _drop(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
+    lowering.notes[f"{eqn.primitive.name} was dropped: a graph has no access to this process"] = None
+    return []
+
+
+_CALLBACK = "it calls back into this Python process; compute the value beforehand and pass it as an argument"
+_STATE = "it changes state in place; return the new value instead"
+_DEVICES = "it is tied to the devices of this process; the service places work itself"
+
+STRUCTURED: Mapping[str, Handler] = {
+    "jit": _call("jaxpr"),
+    "pjit": _call("jaxpr"),
+    "closed_call": _call("call_jaxpr"),
+    "core_call": _call("call_jaxpr"),
+    "composite": _call("jaxpr"),
+    "custom_vmap_call": _call("call"),
+    "remat2": _checkpoint,
+    "checkpoint": _checkpoint,
+    "scan": _scan,
+    "while": _while,
+    "cond": _cond,
+    "custom_linear_solve": _linear_solve,
+    "custom_jvp_call": custom_jvp,
+    "custom_vjp_call": custom_vjp,
+    "reduce": _with_function("reduce", "jaxpr"),
+    "reduce_window": _with_function("reduce_window", "jaxpr"),
+    "scatter": _with_function("scatter", "update_jaxpr", "update_consts"),
+    "random_seed": _random_seeded,
+    "random_wrap": _random_seeded,
+    "device_put": _alias,
+    "sharding_constraint": _alias,
+    "layout_constraint": _alias,
+    "debug_callback": _drop,
+    "debug_print": _drop,
+    "pure_callback": _refuse(_CALLBACK),
+    "io_callback": _refuse(_CALLBACK),
+    "ffi_call": _refuse("it is compiled code of this machine"),
+    "get": _refuse(_STATE),
+    "swap": _refuse(_STATE),
+    "addupdate": _refuse(_STATE),
+    "new_ref": _refuse(_STATE),
+    "shard_map": _refuse(_DEVICES),
+    "psum": _refuse(_DEVICES),
+    "axis_index": _refuse(_DEVICES),
+}
+"""How each equation that is not a plain op is lowered, by the primitive's name."""

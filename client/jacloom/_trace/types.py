@@ -1,0 +1,39 @@
+"""JAX's abstract values as graph types, and arrays as constants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jacloom_graph.types import Constant, Type
+
+
+def dtype_name(dtype: Any) -> str:
+    """Returns the graph's name for a JAX dtype; random keys are ``"key<implementation>"``."""
+    if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+        return f"key<{key_implementation(dtype)}>"
+    return str(np.dtype(dtype).name)
+
+
+def key_implementation(dtype: Any) -> str:
+    """Returns the name of a key dtype's implementation, such as ``"threefry2x32"``."""
+    return str(dtype._impl.name)
+
+
+def type_of(aval: Any) -> Type:
+    """Returns the graph type of an abstract value with ``shape``, ``dtype`` and perhaps ``weak_type``."""
+    return Type(dtype_name(aval.dtype), tuple(int(extent) for extent in aval.shape), bool(getattr(aval, "weak_type", False)))
+
+
+def inexact(aval: Any) -> bool:
+    """Returns whether values of the type can have a tangent."""
+    return bool(jax.dtypes.issubdtype(aval.dtype, np.inexact))
+
+
+def constant(value: Any, *, weak: bool) -> Constant:
+    """Returns an array, scalar or key array as a constant of the graph."""
+    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return Constant(Type(dtype_name(value.dtype), tuple(value.shape)), np.asarray(jax.random.key_data(value)))
+    array = np.asarray(value)
+    return Constant(Type(str(array.dtype.name), array.shape, weak), np.ascontiguousarray(array).reshape(array.shape))

@@ -1,0 +1,310 @@
+"""The transformations that return functions: what each asks of the service, and how the answer becomes a tree."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from jacloom import _leaves
+from jacloom._argnums import positions
+from jacloom._binding import Binding
+from jacloom._errors import ArgumentError, OptionError
+from jacloom._options import Mode, Tile
+from jacloom._query import ArrayKey, Kind, Part, Query, query
+from jacloom._signature import inexact, is_complex
+from jacloom._structure import Structure
+from jacloom_graph.types import Type
+
+Arrays = Mapping[ArrayKey, np.ndarray]
+"""The arrays of an answer."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A transformation of one kind of call, worked out as far as possible without values."""
+
+    query: Query
+    build: Callable[[Arrays], Any]
+    """Makes the user's result of the answer's arrays."""
+    seeds: Callable[[Any], list[np.ndarray]] | None = None
+    """Makes tangents or cotangents for the request of what the user passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transform(ABC):
+    """A transformation and its options. Equal ones give equal results for the same function, so they are keys of a cache."""
+
+    @property
+    @abstractmethod
+    def call(self) -> str:
+        """The method of the client, for errors."""
+
+    @abstractmethod
+    def prepare(self, binding: Binding) -> Prepared:
+        """Returns what to ask and how to read the answer.
+
+        Raises:
+            ArgumentError: if the function has no such derivative.
+        """
+
+    def spelled(self, label: str) -> str:
+        """Returns the user's call, options at their defaults left out."""
+        given = [(item.name, getattr(self, item.name)) for item in fields(self) if getattr(self, item.name) != item.default]
+        return f"client.{self.call}({', '.join([label, *(f'{name}={value!r}' for name, value in given)])})"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation(Transform):
+    """The function's value."""
+
+    @property
+    def call(self) -> str:
+        return "evaluate"
+
+    def prepare(self, binding: Binding) -> Prepared:
+        signature = binding.signature
+        leaves = range(len(signature.outputs))
+        asked = query(Kind.EVALUATE, signature.inputs, signature.outputs, values=leaves)
+        return Prepared(asked, lambda arrays: values(arrays, binding, signature.result, leaves))
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient(Transform):
+    """Gradient of a scalar function, with or without its value."""
+
+    argnums: int | tuple[int, ...] = 0
+    has_aux: bool = False
+    holomorphic: bool = False
+    value: bool = False
+
+    @property
+    def call(self) -> str:
+        return "value_and_grad" if self.value else "grad"
+
+    def spelled(self, label: str) -> str:
+        return Transform.spelled(self, label).replace(", value=True", "")
+
+    def prepare(self, binding: Binding) -> Prepared:
+        signature, call = binding.signature, self.spelled(binding.signature.label)
+        wrt, inner = differentiated(call, binding, self.argnums)
+        result, outputs, aux = parts(call, binding, self.has_aux)
+        require_scalar(call, binding, result, outputs)
+        require_field(call, binding, wrt, outputs, self.holomorphic)
+        if not self.holomorphic and is_complex(signature.outputs[0]):
+            raise ArgumentError(f"`{call}`: {signature.label} returns {signature.outputs[0]}, and a gradient needs a real output; {_HOLOMORPHIC}.")
+        wanted = (*(outputs if self.value else ()), *aux.leaves)
+        asked = query(Kind.GRADIENT, signature.inputs, signature.outputs, wrt=wrt, outputs=outputs, values=wanted, holomorphic=self.holomorphic)
+
+        def build(arrays: Arrays) -> Any:
+            gradient = inner([arrays[Part.GRADIENT, 0, at, 0] for at in range(len(wrt))])
+            extra = aux.build(arrays) if self.has_aux else None
+            if not self.value:
+                return (gradient, extra) if self.has_aux else gradient
+            value = values(arrays, binding, result, outputs)
+            return ((value, extra), gradient) if self.has_aux else (value, gradient)
+
+        return Prepared(asked, build)
+
+
+@dataclass(frozen=True, slots=True)
+class Jacobian(Transform):
+    """All first derivatives."""
+
+    argnums: int | tuple[int, ...] = 0
+    has_aux: bool = False
+    holomorphic: bool = False
+    mode: Mode = "auto"
+    tile: Tile = "auto"
+
+    @property
+    def call(self) -> str:
+        return "jacobian"
+
+    def prepare(self, binding: Binding) -> Prepared:
+        signature, call = binding.signature, self.spelled(binding.signature.label)
+        wrt, inner = differentiated(call, binding, self.argnums)
+        result, outputs, aux = parts(call, binding, self.has_aux)
+        require_inexact_outputs(call, binding, outputs)
+        require_field(call, binding, wrt, outputs, self.holomorphic)
+        mode = self._mode(call, [signature.inputs[leaf] for leaf in wrt], [signature.outputs[leaf] for leaf in outputs])
+        asked = query(
+            Kind.JACOBIAN,
+            signature.inputs,
+            signature.outputs,
+            wrt=wrt,
+            outputs=outputs,
+            values=aux.leaves,
+            mode=mode,
+            tile=self.tile,
+            holomorphic=self.holomorphic,
+        )
+
+        def build(arrays: Arrays) -> Any:
+            rows = (inner([arrays[Part.JACOBIAN, out, at, 0] for at in range(len(wrt))]) for out in outputs)
+            jacobian = result.unflatten(rows)
+            return (jacobian, aux.build(arrays)) if self.has_aux else jacobian
+
+        return Prepared(asked, build)
+
+    def _mode(self, call: str, inputs: Sequence[Type], outputs: Sequence[Type]) -> Mode:
+        """Returns the mode, narrowed where complex numbers leave only one: real to complex has columns, complex to real has rows."""
+        if self.holomorphic:
+            return self.mode
+        possible: Mode = self.mode
+        if any(map(is_complex, inputs)):
+            possible = "reverse"
+        elif any(map(is_complex, outputs)):
+            possible = "forward"
+        if self.mode not in ("auto", possible):
+            side = "inputs, so only rows" if possible == "reverse" else "outputs, so only columns"
+            raise OptionError(f"`{call}`: the function has complex {side} can be computed: mode must be 'auto' or {possible!r}; {_HOLOMORPHIC}.")
+        return possible
+
+
+@dataclass(frozen=True, slots=True)
+class Hessian(Transform):
+    """All second derivatives."""
+
+    argnums: int | tuple[int, ...] = 0
+    has_aux: bool = False
+    holomorphic: bool = False
+    tile: Tile = "auto"
+
+    @property
+    def call(self) -> str:
+        return "hessian"
+
+    def prepare(self, binding: Binding) -> Prepared:
+        signature, call = binding.signature, self.spelled(binding.signature.label)
+        wrt, inner = differentiated(call, binding, self.argnums)
+        result, outputs, aux = parts(call, binding, self.has_aux)
+        require_inexact_outputs(call, binding, outputs)
+        require_field(call, binding, wrt, outputs, self.holomorphic)
+        if not self.holomorphic and any(is_complex(signature.inputs[leaf]) for leaf in wrt):
+            raise ArgumentError(f"`{call}`: second derivatives need real inputs; {_HOLOMORPHIC}.")
+        if not self.holomorphic and any(is_complex(signature.outputs[leaf]) for leaf in outputs):
+            raise ArgumentError(f"`{call}`: second derivatives need real outputs; {_HOLOMORPHIC}.")
+        asked = query(
+            Kind.HESSIAN,
+            signature.inputs,
+            signature.outputs,
+            wrt=wrt,
+            outputs=outputs,
+            values=aux.leaves,
+            tile=self.tile,
+            holomorphic=self.holomorphic,
+        )
+        columns = range(len(wrt))
+
+        def build(arrays: Arrays) -> Any:
+            def row(out: int, at: int) -> Any:
+                return inner([arrays[Part.HESSIAN, out, at, to] for to in columns])
+
+            hessian = result.unflatten(inner([row(out, at) for at in columns]) for out in outputs)
+            return (hessian, aux.build(arrays)) if self.has_aux else hessian
+
+        return Prepared(asked, build)
+
+
+_HOLOMORPHIC = "pass holomorphic=True if it is a holomorphic function of complex inputs"
+
+
+@dataclass(frozen=True, slots=True)
+class Auxiliary:
+    """The second part of the result of a function that returns ``(out, aux)``."""
+
+    leaves: Sequence[int] = ()
+    """Output leaves, by number."""
+    build: Callable[[Arrays], Any] = lambda arrays: None
+
+
+def differentiated(call: str, binding: Binding, argnums: int | tuple[int, ...]) -> tuple[tuple[int, ...], Callable[[list[Any]], Any]]:
+    """Returns the inputs that ``argnums`` means, by number, and what makes a tree like these arguments of one value per input.
+
+    Raises:
+        ArgumentError: if an argument does not exist, or an input cannot be differentiated.
+    """
+    chosen = positions(call, binding.signature.label, argnums, len(binding.positional))
+    wrt: list[int] = []
+    for position in chosen:
+        for leaf in binding.spans[position]:
+            slot = binding.slots[leaf]
+            type_ = None if slot is None else binding.signature.inputs[slot]
+            if slot is None or type_ is None or not inexact(type_):
+                got = "a Python integer, bool or other fixed value" if type_ is None else str(type_)
+                raise ArgumentError(
+                    f"`{call}`: {binding.paths[leaf]} is {got}, and only floating-point and complex inputs have derivatives. "
+                    "Pass a float, or leave the argument out of argnums."
+                )
+            wrt.append(slot)
+    trees = [binding.positional[position] for position in chosen]
+    if isinstance(argnums, int):
+        return tuple(wrt), trees[0].unflatten
+
+    def several(items: list[Any]) -> tuple[Any, ...]:
+        rest = iter(items)
+        return tuple(tree.unflatten([next(rest) for _ in range(tree.count)]) for tree in trees)
+
+    return tuple(wrt), several
+
+
+def parts(call: str, binding: Binding, has_aux: bool) -> tuple[Structure, Sequence[int], Auxiliary]:
+    """Returns structure and leaves of the result that is differentiated, and the auxiliary rest.
+
+    Raises:
+        ArgumentError: if ``has_aux`` is set and the function does not return a pair.
+    """
+    whole = binding.signature.result
+    if not has_aux:
+        return whole, range(whole.count), Auxiliary()
+    if not whole.is_tuple or len(whole.children) != 2:
+        raise ArgumentError(f"`{call}`: with has_aux=True, {binding.signature.label} must return a pair (out, aux); it returns {whole}.")
+    result, aux = whole.children
+    rest = range(result.count, whole.count)
+    return result, range(result.count), Auxiliary(rest, lambda arrays: values(arrays, binding, aux, rest))
+
+
+def values(arrays: Arrays, binding: Binding, structure: Structure, leaves: Sequence[int]) -> Any:
+    """Returns output leaves' values as a tree."""
+    types = binding.signature.outputs
+    return structure.unflatten([_leaves.from_array(arrays[Part.VALUE, leaf, 0, 0], types[leaf]) for leaf in leaves])
+
+
+def require_inexact_outputs(call: str, binding: Binding, outputs: Sequence[int]) -> None:
+    """Raises ArgumentError if one of the outputs has no derivative."""
+    for leaf in outputs:
+        if not inexact(binding.signature.outputs[leaf]):
+            path = binding.signature.result.paths("out")[leaf]
+            raise ArgumentError(
+                f"`{call}`: {path} of {binding.signature.label} is {binding.signature.outputs[leaf]}, and only floating-point and complex outputs have "
+                "derivatives. Return it apart, as `return out, aux`, and pass has_aux=True."
+            )
+
+
+def require_scalar(call: str, binding: Binding, result: Structure, outputs: Sequence[int]) -> None:
+    """Raises ArgumentError unless the result is one floating-point or complex scalar."""
+    label = binding.signature.label
+    if not result.is_leaf:
+        raise ArgumentError(
+            f"`{call}`: {label} must return one scalar, it returns {result}; use client.jacobian, or has_aux=True for what comes along."
+        )
+    require_inexact_outputs(call, binding, outputs)
+    type_ = binding.signature.outputs[outputs[0]]
+    if type_.shape:
+        raise ArgumentError(f"`{call}`: {label} must return a scalar, it returns {type_}; use client.jacobian, or sum the output.")
+
+
+def require_field(call: str, binding: Binding, wrt: Sequence[int], outputs: Sequence[int], holomorphic: bool) -> None:
+    """Raises ArgumentError where real and complex numbers meet in a way that has no derivative."""
+    inputs = [binding.signature.inputs[leaf] for leaf in wrt]
+    results = [binding.signature.outputs[leaf] for leaf in outputs]
+    if holomorphic:
+        real = next((type_ for type_ in (*inputs, *results) if not is_complex(type_)), None)
+        if real is not None:
+            raise ArgumentError(f"`{call}`: holomorphic=True needs complex inputs and outputs throughout, got {real}.")
+    elif any(map(is_complex, inputs)) and any(map(is_complex, results)):
+        raise ArgumentError(f"`{call}`: {binding.signature.label} has complex inputs and outputs; {_HOLOMORPHIC}, else use client.jvp or client.vjp.")

@@ -1,0 +1,1 @@
+"""The problems of ``jacloom demo``, one a file."""

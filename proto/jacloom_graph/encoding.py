@@ -1,0 +1,167 @@
+"""The bytes that a graph's id is the SHA-256 of.
+
+They encode the canonical form of the graph (see ``jacloom_graph.identity``) and can be written from any language. An *int* is 8 bytes,
+little-endian, two's complement; a *float* is 8 bytes, IEEE 754 double, little-endian, every NaN as 0x7FF8000000000000; a *string* is an
+int, its number of bytes in UTF-8, then those bytes; a *list* is an int, its number of items, then the items::
+
+    graph      string "jacloom.graph.1", int opset, tree of the arguments, tree of the result,
+               list of functions, list of rules, list of constants
+    tree       int kind (its number in the .proto), string name, list of strings (keys), list of trees (children)
+    function   list of types (inputs), list of nodes, list of operands (outputs),
+               list of ints (every constant among the operands in order, by number),
+               list of ints (every reference in the nodes' attributes in order, by number)
+    type       string dtype, list of ints (shape), int weak (0 or 1)
+    node       string op, list of operands, int number of results, list of attributes
+    operand    int: the number of the value; -1 for a constant, which then is in the function's list of constants
+    attribute  string name, list of ints, list of floats, list of strings: as in the message, but 0 in place of each reference
+    rule       list of ints (active, 0 or 1), string "jvp", "vjp" or "refuses",
+               list of ints (outputs of the jvp rule, inputs of the vjp rule; else empty), string (text of the refusal; else empty),
+               list of ints (the rule's function, then the jvp rule's function or the vjp rule's forward and backward, by number)
+    constant   type, 32 bytes (SHA-256 of the elements as on the wire, for keys of their raw data)
+
+Attributes come in the order of the op table; those equal to their default are left out. So are declared result types, names of
+functions and the producer. Whether a constant is inline or named by digest makes no difference.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final, TypeVar, assert_never
+
+from jacloom_graph.attrs import REFERENCES, AttrKind, Flat, flatten_unless_default
+from jacloom_graph.errors import Fault, Place, Reason
+from jacloom_graph.ops import TABLE
+from jacloom_graph.types import AttrValue, Function, Graph, JvpRule, Node, Rule, Tree, Type, VjpRule
+
+_Item = TypeVar("_Item")
+_MAGIC: Final = "jacloom.graph.1"
+_NAN: Final = struct.pack("<Q", 0x7FF8_0000_0000_0000)
+
+
+@dataclass(slots=True)
+class Text:
+    """A function or rule apart from the numbers of what it refers to: those are listed, and the bytes read the same whatever they are."""
+
+    body: bytes = b""
+    """The encoding up to the lists of constants and references."""
+    constants: list[int] = field(default_factory=list)
+    """Every constant among the operands, in order, as an index into the graph's constants."""
+    references: list[tuple[AttrKind, int]] = field(default_factory=list)
+    """Every reference, in order: FUNCTION or RULE, and the index."""
+    attrs: list[Mapping[str, AttrValue]] = field(default_factory=list)
+    """For each node its attributes that differ from their defaults, in the order of the op table."""
+
+
+def function_text(index: int, function: Function) -> Text:
+    """Returns the text of the graph's function of that index.
+
+    Raises:
+        Fault: UNSUPPORTED_OP or INVALID_GRAPH for a node that the op table does not describe.
+    """
+    text = Text()
+    parts = [_list(_type, function.inputs), _int(len(function.nodes))]
+    for number, node in enumerate(function.nodes):
+        try:
+            parts.append(_node(node, text))
+        except Fault as fault:
+            raise Fault(fault.reason, fault.message, place=Place(index, number, node.op)) from fault
+    parts.append(_operands(function.outputs, text))
+    text.body = b"".join(parts)
+    return text
+
+
+def rule_text(rule: Rule) -> Text:
+    """Returns the text of a rule."""
+    derivative = rule.derivative
+    match derivative:
+        case JvpRule():
+            sort, positions, refusal, functions = "jvp", derivative.outputs, "", [derivative.function]
+        case VjpRule():
+            sort, positions, refusal, functions = "vjp", derivative.inputs, "", [derivative.forward, derivative.backward]
+        case str():
+            sort, positions, refusal, functions = "refuses", (), derivative, []
+        case _:
+            assert_never(derivative)
+    body = _ints([int(flag) for flag in rule.active]) + _string(sort) + _ints(positions) + _string(refusal)
+    return Text(body, references=[(AttrKind.FUNCTION, function) for function in (rule.function, *functions)])
+
+
+def graph_bytes(graph: Graph, functions: Iterable[Text], rules: Iterable[Text], digests: Sequence[bytes]) -> bytes:
+    """Returns the encoding of a canonical graph, given the texts of its functions and rules, with its numbers, and its constants' digests."""
+    parts = [_string(_MAGIC), _int(graph.opset), _tree(graph.in_tree), _tree(graph.out_tree), _int(len(graph.functions))]
+    for text in functions:
+        parts += (text.body, _ints(text.constants), _ints([number for _, number in text.references]))
+    parts.append(_int(len(graph.rules)))
+    for text in rules:
+        parts += (text.body, _ints([number for _, number in text.references]))
+    parts.append(_int(len(graph.constants)))
+    for constant, digest in zip(graph.constants, digests, strict=True):
+        parts += (_type(constant.type), digest)
+    return b"".join(parts)
+
+
+def _node(node: Node, text: Text) -> bytes:
+    op = TABLE.get(node.op)
+    if op is None:
+        raise Fault(Reason.UNSUPPORTED_OP, f"there is no op {node.op[:64]!r} in the op table")
+    kept: dict[str, AttrValue] = {}
+    written = []
+    if node.attrs:
+        for spec in op.attrs:
+            flat = flatten_unless_default(spec, node.attrs[spec.name]) if spec.name in node.attrs else None
+            if flat is None:
+                continue
+            kept[spec.name] = node.attrs[spec.name]
+            if spec.kind in REFERENCES:
+                kind = AttrKind.RULE if spec.kind is AttrKind.RULE else AttrKind.FUNCTION
+                text.references += [(kind, number) for number in flat.ints]
+                flat = Flat(ints=(0,) * len(flat.ints))
+            written.append(_attr(spec.name, flat))
+    text.attrs.append(kept)
+    return b"".join((_string(node.op), _operands(node.operands, text), _int(node.result_count), _int(len(written)), *written))
+
+
+def _operands(operands: tuple[int, ...], text: Text) -> bytes:
+    constants = [-1 - operand for operand in operands if operand < 0]
+    if not constants:
+        return _ints(operands)
+    text.constants += constants
+    return _ints([max(operand, -1) for operand in operands])
+
+
+def _attr(name: str, flat: Flat) -> bytes:
+    return b"".join((_string(name), _ints(flat.ints), _list(_float, flat.floats), _list(_string, flat.strings)))
+
+
+def _tree(tree: Tree) -> bytes:
+    return b"".join((_int(tree.kind.value), _string(tree.name), _list(_string, tree.keys), _list(_tree, tree.children)))
+
+
+@lru_cache(maxsize=1024)
+def _type(type_: Type) -> bytes:
+    return _string(type_.dtype) + _ints(type_.shape) + _int(type_.weak)
+
+
+@lru_cache(maxsize=1024)
+def _string(text: str) -> bytes:
+    data = text.encode()
+    return _int(len(data)) + data
+
+
+def _float(value: float) -> bytes:
+    return _NAN if value != value else struct.pack("<d", value)
+
+
+def _int(value: int) -> bytes:
+    return struct.pack("<q", value)
+
+
+def _ints(values: Sequence[int]) -> bytes:
+    return struct.pack(f"<{1 + len(values)}q", len(values), *values)
+
+
+def _list(encode: Callable[[_Item], bytes], items: Sequence[_Item]) -> bytes:
+    return _int(len(items)) + b"".join(map(encode, items))

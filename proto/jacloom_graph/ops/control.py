@@ -1,0 +1,58 @@
+"""Calls, custom rules, loops, branches, and solves that are defined by what they satisfy."""
+
+from __future__ import annotations
+
+from jacloom_graph.ops.rows import choice, flag, function, functions, integer, integers, row, rule, texts
+from jacloom_graph.ops.table import Op
+
+_POLICIES = (
+    "nothing_saveable",
+    "everything_saveable",
+    "dots_saveable",
+    "dots_with_no_batch_dims_saveable",
+)
+
+ROWS: tuple[Op, ...] = (
+    row("call", (0, None), "The results of `function` on the operands.", function("function")),
+    row("custom_call", (0, None), "The results of `rules[rule].function`, differentiated by that rule.", rule("rule")),
+    row(
+        "checkpoint",
+        (0, None),
+        "As call; reverse mode computes intermediate values again instead of keeping them, but for those that `policy` keeps.",
+        function("function"),
+        choice("policy", _POLICIES, None),
+        flag("prevent_cse", True),
+    ),
+    row(
+        "scan",
+        (0, None),
+        "Loop of `length` steps. Operands: constants, carries, arrays whose first axis is stepped through. `function`: (constants, carries, slices) -> (carries, slices).",
+        function("function"),
+        integer("length"),
+        integer("num_consts", 0),
+        integer("num_carry", 0),
+        flag("reverse"),
+        integer("unroll", 1),
+    ),
+    row(
+        "while",
+        (0, None),
+        "Loop while `cond` is true. Operands: constants of cond, constants of body, carries. cond: (its constants, carries) -> bool; body: (its constants, carries) -> carries. A predicate with axes stops each entry along the carries' leading axes on its own.",
+        function("cond"),
+        function("body"),
+        integer("cond_consts", 0),
+        integer("body_consts", 0),
+    ),
+    row("switch", (1, None), "The results of `branches[k]` on the other operands, where operand 0 is k (clamped to the branches there are).", functions("branches")),
+    row("platform_index", 0, "Number of the first entry of `platforms` that has the device's platform (names joined by commas; empty for any).", texts("platforms"), constant=True),
+    row(
+        "linear_solve",
+        (0, None),
+        "Solution x of matvec(x) = b found by `solve`, differentiated as such. Operands: constants of each function in order (`const_lengths`), then b.",
+        function("matvec"),
+        function("vecmat", None),
+        function("solve"),
+        function("transpose_solve", None),
+        integers("const_lengths"),
+    ),
+)

@@ -1,0 +1,33 @@
+"""What a row of the op table says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from jacloom_graph.attrs import REFERENCES, AttrSpec
+
+
+@dataclass(frozen=True)
+class Op:
+    """One row: an operation of the graph language."""
+
+    name: str
+    arity: tuple[int, int | None]
+    """Least and greatest number of operands; None for no bound."""
+    attrs: tuple[AttrSpec, ...]
+    doc: str
+    """One line for the reference: what the op computes, with the meaning of its attributes."""
+    constant: bool = False
+    """The derivative is zero everywhere (``floor``, ``sign``, ``stop_gradient``)."""
+
+    @cached_property
+    def specs(self) -> Mapping[str, AttrSpec]:
+        """The attributes by name."""
+        return {spec.name: spec for spec in self.attrs}
+
+    @cached_property
+    def references(self) -> tuple[AttrSpec, ...]:
+        """The attributes that name functions or rules, in order."""
+        return tuple(spec for spec in self.attrs if spec.kind in REFERENCES)

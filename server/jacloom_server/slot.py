@@ -1,0 +1,128 @@
+"""One seat of the pool: the process that holds it now, and what that process is working on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from jacloom_worker.launch import Handle, Role, Seat, Sent
+from jacloom_worker.protocol import Hello
+
+from jacloom_server.work import Desk, Job
+
+CREDITS: Final = 2
+"""Jobs in flight for one process: one being computed, one waiting in its queue, so that it never idles for a round trip."""
+PROMPT: Final = 0.25
+"""Seconds: a process that has been at a job for longer is not given a single pass to queue behind it."""
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 10.0
+
+
+class State(Enum):
+    """What became of a seat's process."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DOWN = "down"
+    """None now; another is started after a pause."""
+    REFUSED = "refused"
+    """It does not fit this server."""
+
+
+@dataclass(eq=False, slots=True)
+class Run:
+    """A job that was sent to a process."""
+
+    job: Job
+    slot: Slot
+    sent: Sent
+    began: float
+    """Loop time at which it was sent or, if another was before it, at which that one was done: then its own computation can have begun."""
+    lease: float
+    alone: bool = False
+    """Nothing else is sent to the process meanwhile: it ended one before, and must not be confused with its neighbour."""
+    settled: bool = False
+    timer: asyncio.TimerHandle | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Slot:
+    """A seat with its process."""
+
+    seat: Seat
+    state: State = State.DOWN
+    handle: Handle | None = None
+    hello: Hello | None = None
+    runs: deque[Run] = field(default_factory=deque)
+    """In the order in which the process works on them; the first is being computed."""
+    functions: set[str] = field(default_factory=set)
+    """Functions that the process was sent."""
+    failures: int = 0
+    """Processes in a row that ended before they answered anything."""
+    timer: asyncio.TimerHandle | None = None
+    retired: bool = False
+
+    @property
+    def platform(self) -> str:
+        """What it computes on."""
+        return "gpu" if self.seat.role is Role.GPU else "cpu"
+
+    def pause(self) -> float:
+        """Returns how long to wait before the next process is started."""
+        return min(_FIRST_PAUSE * 2.0**self.failures, _LONGEST_PAUSE)
+
+    def serves(self, desk: Desk) -> bool:
+        """Returns whether jobs of that kind are this seat's business, or may become so when nobody better is there."""
+        return (self.seat.role is Role.CLERK) == (desk is Desk.CLERK)
+
+    def accepts(self, job: Job) -> bool:
+        """Returns whether a job can be sent to the process now."""
+        if self.state is not State.READY or len(self.runs) >= CREDITS:
+            return False
+        if job.deaths and self.runs:
+            return False
+        return not any(run.alone for run in self.runs)
+
+    def prompt(self, now: float) -> bool:
+        """Returns whether a job sent now would be begun soon."""
+        return not self.runs or now - self.runs[0].began < PROMPT
+
+
+def preference(desk: Desk, role: Role) -> int:
+    """Returns how well a role suits a kind of job: 0 best. Roles further down help out when none better is ready, or when those are busy for long."""
+    match desk:
+        case Desk.CLERK:
+            return 0
+        case Desk.TILES:
+            return {Role.GPU: 0, Role.NARROW: 0, Role.WIDE: 1, Role.CLERK: 9}[role]
+        case Desk.PASSES:
+            return {Role.GPU: 0, Role.WIDE: 1, Role.NARROW: 2, Role.CLERK: 9}[role]
+
+
+def choose(job: Job, slots: list[Slot], now: float) -> Slot | None:
+    """Returns the slot that a job should be sent to now, or None if it had better wait.
+
+    Tiles fill every credit of the best ready role. A single pass goes to an idle process of the best role; if those are at something long, to an idle one of the
+    next role, whose answer comes sooner even if it must compile first.
+    """
+    desk = job.assignment.desk
+    ready = [slot for slot in slots if slot.state is State.READY and slot.serves(desk)]
+    if not ready:
+        return None
+    best = min(preference(desk, slot.seat.role) for slot in ready)
+
+    def rank(slot: Slot) -> tuple[int, int, bool, int]:
+        return (preference(desk, slot.seat.role), len(slot.runs), job.assignment.function not in slot.functions, slot.seat.index)
+
+    free = [slot for slot in ready if slot.accepts(job)]
+    if desk is Desk.PASSES:
+        free = [slot for slot in free if slot.prompt(now) and (preference(desk, slot.seat.role) == best or not slot.runs)]
+        if any(preference(desk, slot.seat.role) == best for slot in ready if slot.prompt(now)):
+            # The right process is at something short: worth waiting for, rather than compiling on another.
+            free = [slot for slot in free if preference(desk, slot.seat.role) == best]
+    else:
+        free = [slot for slot in free if preference(desk, slot.seat.role) == best]
+    return min(free, key=rank, default=None)

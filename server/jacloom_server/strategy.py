@@ -1,0 +1,249 @@
+"""From prices to a plan: columns or rows, and how many seeds at a time. Plain functions on plain data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Final
+
+from jacloom_graph.errors import Fault, Reason
+from jacloom_graph.tensor import itemsize
+from jacloom_graph.types import Type
+from jacloom_worker.protocol import Cost, Kind, Survey
+
+MOST_WIDTH: Final = 4096
+WIDTHS: Final = tuple(sorted({1, *(2**power for power in range(1, 13)), *(3 * 2**power for power in range(11))}))
+"""Widths that are chosen: few, so that kernels are compiled once, and at most 1.5 apart, so that little of the last tile is padding."""
+CACHE_BYTES: Final = 2 << 20
+"""What one core keeps close at hand. Batches whose intermediates leave it slow down: on a scan, width 512 was 2.5 times slower than 8."""
+RESULT_BYTES: Final = 32 << 20
+"""Most bytes that one tile answers with, so that a window of tiles fits the object store."""
+LEAST_TILE_SECONDS: Final = 0.002
+"""A tile costs about a millisecond on its way; smaller pieces of work are not cut further."""
+MOST_TILE_SECONDS: Final = 0.25
+"""How long a tile should take at most: a call that is cancelled waits for one."""
+LEAST_BATCH: Final = 8
+"""Seeds that a tile has however long it takes: fewer leave vector units idle."""
+FLOPS: Final = 4e9
+BYTES: Final = 8e9
+"""What one core does in a second, roughly. Only ratios of prices decide; seconds are shown as the estimates they are."""
+NEAR: Final = 1.05
+"""Prices this close count as equal; forward mode then wins because it keeps no intermediates."""
+
+
+class Mode(Enum):
+    """Which way derivatives are taken."""
+
+    FORWARD = "forward"
+    """By columns: one JVP for each entry of the wrt leaves."""
+    REVERSE = "reverse"
+    """By rows: one VJP for each entry of the outputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Considered:
+    """A strategy that was weighed."""
+
+    strategy: str
+    passes: int
+    price: float
+    """Price of one pass relative to one evaluation of the function; 0 where it is not available."""
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a derivative is computed."""
+
+    strategy: str
+    """``"forward"``, ``"reverse"``, ``"single pass"`` or ``"empty"``."""
+    mode: Mode | None
+    passes: int
+    tile: int
+    """Seeds per tile; 0 where there are none."""
+    tiles: int
+    workers: int
+    nbytes: int
+    seconds: float = 0.0
+    """Predicted computing time summed over workers; 0 where it is not known."""
+    considered: tuple[Considered, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What there is to differentiate."""
+
+    wrt: tuple[Type, ...]
+    outputs: tuple[Type, ...]
+    nbytes: int
+    """Size of the answer."""
+    holomorphic: bool = False
+
+    @property
+    def n(self) -> int:
+        """Entries of all wrt leaves."""
+        return sum(leaf.size for leaf in self.wrt)
+
+    @property
+    def m(self) -> int:
+        """Entries of all differentiated outputs."""
+        return sum(leaf.size for leaf in self.outputs)
+
+
+def single(nbytes: int, passes: int = 1) -> Plan:
+    """Returns the plan of a single pass (an evaluation counts none)."""
+    return Plan("single pass", None, passes, 0, 0, 1, nbytes)
+
+
+def empty(nbytes: int = 0) -> Plan:
+    """Returns the plan of a derivative that has no entries."""
+    return Plan("empty", None, 0, 0, 0, 0, nbytes)
+
+
+def jacobian(problem: Problem, survey: Survey, *, workers: int, mode: Mode | None = None, tile: int = 0, known: int = 0) -> Plan:
+    """Returns the plan for a dense Jacobian: the mode whose passes are cheaper in all, unless one is asked for.
+
+    Args:
+        problem: Types of leaves and outputs.
+        survey: Prices of passes.
+        workers: Workers that tiles can be spread over.
+        mode: The mode asked for, if any.
+        tile: The width asked for; 0 if none.
+        known: The width that measurements found best before; 0 if none.
+
+    Raises:
+        Fault: MODE_UNAVAILABLE if the mode asked for, or every mode, is refused, with the reason.
+    """
+    if not problem.n or not problem.m:
+        return empty(problem.nbytes)
+    costs = {Mode.FORWARD: _forward(problem, survey), Mode.REVERSE: _reverse(problem, survey)}
+    passes = {Mode.FORWARD: problem.n, Mode.REVERSE: problem.m}
+    chosen = _choose(costs, passes, mode)
+    cost = costs[chosen]
+    assert isinstance(cost, Cost)
+    rows = problem.m if chosen is Mode.FORWARD else problem.n
+    answer = rows * max(itemsize(type_.dtype) for type_ in (*problem.wrt, *problem.outputs))
+    plan = _tiled(chosen.value, chosen, passes[chosen], cost, answer, problem.nbytes, workers, tile, known)
+    return replace(plan, considered=_weighed(costs, passes, chosen, mode, survey.value))
+
+
+def hessian(problem: Problem, survey: Survey, *, workers: int, tile: int = 0, known: int = 0) -> Plan:
+    """Returns the plan for dense second derivatives: forward over the cheaper first derivative, one seed per entry of the wrt leaves.
+
+    Raises:
+        Fault: MODE_UNAVAILABLE if the function has no forward derivative, which the outer pass needs, or no first derivative at all.
+    """
+    if not problem.n or not problem.m:
+        return empty(problem.nbytes)
+    if isinstance(survey.forward, Fault):
+        raise _unavailable("second derivatives are a forward pass over a first derivative, and this function has no forward mode", survey.forward)
+    first = [price * seconds(cost) for price, cost in ((problem.n, survey.forward), (problem.m, survey.reverse)) if isinstance(cost, Cost)]
+    inner = min(first) / max(seconds(survey.forward), 1e-12)
+    # One column costs a forward pass over everything that the whole first derivative does, which is about three times its own price.
+    cost = Cost(survey.forward.flops * inner * 3, survey.forward.bytes * inner * 3, int(survey.forward.peak * max(1.0, 2 * inner)))
+    answer = problem.m * problem.n * max(itemsize(type_.dtype) for type_ in (*problem.wrt, *problem.outputs))
+    plan = _tiled("forward", Mode.FORWARD, problem.n, cost, answer, problem.nbytes, workers, tile, known)
+    order = "forward over reverse" if not isinstance(survey.reverse, Fault) else "forward over forward"
+    weighed = Considered(order, problem.n, seconds(cost) / max(seconds(survey.value), 1e-12), "one column of second derivatives a pass")
+    return replace(plan, considered=(weighed,))
+
+
+def seconds(cost: Cost) -> float:
+    """Returns about how long one core takes for one pass."""
+    return cost.flops / FLOPS + cost.bytes / BYTES
+
+
+def fitting(width: int) -> int:
+    """Returns the smallest width to choose that holds ``width`` seeds, or the largest there is."""
+    return next((candidate for candidate in WIDTHS if candidate >= width), MOST_WIDTH)
+
+
+def bound(cost: Cost, answer: int) -> int:
+    """Returns the largest width whose answer of ``answer`` bytes a seed still fits the window of tiles."""
+    most = max(1, RESULT_BYTES // max(1, answer))
+    return max(candidate for candidate in WIDTHS if candidate <= most)
+
+
+def _tiled(
+    strategy: str, mode: Mode, passes: int, cost: Cost, answer: int, nbytes: int, workers: int, tile: int, known: int
+) -> Plan:
+    width = min(tile, passes) if tile else min(known or _width(passes, cost, answer, workers), bound(cost, answer), fitting(passes))
+    tiles = math.ceil(passes / width)
+    return Plan(strategy, mode, passes, width, tiles, min(workers, tiles), nbytes, seconds(cost) * passes)
+
+
+def _width(passes: int, cost: Cost, answer: int, workers: int) -> int:
+    """Returns a width by rule: intermediates in cache, two tiles for each worker where the work is worth cutting."""
+    close = max(1, CACHE_BYTES // max(1, cost.peak))
+    one = seconds(cost)
+    # Enough seeds to be worth a call, or all of them in as many tiles as keep every worker busy.
+    worth = math.ceil(LEAST_TILE_SECONDS / one) if one > 0 else passes
+    share = math.ceil(passes / (2 * max(1, workers)))
+    prompt = max(LEAST_BATCH, int(MOST_TILE_SECONDS / one)) if one > 0 else passes
+    return fitting(max(1, min(close, prompt, max(worth, share), passes)))
+
+
+def _choose(costs: dict[Mode, Cost | Fault], passes: dict[Mode, int], asked: Mode | None) -> Mode:
+    if asked is not None:
+        cost = costs[asked]
+        if isinstance(cost, Fault):
+            other = Mode.REVERSE if asked is Mode.FORWARD else Mode.FORWARD
+            instead = "there is no other mode either" if isinstance(costs[other], Fault) else f"use mode {other.value!r} or leave the choice to the service"
+            raise _unavailable(f"the function has no derivative in {asked.value} mode ({instead})", cost)
+        return asked
+    prices = {mode: seconds(cost) * passes[mode] for mode, cost in costs.items() if isinstance(cost, Cost)}
+    if not prices:
+        refusals = [cost for cost in costs.values() if isinstance(cost, Fault)]
+        raise _unavailable("the function has a derivative in neither mode", *refusals)
+    if len(prices) == 1:
+        return next(iter(prices))
+    return Mode.FORWARD if prices[Mode.FORWARD] <= prices[Mode.REVERSE] * NEAR else Mode.REVERSE
+
+
+def _weighed(costs: dict[Mode, Cost | Fault], passes: dict[Mode, int], chosen: Mode, asked: Mode | None, value: Cost) -> tuple[Considered, ...]:
+    found = []
+    for mode in sorted(costs, key=lambda candidate: candidate is not chosen):
+        cost = costs[mode]
+        if isinstance(cost, Fault):
+            found.append(Considered(mode.value, passes[mode], 0.0, f"not available: {cost}"))
+            continue
+        if mode is chosen:
+            verdict = "asked for" if asked else "cheapest"
+        else:
+            verdict = "not asked for" if asked else f"about {seconds(cost) * passes[mode] / max(_total(costs, passes, chosen), 1e-12):.3g} times the price"
+        found.append(Considered(mode.value, passes[mode], seconds(cost) / max(seconds(value), 1e-12), verdict))
+    return tuple(found)
+
+
+def _total(costs: dict[Mode, Cost | Fault], passes: dict[Mode, int], mode: Mode) -> float:
+    cost = costs[mode]
+    return seconds(cost) * passes[mode] if isinstance(cost, Cost) else math.inf
+
+
+def _forward(problem: Problem, survey: Survey) -> Cost | Fault:
+    if not problem.holomorphic and _complex(problem.wrt):
+        return Fault(Reason.MODE_UNAVAILABLE, "inputs are complex and the function was not declared holomorphic, so a JVP does not determine the derivative")
+    return survey.forward
+
+
+def _reverse(problem: Problem, survey: Survey) -> Cost | Fault:
+    if not problem.holomorphic and _complex(problem.outputs):
+        return Fault(Reason.MODE_UNAVAILABLE, "outputs are complex and the function was not declared holomorphic, so a VJP does not determine the derivative")
+    return survey.reverse
+
+
+def _complex(types: Sequence[Type]) -> bool:
+    return any(type_.dtype.startswith("complex") for type_ in types)
+
+
+def _unavailable(message: str, *refusals: Fault) -> Fault:
+    reasons = "; ".join(dict.fromkeys(refusal.message for refusal in refusals))
+    place = next((refusal.place for refusal in refusals if refusal.place is not None), None)
+    return Fault(Reason.MODE_UNAVAILABLE, f"{message}: {reasons}", field="options.mode", place=place)
+
+
+def kind_of(mode: Mode) -> Kind:
+    """Returns the kind of tile that computes a Jacobian in a mode."""
+    return Kind.FORWARD if mode is Mode.FORWARD else Kind.REVERSE

@@ -1,0 +1,87 @@
+"""A piece of work for a worker process, and the queue of one call's pieces."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from jacloom_worker.launch import Handle, Operand, Result, Sent
+from jacloom_worker.protocol import Load, Task
+
+
+class Desk(Enum):
+    """Who a piece of work is for."""
+
+    CLERK = "clerk"
+    """Questions about functions."""
+    TILES = "tiles"
+    """One-thread workers and GPUs, many pieces side by side."""
+    PASSES = "passes"
+    """The workers with all threads, and GPUs: one pass, as soon as possible."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a process is asked to do."""
+
+    desk: Desk
+    label: str
+    """What it is, for people: ``"seeds 64 to 127"``."""
+    send: Callable[[Handle, float, bool], Sent]
+    """Asks a process, given the seconds that it may take and whether the function must go along because the process may not hold it."""
+    function: str = ""
+    """Id of the function that the process must hold, if any."""
+
+
+def compute(desk: Desk, task: Task, operands: Sequence[Operand], load: Callable[[], Load], label: str) -> Assignment:
+    """Returns a tile or a single pass as an assignment; ``load`` yields the function for processes that do not hold it."""
+
+    def send(handle: Handle, lease: float, loading: bool) -> Sent:
+        return handle.run(replace(task, load=load()) if loading else task, operands, lease)
+
+    return Assignment(desk, label, send, task.kernel.function)
+
+
+def describe(graph: Load) -> Assignment:
+    """Returns the question what a graph is; its answer is a ``Description``."""
+    return Assignment(Desk.CLERK, "reading the graph", lambda handle, lease, _: handle.describe(graph, lease))
+
+
+def validate(graph: Load) -> Assignment:
+    """Returns the question of which types a graph's values are; its answer is a ``Description`` and the types."""
+    return Assignment(Desk.CLERK, "checking the graph", lambda handle, lease, _: handle.validate(graph, lease))
+
+
+def survey(graph: Load, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool) -> Assignment:
+    """Returns the question which derivatives a function has, and their price; its answer is a ``Survey``."""
+    return Assignment(Desk.CLERK, "surveying the function", lambda handle, lease, _: handle.survey(graph, lease, wrt, outputs, holomorphic))
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """An assignment on its way through the pool."""
+
+    assignment: Assignment
+    lane: Lane
+    future: asyncio.Future[Result]
+    since: float
+    """Loop time at which it was put into the queue."""
+    deaths: int = 0
+    """Processes that ended while they worked on it."""
+    outages: int = 0
+    """Times that its outcome was lost although the process may live."""
+
+
+@dataclass(eq=False, slots=True)
+class Lane:
+    """The queue of one call. Lanes take turns, so that a call with many tiles does not keep others waiting."""
+
+    queue: deque[Job] = field(default_factory=deque)
+    retries: int = 0
+    """Jobs that were run again."""
+    seats: set[str] = field(default_factory=set)
+    """Names of the seats that worked for it."""
+    closed: bool = False

@@ -1,0 +1,105 @@
+"""JAX's own catalogue of primitive calls, a tenth of its float cases: values, JVPs and VJPs through the graph equal JAX's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from conformance.roundtrip import Flat, differentiable, directions, flat, through_bytes
+
+with jax.enable_x64(True):  # the catalogue makes its float64 cases on import, and only then
+    from jax._src.internal_test_util import test_harnesses
+
+FLOAT = [case for case in test_harnesses.all_harnesses if case.dtype in (np.float32, np.float64)]
+TENTH = FLOAT[::10]
+
+
+def test_the_catalogue_is_the_one_this_suite_was_written_for() -> None:
+    assert len(FLOAT) >= 1_700
+
+
+@pytest.mark.parametrize("case", TENTH, ids=lambda case: case.fullname)
+def test_case(case: test_harnesses.Harness) -> None:
+    compare(case)
+
+
+def compare(case: test_harnesses.Harness) -> None:
+    """Asserts that a case's value is JAX's bit for bit, and its derivatives JAX's to rounding, or refused where JAX refuses."""
+    wide = case.dtype == np.float64
+    with jax.enable_x64(True):
+        args = case.dyn_args_maker(np.random.RandomState(0))
+    with jax.enable_x64(wide):
+        reference = flat(case.dyn_fun, args)
+        leaves = [leaf if _is_key(leaf) else np.asarray(jax.numpy.asarray(leaf)) for leaf in jax.tree.leaves(tuple(args))]
+        expected = jax.jit(reference)(*leaves)
+        expected_jvp = attempt(lambda: jvp(reference, leaves))
+        expected_vjp = attempt(lambda: vjp(reference, leaves))
+    program, _ = through_bytes(case.dyn_fun, jax.tree.unflatten(jax.tree.structure(tuple(args)), leaves), x64=wide)
+    with jax.enable_x64(True):
+        for ours, theirs in zip(jax.jit(program)(*leaves), expected, strict=True):
+            np.testing.assert_array_equal(plain(ours), plain(theirs))
+            assert ours.dtype == theirs.dtype
+        agree(attempt(lambda: jvp(program, leaves)), expected_jvp)
+        agree(attempt(lambda: vjp(program, leaves)), expected_vjp)
+
+
+def jvp(fun: Flat, leaves: list[Any]) -> list[Any]:
+    """Returns the tangents of the inexact results in a fixed random direction."""
+    moving, of_moving = inexact_part(fun, leaves)
+    tangents = [directions(leaves, 1)[index] for index in moving]
+    return list(jax.jit(lambda xs, ts: jax.jvp(of_moving, (xs,), (ts,))[1])([leaves[index] for index in moving], tangents))
+
+
+def vjp(fun: Flat, leaves: list[Any]) -> list[Any]:
+    """Returns the cotangents of the inexact leaves for fixed random cotangents of the results."""
+    moving, of_moving = inexact_part(fun, leaves)
+
+    def pulled(values: list[Any]) -> Any:
+        outputs, pull = jax.vjp(of_moving, values)
+        return pull(list(map(jax.numpy.asarray, directions(outputs, 2))))[0]
+
+    return list(jax.jit(pulled)([leaves[index] for index in moving]))
+
+
+def inexact_part(fun: Flat, leaves: list[Any]) -> tuple[list[int], Callable[[list[Any]], list[Any]]]:
+    """Returns which leaves can have a tangent, and the function of these alone to the results that can have one."""
+    moving = [index for index, leaf in enumerate(leaves) if differentiable(leaf)]
+
+    def of_moving(values: list[Any]) -> list[Any]:
+        full = list(leaves)
+        for index, value in zip(moving, values, strict=True):
+            full[index] = value
+        return [result for result in fun(*full) if differentiable(result)]
+
+    return moving, of_moving
+
+
+def attempt(compute: Callable[[], list[Any]]) -> list[np.ndarray] | Exception:
+    """Returns the arrays, or the exception where there is no derivative."""
+    try:
+        return [np.asarray(array) for array in compute()]
+    except Exception as error:  # noqa: BLE001  JAX refuses with many classes
+        return error
+
+
+def agree(ours: list[np.ndarray] | Exception, theirs: list[np.ndarray] | Exception) -> None:
+    """Asserts that both are refusals, or arrays equal to rounding."""
+    if isinstance(theirs, Exception) or isinstance(ours, Exception):
+        assert isinstance(theirs, Exception) and isinstance(ours, Exception), f"JAX: {theirs!r}; here: {ours!r}"
+        return
+    for mine, expected in zip(ours, theirs, strict=True):
+        assert mine.dtype == expected.dtype
+        tolerance = 32 * float(jax.numpy.finfo(expected.dtype).eps)
+        np.testing.assert_allclose(mine, expected, rtol=tolerance, atol=tolerance)
+
+
+def plain(array: Any) -> np.ndarray:
+    """Returns an array's elements; of keys their data."""
+    return np.asarray(jax.random.key_data(array)) if _is_key(array) else np.asarray(array)
+
+
+def _is_key(value: Any) -> bool:
+    return isinstance(value, jax.Array) and bool(jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key))

@@ -1,0 +1,155 @@
+"""Functions of every kind of structure through the graph: values, columns and rows equal JAX's."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conformance.compare import FORWARD, REVERSE, assert_same
+from conformance.roundtrip import through_bytes
+from jacloom._errors import TraceError
+from jacloom._trace import trace
+from jacloom_graph.errors import Fault, Reason
+
+X = np.array([0.0, 0.5, -1.0, 2.0])
+MATRIX = np.random.default_rng(0).normal(size=(3, 4))
+LARGE = np.random.default_rng(1).normal(size=(90, 120))  # above 64 KiB, so an argument of what is compiled
+
+SMOOTH = {
+    "tanh of a product": lambda x: jnp.tanh(MATRIX @ x),
+    "large constant": lambda x: jnp.tanh(LARGE @ jnp.tile(x, 30)),
+    "solve": lambda x: jnp.linalg.solve(jnp.eye(4) * 3 + jnp.outer(x, x), x),
+    "cholesky": lambda x: jnp.linalg.cholesky(jnp.eye(4) * 9 + jnp.outer(x, x)),
+    "svd": lambda x: jnp.linalg.svd(MATRIX * (1 + x), compute_uv=False),
+    "eigh": lambda x: jnp.linalg.eigh(jnp.diag(jnp.arange(4.0)) + jnp.outer(x, x))[0],
+    "cg": lambda x: jax.scipy.sparse.linalg.cg(lambda v: v * 3 + x.sum() * v, x)[0],
+    "fft": lambda x: jnp.abs(jnp.fft.rfft(x + 1)),
+    "logsumexp": lambda x: jax.nn.logsumexp(x),
+    "softmax": lambda x: jax.nn.softmax(jnp.outer(x, x)) @ x,
+    "interpolation": lambda x: jnp.interp(x, jnp.arange(5.0), jnp.arange(5.0) ** 2),
+    "sort": lambda x: jnp.sort(x) * jnp.arange(4.0),
+    "gather": lambda x: x[jnp.array([3, 0, 0, 9])],
+    "scatter": lambda x: jnp.zeros(6).at[jnp.array([1, 1, 4, 5])].add(x).at[0].set(x[1] ** 2),
+    "convolution": lambda x: jnp.convolve(x, jnp.array([1.0, -2.0, 0.5]), mode="same"),
+    "cumulative": lambda x: jnp.cumsum(x) * jnp.cumprod(x),
+    "reduction with a function": lambda x: jax.lax.reduce(x, 0.0, lambda a, b: a + b + 0 * a, (0,)),
+    "window": lambda x: jax.lax.reduce_window(x, 0.0, jax.lax.add, (2,), (1,), "VALID"),
+    "scan": lambda x: jax.lax.scan(lambda c, a: (jnp.sin(c) * a, c + a), x[0], x),
+    "scan in scan": lambda x: jax.lax.scan(lambda c, a: (jax.lax.scan(lambda d, b: (d * b + a, None), c, x)[0], c), x[1], x),
+    "static loop": lambda x: jax.lax.fori_loop(0, 5, lambda i, c: jnp.sin(c) + i, x),
+    "cond": lambda x: jax.lax.cond(x[1] > 0, jnp.sin, lambda c: c * c, x),
+    "switch": lambda x: jax.lax.switch(2, [jnp.sin, jnp.cos, lambda c: c**3], x),
+    "cond in scan": lambda x: jax.lax.scan(lambda c, a: (jax.lax.cond(a > 0, lambda: c * a, lambda: c - a), c), x[1], x),
+    "checkpoint": jax.checkpoint(lambda x: jnp.sin(jnp.sin(x))),
+    "checkpoint with a policy": jax.checkpoint(lambda x: jnp.sin(MATRIX @ x), policy=jax.checkpoint_policies.dots_saveable),
+    "random numbers": lambda x: x * jax.random.normal(jax.random.key(3), (4,)),
+    "raw random key": lambda x: x * jax.random.uniform(jax.random.PRNGKey(3), (4,)),
+    "gamma samples": lambda x: jax.random.gamma(jax.random.key(1), jnp.abs(x) + 0.5),
+    "special functions": lambda x: jax.scipy.special.betainc(2.0, 3.0, jax.nn.sigmoid(x)) + jax.lax.lgamma(x + 3) + jax.lax.digamma(x + 3),
+    "rounding": lambda x: jnp.floor(x) * x + jnp.round(x) + jnp.sign(x) * x,
+    "by platform": lambda x: jax.lax.platform_dependent(x, cpu=jnp.sin, default=jnp.cos),
+    "no entries": lambda x: x[:0] * 2,
+    "a batch axis": jax.vmap(lambda v: jnp.sin(v) * v),
+    "a derivative": jax.grad(lambda x: jnp.sum(jnp.sin(x) * x)),
+}
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_columns_and_rows(name: str) -> None:
+    assert_same(SMOOTH[name], X)
+
+
+def test_a_scalar_function_of_a_scalar() -> None:
+    assert_same(lambda s: s**2 * 3, 2.0, transforms=((FORWARD,), (REVERSE,), (REVERSE, FORWARD)))
+
+
+def test_trees_of_arguments_and_results() -> None:
+    def fun(params: dict[str, object], xs: list[jax.Array]) -> dict[str, object]:
+        return {"sum": params["w"] @ xs[0] + params["b"], "parts": (xs[1] ** 2, [params["b"]])}  # type: ignore[operator]
+
+    traced = assert_same(fun, {"w": MATRIX, "b": np.arange(3.0)}, [X, np.float64(2.0)])
+    assert str(traced.graph.entry.inputs[0]) == "float64[3]"  # keys of a dict are sorted: b before w
+
+
+def test_scatter_with_a_function_has_a_value_and_as_in_jax_no_derivative() -> None:
+    assert_same(lambda x: x.at[1].apply(lambda old: jnp.sin(old) + x.shape[0]), X, transforms=())
+
+
+def test_columns_of_a_dynamic_loop() -> None:
+    assert_same(lambda x: jax.lax.while_loop(lambda c: jnp.sum(c) < 50.0, lambda c: c * 1.5 + 0.1, x), X, transforms=((FORWARD,),))
+
+
+def test_a_batch_of_dynamic_loops_stops_each_on_its_own() -> None:
+    assert_same(jax.vmap(lambda s: jax.lax.while_loop(lambda c: c < 10.0, lambda c: c * 1.7 + 0.3, s)), X, transforms=((FORWARD,),))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_precision_is_kept(dtype: str) -> None:
+    program, _ = through_bytes(lambda x: jnp.sin(x) * 2, [jnp.dtype(dtype).type(0.5) * np.ones(3, jnp.dtype(dtype))])
+    assert program.graph.entry.inputs[0].dtype == dtype
+    with jax.enable_x64(True):
+        assert jax.eval_shape(program, jax.ShapeDtypeStruct((3,), dtype))[0].dtype == dtype
+
+
+CARRY = jnp.array([1.0, 2.0, 3.0, 4.0], jnp.float32)
+
+
+def test_a_float32_function_with_a_module_constant_as_carry() -> None:
+    assert_same(lambda x: jax.lax.scan(lambda c, a: (c * a, c + a), CARRY, x)[0], X.astype(np.float32), tolerance=1e-5)
+
+
+def test_float64_arguments_widen_a_float32_function_as_jax_does() -> None:
+    traced = trace(lambda x: x * CARRY, (X,))
+    assert traced.graph.entry.nodes[-1].result_types[0].dtype == "float64"
+
+
+def test_ids_do_not_depend_on_the_trace() -> None:
+    def fun(x: jax.Array) -> jax.Array:
+        return jax.nn.softplus(jnp.sinc(x)) @ x
+
+    first = trace(fun, (X,)).id
+    jax.clear_caches()
+    assert trace(lambda renamed: fun(renamed), (X,)).id == first
+    assert trace(lambda x: fun(x) + 1, (X,)).id != first
+
+
+def test_sub_functions_are_shared_by_content() -> None:
+    traced = trace(lambda x: sum(jax.nn.relu(x * k) for k in range(7)), (X,))
+    assert len(traced.graph.rules) == 1
+    assert len(traced.graph.functions) <= 5
+
+
+@pytest.mark.parametrize(
+    ("fun", "reason"),
+    [
+        (lambda x: jax.pure_callback(np.sin, x, x), "calls back into this Python process"),
+        (lambda x: jax.experimental.io_callback(np.sin, x, x), "calls back into this Python process"),
+    ],
+)
+def test_what_is_not_data_is_refused_with_the_users_line(fun: object, reason: str) -> None:
+    with pytest.raises(Fault, match=reason) as refusal:
+        trace(fun, (X,))  # type: ignore[arg-type]
+    assert refusal.value.reason is Reason.UNSUPPORTED_OP
+    assert "test_functions.py" in refusal.value.message
+
+
+def test_printing_is_dropped_with_a_note() -> None:
+    def fun(x: jax.Array) -> jax.Array:
+        jax.debug.print("x = {}", x)
+        return x * 2
+
+    assert "dropped" in trace(fun, (X,)).notes[0]
+
+
+def test_a_function_that_cannot_be_traced_says_why() -> None:
+    with pytest.raises(TraceError, match="Python branch or conversion depends on a traced value"):
+        trace(lambda x: x if x[0] > 0 else -x, (X,))
+
+
+def test_source_lines_stay_with_the_client() -> None:
+    traced = trace(lambda x: jnp.sin(x) * 2, (X,))
+    from jacloom_graph.errors import Place
+
+    assert "test_functions.py" in str(traced.source(Place(0, 0, "sin")))
+    assert traced.source(Place(9, 9)) is None

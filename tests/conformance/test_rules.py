@@ -1,0 +1,162 @@
+"""Custom derivative rules through the graph: they decide derivatives, to higher order, where JAX's own do and beyond."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conformance.compare import FORWARD, REVERSE, assert_same
+from conformance.roundtrip import through_bytes
+from jacloom._trace import MAX_RULE_ORDER, trace
+from jacloom_graph.errors import Fault, Reason
+from jacloom_graph.types import JvpRule, VjpRule
+
+X = np.array([0.0, 0.5, -1.0, 2.0])
+LARGE = np.random.default_rng(1).normal(size=(90, 120))
+
+SECOND = ((FORWARD,), (REVERSE,), (FORWARD, FORWARD), (REVERSE, FORWARD), (REVERSE, REVERSE))
+
+TWICE = {
+    "relu, whose derivative at 0 is 0": jax.nn.relu,
+    "sinc, whose rule never comes back to itself": jnp.sinc,
+    "logaddexp": lambda x: jnp.logaddexp(x, 2 * x),
+    "softplus": jax.nn.softplus,
+    "xlogy": lambda x: jax.scipy.special.xlogy(jnp.abs(x) + 0.1, x * x + 0.1),
+    "expi": lambda x: jax.scipy.special.expi(x + 2.5),
+    "silu": jax.nn.silu,
+}
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_first_and_second_derivatives(name: str) -> None:
+    assert_same(TWICE[name], X, transforms=SECOND)
+
+
+@jax.custom_vjp
+def clipped(x: jax.Array) -> jax.Array:
+    """The identity, with gradients clipped to 0.1."""
+    return x
+
+
+clipped.defvjp(lambda x: (x, ()), lambda _, cotangent: (jnp.clip(cotangent, -0.1, 0.1),))
+
+
+def test_a_clipped_gradient_stays_clipped() -> None:
+    program, traced = through_bytes(lambda x: jnp.sum(clipped(x) ** 2), (X,))
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(jax.grad(lambda x: program(x)[0])(X), [0.0, 0.1, -0.1, 0.1])
+    assert isinstance(traced.graph.rules[0].derivative, VjpRule)
+
+
+def test_a_reverse_rule_has_no_columns() -> None:
+    program, _ = through_bytes(clipped, (X,))
+    with jax.enable_x64(True), pytest.raises(Fault, match="reverse rule only") as refusal:
+        jax.jacfwd(lambda x: program(x)[0])(X)
+    assert refusal.value.reason is Reason.MODE_UNAVAILABLE
+    assert str(refusal.value.place) == "function 0, node 0 (custom_call)"
+
+
+def test_a_rule_that_calls_its_own_function_is_a_knot() -> None:
+    graph = trace(jax.nn.relu, (X,)).graph
+    (rule,) = graph.rules
+    assert isinstance(rule.derivative, JvpRule)
+    calls = [node.attrs["rule"] for node in graph.functions[rule.derivative.function].nodes if node.op == "custom_call"]
+    assert calls == [0]  # back to the rule that it is part of
+
+
+def test_a_rule_that_unrolls_says_where_it_ends() -> None:
+    program, traced = through_bytes(jnp.sinc, (X,))
+    assert len(traced.graph.rules) == MAX_RULE_ORDER + 1
+    deep: Any = lambda x: program(x)[0]  # noqa: E731
+    for _ in range(MAX_RULE_ORDER + 1):
+        deep = jax.jacfwd(deep)
+    with jax.enable_x64(True), pytest.raises(Fault, match=f"up to derivatives of order {MAX_RULE_ORDER}"):
+        deep(X)
+
+
+def test_rules_may_hold_large_constants() -> None:
+    @jax.custom_jvp
+    def layer(x: jax.Array) -> jax.Array:
+        return jnp.tanh(LARGE @ x)
+
+    layer.defjvp(lambda primals, tangents: (layer(*primals), (1 - layer(*primals) ** 2) * (LARGE @ tangents[0])))
+    assert_same(layer, np.linspace(0, 1, 120), transforms=SECOND[:2])
+
+    @jax.custom_vjp
+    def reverse(x: jax.Array) -> jax.Array:
+        return jnp.tanh(LARGE @ x)
+
+    reverse.defvjp(lambda x: (reverse(x), reverse(x)), lambda y, ct: (LARGE.T @ ((1 - y**2) * ct),))
+    assert_same(reverse, np.linspace(0, 1, 120), transforms=((REVERSE,),))
+
+
+def test_integer_inputs_forwarded_residuals_and_static_arguments() -> None:
+    from functools import partial
+
+    @partial(jax.custom_vjp, nondiff_argnums=(0,))
+    def scaled(power: int, x: jax.Array, index: jax.Array) -> jax.Array:
+        return x[index] ** power
+
+    def backward(power: int, residuals: Any, cotangent: jax.Array) -> Any:
+        x, index = residuals
+        return jnp.zeros_like(x).at[index].add(cotangent * power * x[index] ** (power - 1)), None
+
+    scaled.defvjp(lambda power, x, index: (scaled(power, x, index), (x, index)), backward)
+    assert_same(lambda x, index: scaled(3, x, index), X, np.array([1, 3, 3], np.int32), transforms=((REVERSE,), (REVERSE, FORWARD)))
+
+
+def test_a_rule_that_sees_symbolic_zeros() -> None:
+    @jax.custom_jvp
+    def product(x: jax.Array, y: jax.Array) -> jax.Array:
+        return x * y
+
+    def rule(primals: Any, tangents: Any) -> Any:
+        zero = [isinstance(tangent, jax.custom_derivatives.SymbolicZero) for tangent in tangents]
+        if zero[1]:
+            return product(*primals), tangents[0] * primals[1] * 10  # only right when y is not perturbed
+        return product(*primals), jnp.where(zero[0], 0.0, 1.0) * tangents[1]
+
+    product.defjvp(rule, symbolic_zeros=True)
+    assert_same(lambda x: product(x, jnp.arange(4.0)), X)
+
+
+def test_a_rule_that_refuses_is_only_asked_where_it_matters() -> None:
+    @jax.custom_jvp
+    def untouchable(x: jax.Array) -> jax.Array:
+        return x * 2
+
+    @untouchable.defjvp
+    def rule(primals: Any, tangents: Any) -> Any:
+        raise RuntimeError("this must not be differentiated")
+
+    def fun(x: jax.Array, y: jax.Array) -> jax.Array:
+        return x * untouchable(y)
+
+    program, _ = through_bytes(fun, (X, X + 1), active=[0])
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(jax.jacfwd(lambda *xs: program(*xs)[0])(X, X + 1), np.diag(2 * (X + 1)))
+    program, _ = through_bytes(fun, (X, X + 1))
+    with jax.enable_x64(True), pytest.raises(Fault, match="this must not be differentiated"):
+        jax.jacfwd(lambda *xs: program(*xs)[0], argnums=1)(X, X + 1)
+
+
+def test_rules_inside_loops() -> None:
+    assert_same(lambda x: jax.lax.scan(lambda c, a: (jax.nn.relu(c) * a, clipped(c)), x[1], x)[0], X, transforms=((REVERSE,),))
+    assert_same(lambda x: jax.lax.scan(lambda c, a: (jax.nn.relu(c) * a + a, c), x[1], x)[0], X, transforms=SECOND)
+
+
+def test_an_implicit_solve_is_differentiated_as_one() -> None:
+    def solve(x: jax.Array) -> jax.Array:
+        return jax.lax.custom_root(lambda y: y**3 + y - x, x, lambda f, guess: newton(f, guess), lambda g, y: y / g(jnp.ones_like(y)))
+
+    def newton(f: Any, guess: jax.Array) -> jax.Array:
+        def step(_: int, y: jax.Array) -> jax.Array:
+            slope = jax.jvp(f, (y,), (jnp.ones_like(y),))[1]
+            return y - f(y) / slope
+
+        return jax.lax.fori_loop(0, 30, step, guess)
+
+    assert_same(solve, X)

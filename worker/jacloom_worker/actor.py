@@ -1,0 +1,114 @@
+"""The Ray actor that computes: a shell around one ``Engine``. Importable without JAX, because the server imports the class to start it elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from jacloom_graph.errors import Fault
+from jacloom_graph.types import OPSET
+
+from jacloom_worker.envelope import pack_result, unpack_task
+from jacloom_worker.notes import Notes
+from jacloom_worker.protocol import PROTOCOL, Hello, Load
+from jacloom_worker.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from jacloom_worker.engine import Engine
+
+
+class Process:
+    """What workers and clerks have in common: a configured JAX, an engine, a watchdog, and a word about themselves."""
+
+    def __init__(self, threads: int | None, gpu: bool, memory: int | None) -> None:
+        """Prepares this process; takes seconds, because it imports JAX.
+
+        Args:
+            threads: Size of XLA's thread pool; None for one thread per core.
+            gpu: Compute on the GPU that Ray assigned to this process.
+            memory: Bytes that computations may allocate; None for no bound.
+        """
+        # XLA reads NPROC when it is loaded, and nothing else bounds its CPU threads.
+        if threads is not None:
+            os.environ["NPROC"] = str(threads)
+        else:
+            os.environ.pop("NPROC", None)
+        from jacloom_worker import devices, memory as memory_
+        from jacloom_worker.engine import Engine
+
+        devices.configure("gpu" if gpu else "cpu")
+        self._device = devices.device()
+        if memory is not None and not gpu:
+            memory_.limit(memory)
+            self._device = replace(self._device, memory=memory)
+        self.engine: Engine = Engine()
+        self.watchdog = Watchdog()
+        self.notes = Notes()
+        logging.getLogger().addHandler(self.notes)
+
+    def hello(self) -> Hello:
+        """Returns what this process is and speaks."""
+        import jax
+        import ray
+
+        device = self._device
+        return Hello(
+            protocol=PROTOCOL,
+            opset=OPSET,
+            python=platform.python_version(),
+            jax=jax.__version__,
+            node=ray.get_runtime_context().get_node_id(),
+            pid=os.getpid(),
+            platform=device.platform,
+            device=device.name,
+            memory=device.memory,
+        )
+
+
+class Worker:
+    """Computes tasks, one after the other."""
+
+    def __init__(self, threads: int | None, gpu: bool, memory: int | None) -> None:
+        """See ``Process``."""
+        self._process = Process(threads, gpu, memory)
+
+    def hello(self) -> Hello:
+        """See ``Process.hello``."""
+        return self._process.hello()
+
+    def run(self, packed: bytes, load: Load | None, *buffers: Any) -> Any:
+        """Computes one task.
+
+        Args:
+            packed: The task, from ``envelope.pack_task``.
+            load: The function, where this worker may not hold it.
+            *buffers: Elements of the task's arrays.
+
+        Returns:
+            ``envelope.pack_result`` of the answer. Domain errors are values; an exception is a defect.
+        """
+        process = self._process
+        try:
+            task, lease, arrays = unpack_task(packed, fetched(load), buffers)
+        except Fault as fault:
+            return pack_result(fault, process.notes.take())
+        with process.watchdog.within(lease):
+            answer = process.engine.run(task, *arrays)
+        return pack_result(answer, process.notes.take())
+
+
+def fetched(load: Load | None) -> Load | None:
+    """Returns a function with its bytes at hand. Constants stay in shared memory; the views keep them there."""
+    if load is None:
+        return None
+    import ray
+
+    def bring(value: Any) -> Any:
+        if isinstance(value, ray.ObjectRef):
+            value = ray.get(value)
+        return value if isinstance(value, bytes) else memoryview(value).cast("B")
+
+    return Load(bytes(bring(load.graph)), {name: bring(value) for name, value in load.constants.items()})

@@ -1,0 +1,204 @@
+"""Plain ops: from a node's attributes to a call of JAX.
+
+Most ops bind the JAX primitive of their name, with their attributes as its parameters. The tables below say where that is not
+enough: parameters that JAX wants beyond the attributes, attributes that JAX keeps in a record or an enum, and ops that are
+called through ``jax.lax`` because their primitive wants more than data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jacloom_graph.attrs import AttrKind
+from jacloom_graph.errors import Fault, Reason
+from jacloom_graph.ops import TABLE
+from jax import lax
+
+from jacloom_worker.primitives import primitives
+
+Params = dict[str, Any]
+Operands = Sequence[Any]
+
+
+def bind(op: str, operands: Operands, attrs: Mapping[str, Any]) -> list[Any]:
+    """Returns the results of a plain op.
+
+    Args:
+        op: A name in the op table that is not a structured op.
+        operands: JAX values.
+        attrs: Attributes as stored; missing ones take their defaults.
+
+    Raises:
+        Fault: UNSUPPORTED_OP if the installed JAX does not have the op.
+    """
+    params = parameters(op, attrs)
+    if op in _CALLS:
+        results = _CALLS[op](operands, params)
+    else:
+        primitive = primitives().get(op)
+        if primitive is None:
+            raise Fault(Reason.UNSUPPORTED_OP, f"op {op!r} is not part of JAX {jax.__version__}, which this worker has")
+        results = primitive.bind(*operands, **_EXTRA.get(op, {}), **(_PARAMS[op](params) if op in _PARAMS else params))
+    return list(results) if isinstance(results, (list, tuple)) else [results]
+
+
+def parameters(op: str, attrs: Mapping[str, Any]) -> Params:
+    """Returns all attributes of an op, defaults filled in and dtype names resolved."""
+    return {spec.name: _value(spec.kind, attrs.get(spec.name, spec.default)) for spec in TABLE[op].attrs}
+
+
+def highest(precision: Any) -> tuple[lax.Precision, lax.Precision]:
+    """Returns the precision of every product, whatever was asked: GPUs would otherwise round float32 operands to TF32."""
+    return (lax.Precision.HIGHEST, lax.Precision.HIGHEST)
+
+
+def dtype(name: str) -> Any:
+    """Returns the dtype of a graph's dtype name."""
+    return jax.numpy.dtype(name)
+
+
+def _value(kind: AttrKind, value: Any) -> Any:
+    return dtype(value) if kind is AttrKind.DTYPE and value is not None else value
+
+
+_EXTRA: Mapping[str, Params] = {
+    "broadcast_in_dim": {"sharding": None},
+    "convert_element_type": {"sharding": None},
+    "iota": {"sharding": None},
+    "reshape": {"sharding": None},
+    "reduce_sum": {"out_sharding": None},
+    "dot_general": {"out_sharding": None},
+    "conv_general_dilated": {"out_sharding": None},
+    "rng_bit_generator": {"out_sharding": None},
+    "schur": {"select_callable": None},
+    **{name: {"accuracy": None} for name in ("cos", "exp", "exp2", "expm1", "log", "log1p", "logistic", "rsqrt", "sin", "sqrt", "cbrt", "tan", "tanh")},
+}
+"""Parameters that JAX wants and that a graph has no word for, at their neutral values."""
+
+
+def _dot_general(params: Params) -> Params:
+    contracting = (params["lhs_contracting"], params["rhs_contracting"])
+    batch = (params["lhs_batch"], params["rhs_batch"])
+    return {
+        "dimension_numbers": (contracting, batch),
+        "precision": highest(params["precision"]),
+        "preferred_element_type": params["preferred_element_type"],
+    }
+
+
+def _conv(params: Params) -> Params:
+    specs = lax.ConvDimensionNumbers(params.pop("lhs_spec"), params.pop("rhs_spec"), params.pop("out_spec"))
+    return {**params, "dimension_numbers": specs, "precision": highest(params["precision"])}
+
+
+def _fft(params: Params) -> Params:
+    return {**params, "fft_type": lax.FftType[params["fft_type"]]}
+
+
+def _round(params: Params) -> Params:
+    return {"rounding_method": lax.RoundingMethod[params["rounding_method"]]}
+
+
+def _selecting(params: Params) -> Params:
+    return {**params, "select_prim": primitives()[params["select_prim"]]}
+
+
+def _eigh(params: Params) -> Params:
+    algorithm = params["algorithm"]
+    return {**params, "algorithm": lax.linalg.EighImplementation[algorithm] if algorithm else None}
+
+
+def _eig(params: Params) -> Params:
+    implementation = params["implementation"]
+    return {**params, "implementation": lax.linalg.EigImplementation[implementation] if implementation else None}
+
+
+def _svd(params: Params) -> Params:
+    algorithm = params.pop("algorithm")
+    return {**params, "algorithm": lax.linalg.SvdAlgorithm[algorithm]} if algorithm else params
+
+
+def _platforms(params: Params) -> Params:
+    return {"platforms": tuple(tuple(group.split(",")) if group else None for group in params["platforms"])}
+
+
+_PARAMS: Mapping[str, Callable[[Params], Params]] = {
+    "dot_general": _dot_general,
+    "conv_general_dilated": _conv,
+    "fft": _fft,
+    "round": _round,
+    "select_and_gather_add": _selecting,
+    "select_and_scatter_add": _selecting,
+    "eigh": _eigh,
+    "eig": _eig,
+    "svd": _svd,
+    "platform_index": _platforms,
+}
+"""How attributes become JAX's parameters where the two differ."""
+
+
+def _gather(operands: Operands, params: Params) -> Any:
+    fields = ("offset_dims", "collapsed_slice_dims", "start_index_map", "operand_batching_dims", "start_indices_batching_dims")
+    numbers = lax.GatherDimensionNumbers(**{name: params.pop(name) for name in fields})
+    mode = lax.GatherScatterMode[params.pop("mode")]
+    return lax.gather(*operands, dimension_numbers=numbers, mode=mode, **params)
+
+
+def _scatter(name: str) -> Callable[[Operands, Params], Any]:
+    return lambda operands, params: _scatter_call(partial(getattr(lax, name), *operands), params)
+
+
+def _scatter_call(function: Callable[..., Any], params: Params) -> Any:
+    fields = ("update_window_dims", "inserted_window_dims", "scatter_dims_to_operand_dims", "operand_batching_dims", "scatter_indices_batching_dims")
+    numbers = lax.ScatterDimensionNumbers(**{field: params.pop(field) for field in fields})
+    return function(dimension_numbers=numbers, mode=lax.GatherScatterMode[params.pop("mode")], **params)
+
+
+def scatter(operands: Operands, params: Params, combine: Callable[..., list[Any]] | None) -> Any:
+    """Returns operand 0 with windows replaced, by ``combine`` of the old element where there is such a function."""
+    params = {**params}
+    del params["function"]
+    if combine is None:
+        return _scatter("scatter")(operands, params)
+    target, indices, updates = operands
+
+    def apply(**options: Any) -> Any:
+        return lax.scatter_apply(target, indices, lambda old: combine(old, old)[0], update_shape=updates.shape, **options)
+
+    return _scatter_call(apply, params)
+
+
+def _random_wrap(operands: Operands, params: Params) -> Any:
+    return jax.random.wrap_key_data(operands[0], impl=params["impl"])
+
+
+def _random_seed(operands: Operands, params: Params) -> Any:
+    # jax.random.key takes one seed; an array of seeds gives an array of keys.
+    seeds = operands[0]
+    make: Callable[[Any], Any] = lambda seed: jax.random.key(seed, impl=params["impl"])  # noqa: E731
+    for _ in range(np.ndim(seeds)):
+        make = jax.vmap(make)
+    return make(seeds)
+
+
+def _conj(operands: Operands, params: Params) -> Any:
+    return lax.conj(operands[0])
+
+
+def _rng_bit_generator(operands: Operands, params: Params) -> Any:
+    return lax.rng_bit_generator(operands[0], params["shape"], params["dtype"], lax.RandomAlgorithm[params["algorithm"]])
+
+
+_CALLS: Mapping[str, Callable[[Operands, Params], Any]] = {
+    "gather": _gather,
+    **{name: _scatter(name) for name in ("scatter_add", "scatter_sub", "scatter_mul", "scatter_min", "scatter_max")},
+    "random_wrap": _random_wrap,
+    "random_seed": _random_seed,
+    "rng_bit_generator": _rng_bit_generator,
+    "conj": _conj,
+}
+"""Ops that go through ``jax.lax`` or ``jax.random``."""

@@ -1,0 +1,42 @@
+"""The Ray actor that answers questions about functions without running them, so that the server never parses a graph and never imports JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jacloom_graph.errors import Fault
+
+from jacloom_worker.actor import Process, fetched
+from jacloom_worker.envelope import Result, pack_result
+from jacloom_worker.protocol import Hello, Load
+
+
+class Clerk:
+    """Parses, checks, identifies, infers and prices."""
+
+    def __init__(self, threads: int | None, gpu: bool, memory: int | None) -> None:
+        """See ``Process``."""
+        self._process = Process(threads, gpu, memory)
+
+    def hello(self) -> Hello:
+        """See ``Process.hello``."""
+        return self._process.hello()
+
+    def describe(self, load: Load, lease: float) -> Any:
+        """Returns the ``Description`` of a graph, or the fault that it has, packed."""
+        return self._answer(load, lease, self._process.engine.describe)
+
+    def survey(self, load: Load, lease: float, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool) -> Any:
+        """Returns the ``Survey`` of a function with respect to some leaves, or the fault that it has, packed."""
+        return self._answer(load, lease, lambda here: self._process.engine.survey(here, wrt, outputs, holomorphic))
+
+    def _answer(self, load: Load, lease: float, question: Callable[[Load], Result]) -> Any:
+        here = fetched(load)
+        assert here is not None
+        with self._process.watchdog.within(lease):
+            try:
+                result = question(here)
+            except Fault as fault:
+                result = fault
+        return pack_result(result, self._process.notes.take())

@@ -1,0 +1,212 @@
+"""The engine: holds functions and compiled kernels, runs tasks, answers questions about graphs. Knows nothing of Ray.
+
+Nothing here raises: a failure comes back as a ``Fault``, because an answer crosses processes and an exception would not be one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jacloom_graph.errors import Fault, Reason
+from jacloom_graph.identity import graph_id
+from jacloom_graph.limits import DEFAULT, Limits
+from jacloom_worker import compiling, functions, kernels, requirements, surveying
+from jacloom_worker.bounded import Bounded
+from jacloom_worker.compiling import Compiled
+from jacloom_worker.faults import explain
+from jacloom_worker.functions import Blueprint
+from jacloom_worker.kernels import Inner, Subject
+from jacloom_worker.protocol import Answer, Description, Done, Kernel, Kind, Load, Missing, Survey, Task
+
+_FUNCTIONS, _FUNCTION_BYTES = 128, 4 << 30
+_KERNELS = 512
+_BLUEPRINTS, _BLUEPRINT_BYTES = 128, 128 << 20
+_POINTS, _POINT_BYTES = 64, 2 << 30
+
+
+class Engine:
+    """Runs tasks one at a time. Not thread-safe: one thread computes, and everything that it keeps is bounded.
+
+    Call ``devices.configure`` before the first task.
+    """
+
+    def __init__(self, limits: Limits = DEFAULT, memory_limit: int | None = None) -> None:
+        """Makes an engine that holds nothing.
+
+        Args:
+            limits: Bounds on graphs.
+            memory_limit: Bytes that one kernel may need; None to let it try.
+        """
+        self._limits = limits
+        self._memory_limit = memory_limit
+        self._most_bytes = functions.MOST_BYTES if memory_limit is None else memory_limit
+        self._kernels: Bounded[Kernel, Compiled] = Bounded(_KERNELS)
+        self._subjects: Bounded[str, Subject] = Bounded(_FUNCTIONS, _FUNCTION_BYTES, dropped=self._forget)
+        self._blueprints: Bounded[bytes, Blueprint] = Bounded(_BLUEPRINTS, _BLUEPRINT_BYTES)
+        self._points: Bounded[str, list[jax.Array]] = Bounded(_POINTS, _POINT_BYTES)
+
+    def run(self, task: Task, *arrays: np.ndarray) -> Answer:
+        """Computes a task.
+
+        Args:
+            task: What to compute.
+            *arrays: One per input leaf, then the seeds, of exactly the leaves' dtypes and shapes; keys as their raw data. Read-only views will
+                do, and they are not looked at after the answer.
+
+        Returns:
+            ``Done`` with arrays that nothing else writes to; ``Missing`` if the function is neither held nor in the task; else the fault.
+        """
+        try:
+            return self._run(task, arrays)
+        except Exception as error:
+            return explain(error)
+
+    def describe(self, load: Load) -> Description | Fault:
+        """Returns what a graph is, or what is wrong with it. Only ``load.graph`` is looked at: constants may be missing."""
+        try:
+            blueprint = self._blueprint(load)
+            graph, census = blueprint.graph, blueprint.census
+            return Description(
+                id=graph_id(graph),
+                inputs=blueprint.subject.inputs,
+                outputs=blueprint.subject.outputs,
+                in_tree=graph.in_tree,
+                out_tree=graph.out_tree,
+                nodes=census.nodes,
+                functions=census.functions,
+                expanded_nodes=census.expanded_nodes,
+                blobs=blueprint.blobs,
+            )
+        except Exception as error:
+            return explain(error)
+
+    def survey(self, load: Load, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool = False) -> Survey | Fault:
+        """Returns which derivatives a function has with respect to some leaves, and what one pass costs. Nothing is compiled or computed.
+
+        Args:
+            load: The function; only ``load.graph`` is looked at.
+            wrt: Input leaves that are differentiated.
+            outputs: Output leaves that are differentiated.
+            holomorphic: As ``Kernel.holomorphic``.
+        """
+        try:
+            return surveying.survey(self._blueprint(load).subject, wrt, outputs, holomorphic)
+        except Exception as error:
+            return explain(error)
+
+    def _run(self, task: Task, arrays: Sequence[np.ndarray]) -> Answer:
+        kernel, compile_seconds = task.kernel, 0.0
+        compiled = self._kernels.get(kernel)
+        if compiled is None:
+            subject = self._subject(task)
+            if subject is None:
+                return Missing()
+            compiled = _compiled(subject, kernel)
+            compile_seconds = compiled.seconds
+            self._kernels.put(kernel, compiled)
+        self._check_memory(compiled)
+        _check_arguments(compiled, task, arrays)
+        arguments = self._placed(task, compiled, arrays)
+        started = time.perf_counter()
+        results = [np.asarray(result) for result in compiled(arguments)]  # waits for each; on a CPU a view of the device's own memory
+        seconds = time.perf_counter() - started
+        return Done(_trimmed(task, results), seconds, compile_seconds)
+
+    def _subject(self, task: Task) -> Subject | None:
+        """Returns the task's function, or None if it is neither held nor in the task."""
+        subject = self._subjects.get(task.kernel.function)
+        if subject is None and task.load is not None:
+            subject, nbytes = functions.load(task.load, self._most_bytes)
+            self._subjects.put(task.kernel.function, subject, nbytes)
+        return subject
+
+    def _forget(self, function: str, _: Subject) -> None:
+        for kernel in self._kernels:
+            if kernel.function == function:
+                self._kernels.discard(kernel)
+
+    def _blueprint(self, load: Load) -> Blueprint:
+        digest = hashlib.sha256(load.graph).digest()
+        blueprint = self._blueprints.get(digest)
+        if blueprint is None:
+            blueprint = functions.draft(load, self._limits, self._most_bytes)
+            self._blueprints.put(digest, blueprint, len(load.graph))
+        return blueprint
+
+    def _placed(self, task: Task, compiled: Compiled, arrays: Sequence[np.ndarray]) -> Sequence[Any]:
+        """Returns a task's arguments, those at a named point on the device."""
+        arguments: list[Any] = list(arrays)
+        if task.kernel.kind in requirements.TILES:
+            arguments.append(np.int64(task.start))
+        if task.point and jax.default_backend() != "cpu":
+            # On a CPU the arrays already lie in the device's memory, and a copy would only double it.
+            point = self._points.get(task.point)
+            if point is None:
+                point = [jax.device_put(array) for array in arrays[: compiled.leaves]]
+                self._points.put(task.point, point, sum(array.nbytes for array in point))
+            arguments[: compiled.leaves] = point
+        return arguments
+
+    def _check_memory(self, compiled: Compiled) -> None:
+        if self._memory_limit is not None and compiled.nbytes > self._memory_limit:
+            need = f"the kernel needs {compiled.nbytes:,} bytes and the worker may use {self._memory_limit:,}"
+            raise Fault(Reason.OUT_OF_MEMORY, f"{need}; use smaller tiles, or workers with more memory")
+
+
+def _compiled(subject: Subject, kernel: Kernel) -> Compiled:
+    """Returns a function's kernel, compiled. A Hessian is got in the other way where JAX refuses the cheaper.
+
+    Raises:
+        Fault: Whatever is in the way of it.
+    """
+    requirements.check(kernel, subject.inputs, subject.outputs)
+    *others, last = _orders(subject, kernel)
+    for inner in others:
+        try:
+            return compiling.compile(kernels.computation(subject, kernel, inner))
+        except Exception as error:
+            fault = explain(error)
+            if fault.reason is not Reason.MODE_UNAVAILABLE:
+                raise fault from error
+    return compiling.compile(kernels.computation(subject, kernel, last))
+
+
+def _orders(subject: Subject, kernel: Kernel) -> tuple[Inner, ...]:
+    """Returns the ways to the Jacobian within a Hessian tile, the one with fewer passes first."""
+    if kernel.kind is not Kind.HESSIAN:
+        return ("reverse",)
+    m, n = sum(subject.outputs[index].size for index in kernel.outputs), sum(subject.inputs[index].size for index in kernel.wrt)
+    return ("reverse", "forward") if m <= n else ("forward", "reverse")
+
+
+def _check_arguments(compiled: Compiled, task: Task, arrays: Sequence[np.ndarray]) -> None:
+    tile = task.kernel.kind in requirements.TILES
+    expected = compiled.arguments[:-1] if tile else compiled.arguments
+    if len(arrays) != len(expected):
+        seeds = len(expected) - compiled.leaves
+        text = f"the function takes {compiled.leaves} input leaves, and this call {seeds} seeds besides; got {len(arrays)} arrays in all"
+        raise Fault(Reason.ARGUMENT_MISMATCH, text, field="args")
+    for index, (array, (dtype, shape)) in enumerate(zip(arrays, expected, strict=True)):
+        if array.dtype != dtype or array.shape != shape:
+            where = f"args[{index}]" if index < compiled.leaves else f"seeds[{index - compiled.leaves}]"
+            text = f"{where} must be {dtype} of shape {shape}, got {array.dtype} of shape {array.shape}; nothing is cast, convert it first"
+            raise Fault(Reason.ARGUMENT_MISMATCH, text, field=where)
+    if tile and not (0 <= task.count <= task.kernel.width and task.start >= 0):
+        text = f"a tile has 0 to {task.kernel.width} seeds from a start of at least 0, got {task.count} from {task.start}"
+        raise Fault(Reason.INVALID_OPTION, text, field="seeds")
+
+
+def _trimmed(task: Task, results: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Returns a tile's blocks without the padding of its last seeds."""
+    kind, count = task.kernel.kind, task.count
+    if kind not in requirements.TILES or count == task.kernel.width:
+        return tuple(results)
+    if kind is Kind.REVERSE:
+        return tuple(block[:count] for block in results)
+    return tuple(np.ascontiguousarray(block[:, :count]) for block in results)

@@ -1,0 +1,79 @@
+"""How tasks and answers travel through Ray: small ones as bytes pickled once, large arrays by shared memory. Importable without JAX and without Ray.
+
+A round trip of a Ray actor takes 0.85 ms here. With dataclasses and arrays as arguments it takes 1.45 ms, packed like this 0.95 ms.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from jacloom_graph.errors import Fault
+from jacloom_graph.tensor import from_bytes
+from jacloom_graph.types import Type
+
+from jacloom_worker.protocol import Answer, Description, Done, Load, Missing, Survey, Task
+
+INLINE_BYTES: Final = 100_000
+"""Arguments and answers up to this size travel in the message itself; storing them in shared memory would cost more (1.5 ms)."""
+
+Result = Answer | Description | Survey | tuple[tuple[Type, ...], ...]
+"""What a worker or a clerk can answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """One array on its way to a worker."""
+
+    type: Type
+    data: Any
+    """Its elements as in ``Tensor.data``: bytes, or a Ray ObjectRef of bytes or of a ``uint8`` array."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something that a worker logged while it worked, for the server's log: a worker's own is gone with its machine."""
+
+    logger: str
+    level: int
+    text: str
+
+
+def pack_task(task: Task, lease: float, types: Sequence[Type]) -> bytes:
+    """Returns a task, without its ``load``, as bytes.
+
+    Args:
+        task: The task.
+        lease: Seconds it may take.
+        types: Types of the arrays that travel beside it.
+    """
+    return pickle.dumps((replace(task, load=None), lease, tuple(types)), protocol=5)
+
+
+def unpack_task(data: bytes, load: Load | None, buffers: Sequence[Any]) -> tuple[Task, float, list[np.ndarray]]:
+    """Returns the task, its lease in seconds, and its arrays as read-only views of the buffers.
+
+    Raises:
+        Fault: ARGUMENT_MISMATCH if a buffer does not have the size of its type.
+    """
+    task, lease, types = pickle.loads(data)
+    arrays = [from_bytes(type_, memoryview(buffer).cast("B"), f"args[{index}]") for index, (type_, buffer) in enumerate(zip(types, buffers, strict=True))]
+    return replace(task, load=load), lease, arrays
+
+
+def pack_result(result: Result, notes: Sequence[Note]) -> Any:
+    """Returns what goes back through Ray: bytes where the answer is small, else the answer itself, whose arrays Ray puts into shared memory."""
+    if isinstance(result, Done) and sum(array.nbytes for array in result.arrays) > INLINE_BYTES:
+        return result, tuple(notes)
+    return pickle.dumps((result, tuple(notes)), protocol=5)
+
+
+def unpack_result(packed: Any) -> tuple[Result, tuple[Note, ...]]:
+    """Returns a worker's answer and its notes."""
+    result, notes = pickle.loads(packed) if isinstance(packed, bytes) else packed
+    if not isinstance(result, Done | Missing | Fault | Description | Survey | tuple):
+        raise TypeError(f"a worker answered with {type(result).__name__}")
+    return result, notes

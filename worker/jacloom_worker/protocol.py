@@ -1,0 +1,160 @@
+"""What the server and its workers say to each other: plain data, importable without JAX and without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from jacloom_graph.errors import Fault
+from jacloom_graph.types import Tree, Type
+
+
+class Kind(Enum):
+    """What a kernel computes. The first five are single passes; the last three compute a tile of seeds and return matrices."""
+
+    VALUE = "value"
+    JVP = "jvp"
+    VJP = "vjp"
+    GRADIENT = "gradient"
+    HVP = "hvp"
+    FORWARD = "forward"
+    """Columns of the Jacobian. Seeds number the entries of all wrt leaves, one leaf after the other, each in C order."""
+    REVERSE = "reverse"
+    """Rows of the Jacobian. Seeds number the entries of all differentiated outputs in the same way."""
+    HESSIAN = "hessian"
+    """Columns of the second derivative: the derivative of the whole Jacobian along each seed, seeds as for FORWARD."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """Identity of a compiled computation: equal kernels share one compiled program in a worker."""
+
+    function: str
+    """The function's id, 64 hex digits."""
+    kind: Kind
+    wrt: tuple[int, ...] = ()
+    """Input leaves that are differentiated."""
+    outputs: tuple[int, ...] = ()
+    """Output leaves that are differentiated."""
+    values: tuple[int, ...] = ()
+    """Output leaves whose values are wanted too (single-pass kinds only)."""
+    width: int = 0
+    """Seeds per call for tile kinds; 0 for single-pass kinds."""
+    holomorphic: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A function for a worker that does not hold it yet."""
+
+    graph: Any
+    """Serialized ``Graph``: bytes, or a Ray ObjectRef of bytes."""
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    """For each blob name in the graph, its bytes or a Ray ObjectRef of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One call of a kernel. Arrays travel beside it: one per input leaf, then the seeds (see ``Kind``)."""
+
+    kernel: Kernel
+    load: Load | None = None
+    """Present where the worker may not hold the function yet."""
+    point: str = ""
+    """Name under which the worker may keep the arguments on its device for the next tiles; empty: do not keep them."""
+    start: int = 0
+    """First seed (tile kinds)."""
+    count: int = 0
+    """Seeds wanted, at most ``kernel.width``; the rest of the width is padding and is cut off before the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A task's answer.
+
+    ``arrays`` in order. VALUE: ``values``. JVP: tangents of ``outputs``, then ``values``. VJP: cotangents of ``wrt``, then ``values``.
+    GRADIENT and HVP: one per wrt leaf, then ``values``. FORWARD: one ``(size_i, count)`` per output i, dtype of the output.
+    REVERSE: one ``(count, size_j)`` per wrt leaf j, dtype of the leaf. HESSIAN: for each output i, for each wrt leaf j, one ``(size_i * size_j, count)``,
+    dtype ``np.result_type(output i, leaf j)``. All C-contiguous; where the answer's dtype is wider, the server widens.
+    """
+
+    arrays: tuple[np.ndarray, ...]
+    seconds: float
+    """Wall time of the computation alone."""
+    compile_seconds: float = 0.0
+    """Wall time of tracing and compiling, where this task had to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """The worker does not hold the function (any more): send the task again with ``load``."""
+
+
+Answer = Done | Missing | Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What the clerk found out about a graph."""
+
+    id: str
+    """SHA-256 of the canonical form, 64 hex digits."""
+    inputs: tuple[Type, ...]
+    outputs: tuple[Type, ...]
+    in_tree: Tree
+    out_tree: Tree
+    nodes: int
+    functions: int
+    expanded_nodes: int
+    blobs: tuple[str, ...]
+    """Names of the blobs that the graph's constants refer to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one pass costs, estimated from the program without running it."""
+
+    flops: float
+    """Floating-point operations of one pass (one seed); of one evaluation for the value itself."""
+    bytes: float
+    """Bytes moved by one pass."""
+    peak: int
+    """Bytes alive at once per seed, over and above what all seeds share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Which derivatives a function has with respect to some leaves, and their price."""
+
+    value: Cost
+    forward: Cost | Fault
+    """Cost of a JVP, or why there is none."""
+    reverse: Cost | Fault
+    """Cost of a VJP, or why there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What an actor says of itself when it starts; the pool refuses one that does not fit the server."""
+
+    protocol: int
+    """``PROTOCOL`` of the worker's installation."""
+    opset: int
+    python: str
+    jax: str
+    node: str
+    """Ray node id."""
+    pid: int
+    platform: str
+    """``"cpu"`` or ``"gpu"``."""
+    device: str
+    """The device in words."""
+    memory: int
+    """Bytes of device memory that tasks may use."""
+
+
+PROTOCOL = 1
+"""Version of this module's messages; server and workers must agree."""

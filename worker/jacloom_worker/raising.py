@@ -1,0 +1,219 @@
+"""A graph raised to a JAX function: evaluated node by node under whatever trace JAX is making.
+
+Everything JAX can do with a function it can do with a ``Program``: compile it, batch it, differentiate it to any order. While
+it is evaluated, each result is compared with the type that the graph declares, and its size with the limit, in Python integers
+and before anything is compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+from jacloom_graph.errors import Fault, Place, Reason
+from jacloom_graph.ops import TABLE
+from jacloom_graph.tensor import KEY_DATA
+from jacloom_graph.types import Constant, Graph, Node, Type
+
+from jacloom_worker.binds import bind
+from jacloom_worker.loops import STRUCTURED
+
+_LARGE = 64 * 1024
+"""Constants above this many bytes are arguments of what is compiled, not part of it: the compiler would copy and fold them."""
+
+_INLINE = 16
+"""Calls of functions with fewer nodes are written out; others are traced once and called."""
+
+
+class Program:
+    """A flat JAX function ``(leaf..) -> [leaf..]`` made from a checked graph.
+
+    Attributes:
+        graph: The graph.
+        large: Large constants, to be passed to ``apply``.
+    """
+
+    def __init__(self, graph: Graph, constants: Mapping[str, Any] | None = None, most_bytes: int = 1 << 36) -> None:
+        """Resolves the graph's constants.
+
+        Args:
+            graph: A graph that ``check`` has passed.
+            constants: Bytes of the blobs that constants refer to, by blob name.
+            most_bytes: Greatest size of any one value.
+
+        Raises:
+            Fault: BLOB_NOT_FOUND or ARGUMENT_MISMATCH if a constant's blob is missing or has the wrong length.
+        """
+        self.graph = graph
+        self._most_bytes = most_bytes
+        values = [_resolve(constant, constants or {}) for constant in graph.constants]
+        self._large_numbers = tuple(index for index, value in enumerate(values) if value.nbytes > _LARGE)
+        self.large = tuple(values[index] for index in self._large_numbers)
+        self._small = [_as_key(constant.type, value) for constant, value in zip(graph.constants, values, strict=True)]
+        self._callables: dict[int, Callable[..., list[Any]]] = {}
+
+    @property
+    def inputs(self) -> tuple[Type, ...]:
+        """Types of the input leaves."""
+        return self.graph.entry.inputs
+
+    def __call__(self, *leaves: Any) -> list[Any]:
+        """Returns the output leaves, with the large constants taken as they are."""
+        return self.apply(self.large, leaves)
+
+    def apply(self, large: Sequence[Any], leaves: Sequence[Any]) -> list[Any]:
+        """Returns the output leaves.
+
+        Args:
+            large: The values of ``self.large``, or tracers of them.
+            leaves: One JAX value per input leaf, of the type the graph gives it.
+
+        Raises:
+            Fault: with the place, where a node does not fit its operands, differs from its declared types, or is too large.
+        """
+        return self.run(0, tuple(large), leaves)
+
+    def run(self, number: int, large: tuple[Any, ...], args: Sequence[Any]) -> list[Any]:
+        """Returns the results of one of the graph's functions."""
+        function = self.graph.functions[number]
+        constants = self._constants(large)
+        values = list(args)
+        for index, node in enumerate(function.nodes):
+            operands = [values[operand] if operand >= 0 else constants[-1 - operand] for operand in node.operands]
+            place = Place(number, index, node.op)
+            results = self._evaluate(node, operands, large, place)
+            self._verify(node, results, place)
+            values.extend(results)
+        return [values[operand] if operand >= 0 else constants[-1 - operand] for operand in function.outputs]
+
+    def callable(self, number: int, large: tuple[Any, ...]) -> Callable[..., list[Any]]:
+        """Returns one of the graph's functions for JAX to trace in place: it may close over ``large``."""
+        return lambda *args: self.run(number, large, args)
+
+    def call(self, number: int, large: tuple[Any, ...], args: Sequence[Any]) -> list[Any]:
+        """Returns the results of a function that is traced once for all its calls, unless it is small."""
+        if len(self.graph.functions[number].nodes) < _INLINE:
+            return self.run(number, large, args)
+        return self.shared(number)(self.needed(number, large), *args)
+
+    def shared(self, number: int) -> Callable[..., list[Any]]:
+        """Returns the function ``(large, *args)`` as one object for the life of the program, so that JAX recognizes it."""
+        if number not in self._callables:
+            self._callables[number] = jax.jit(lambda large, *args: self.run(number, large, args))
+        return self._callables[number]
+
+    def needed(self, number: int, large: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Returns ``large`` for functions that reach a large constant, else nothing. A shared callable must not close over it."""
+        return large if number in self._reaching_large else ()
+
+    def _constants(self, large: tuple[Any, ...]) -> list[Any]:
+        if not large or not self._large_numbers:
+            return self._small
+        constants = list(self._small)
+        for index, value in zip(self._large_numbers, large, strict=True):
+            constants[index] = value
+        return constants
+
+    @cached_property
+    def _reaching_large(self) -> frozenset[int]:
+        large = {-1 - number for number in self._large_numbers}
+        direct = {
+            number
+            for number, function in enumerate(self.graph.functions)
+            if large.intersection(function.outputs) or any(large.intersection(node.operands) for node in function.nodes)
+        }
+        references = [references_of(self.graph, number) for number in range(len(self.graph.functions))]
+        while True:
+            grown = direct | {number for number, reached in enumerate(references) if direct.intersection(reached)}
+            if grown == direct:
+                return frozenset(direct)
+            direct = grown
+
+    def _evaluate(self, node: Node, operands: list[Any], large: tuple[Any, ...], place: Place) -> list[Any]:
+        try:
+            if node.op in STRUCTURED:
+                return list(STRUCTURED[node.op](self, node, operands, large))
+            return bind(node.op, operands, node.attrs)
+        except Fault as fault:
+            raise fault if fault.place else Fault(fault.reason, fault.message, field=fault.field, place=place) from fault
+        except (TypeError, ValueError, NotImplementedError, AssertionError, IndexError, KeyError) as error:
+            raise _explained(error, place) from error
+
+    def _verify(self, node: Node, results: list[Any], place: Place) -> None:
+        if len(results) != node.result_count:
+            raise Fault(Reason.TYPE_MISMATCH, f"{node.op} has {len(results)} results here, the graph says {node.result_count}", place=place)
+        for index, result in enumerate(results):
+            declared = node.result_types[index] if node.result_types else None
+            if declared is not None and (declared.shape != tuple(result.shape) or declared.dtype != dtype_name(result.dtype)):
+                found = Type(dtype_name(result.dtype), tuple(result.shape))
+                raise Fault(Reason.TYPE_MISMATCH, f"result {index} of {node.op} is {found}, the graph declares {declared}", place=place)
+            nbytes = Type("", tuple(result.shape)).size * max(1, _itemsize(result.dtype))
+            if nbytes > self._most_bytes:
+                raise Fault(
+                    Reason.TOO_LARGE,
+                    f"result {index} of {node.op} would have {nbytes} bytes; at most {self._most_bytes} are allowed for one value",
+                    place=place,
+                )
+
+
+def references_of(graph: Graph, number: int) -> set[int]:
+    """Returns the functions that a function refers to directly, those of its rules included."""
+    found: set[int] = set()
+    for node in graph.functions[number].nodes:
+        for spec in TABLE[node.op].attrs:
+            value = node.attrs.get(spec.name)
+            if value is None:
+                continue
+            if spec.kind.name == "FUNCTION":
+                found.add(value)  # type: ignore[arg-type]  # the table says it is an int
+            elif spec.kind.name == "FUNCTIONS":
+                found.update(value)  # type: ignore[arg-type]
+            elif spec.kind.name == "RULE":
+                rule = graph.rules[value]  # type: ignore[index]
+                found.add(rule.function)
+                derivative = rule.derivative
+                if not isinstance(derivative, str):
+                    found.update(getattr(derivative, name) for name in ("function", "forward", "backward") if hasattr(derivative, name))
+    return found
+
+
+def dtype_name(dtype: Any) -> str:
+    """Returns the graph's name of a JAX dtype."""
+    if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+        return f"key<{dtype._impl.name}>"
+    return str(np.dtype(dtype).name)
+
+
+def _itemsize(dtype: Any) -> int:
+    return int(getattr(dtype, "itemsize", 16))
+
+
+def _resolve(constant: Constant, blobs: Mapping[str, Any]) -> np.ndarray:
+    if constant.data is not None:
+        return constant.data
+    if constant.blob not in blobs:
+        raise Fault(Reason.BLOB_NOT_FOUND, f"the graph's constant {constant.blob} is not stored here; upload it again")
+    key = constant.type.dtype.removeprefix("key<").removesuffix(">")
+    extra = KEY_DATA[key] if constant.type.dtype.startswith("key<") else ()
+    array = np.frombuffer(blobs[constant.blob], np.uint32 if extra else jax.numpy.dtype(constant.type.dtype))
+    shape = (*constant.type.shape, *extra)
+    if array.size != Type("", shape).size:
+        raise Fault(Reason.ARGUMENT_MISMATCH, f"blob {constant.blob} has {array.size} elements, its constant {constant.type} needs {Type('', shape).size}")
+    return array.reshape(shape)
+
+
+def _as_key(type_: Type, value: np.ndarray) -> Any:
+    if type_.dtype.startswith("key<"):
+        return jax.random.wrap_key_data(value, impl=type_.dtype[4:-1])
+    return value
+
+
+def _explained(error: Exception, place: Place) -> Fault:
+    text = str(error).strip().split("\n\n")[0][:1000]
+    if "custom_vjp" in text and "forward-mode" in text:
+        message = "a function here has a reverse rule only (a custom_vjp), so there are no JVPs through it; use mode='reverse'"
+        return Fault(Reason.MODE_UNAVAILABLE, message, place=place)
+    return Fault(Reason.TYPE_MISMATCH, f"{place.op} does not fit its operands: {text}", place=place)

@@ -1,0 +1,46 @@
+"""Which derivatives a function has, and what one pass of each costs: found by tracing, without compiling."""
+
+from __future__ import annotations
+
+import jax
+
+from jacloom_graph.errors import Fault, Reason
+from jacloom_worker import kernels, requirements
+from jacloom_worker.faults import explain
+from jacloom_worker.infer import abstract, struct
+from jacloom_worker.kernels import Subject
+from jacloom_worker.price import price
+from jacloom_worker.protocol import Cost, Kernel, Kind, Survey
+
+
+def survey(subject: Subject, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool = False) -> Survey:
+    """Returns the cost of a value, a JVP and a VJP; where there is none, why.
+
+    Raises:
+        Fault: INVALID_OPTION if ``wrt`` or ``outputs`` name leaves that are not there or have no derivatives; and what tracing the value finds wrong.
+    """
+    value = _cost(subject, Kernel("", Kind.VALUE, values=outputs))
+    forward = _derivative(subject, Kernel("", Kind.FORWARD, wrt, outputs, width=1, holomorphic=holomorphic), Kind.JVP)
+    reverse = _derivative(subject, Kernel("", Kind.REVERSE, wrt, outputs, width=1, holomorphic=holomorphic), Kind.VJP)
+    return Survey(value, forward, reverse)
+
+
+def _derivative(subject: Subject, tile: Kernel, single: Kind) -> Cost | Fault:
+    try:
+        requirements.check(tile, subject.inputs, subject.outputs)
+        return _cost(subject, Kernel("", single, tile.wrt, tile.outputs))
+    except Exception as error:
+        fault = explain(error)
+        if fault.reason is Reason.INVALID_OPTION:
+            raise fault from error
+        return fault
+
+
+def _cost(subject: Subject, kernel: Kernel) -> Cost:
+    computation = kernels.computation(subject, kernel)
+    jaxpr = jax.make_jaxpr(computation.call)(abstract(subject.constants), *map(struct, computation.arguments))
+    shared = len(subject.constants) + len(subject.inputs)
+    seeds = len(computation.arguments) - len(subject.inputs)
+    # Of the value every operation counts; of a derivative those that each seed repeats.
+    varying = [kernel.kind is Kind.VALUE] * shared + [True] * seeds
+    return price(jaxpr, varying).cost
