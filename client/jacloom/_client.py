@@ -74,7 +74,7 @@ class Client:
         timeout: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> Callable[..., Any]:
-        """Returns a function that computes value and gradient: ``(value, gradient)``, or with ``has_aux`` ``((value, aux), gradient)``. See ``grad``."""
+        """Returns a function that computes ``(value, gradient)``, or with ``has_aux`` ``((value, aux), gradient)``. Arguments as for ``grad``."""
         return self._deferred(f, Gradient(normal(argnums), has_aux, holomorphic, value=True), CallOptions(timeout, on_progress))
 
     def jacobian(
@@ -125,7 +125,7 @@ class Client:
         timeout: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> Callable[..., Any]:
-        """Returns a function that computes all second derivatives of ``f``, as ``jax.hessian``; with ``has_aux``, ``(hessian, aux)``. See ``jacobian``."""
+        """Returns a function that computes all second derivatives of ``f``, as ``jax.hessian``. Arguments as for ``jacobian``."""
         transform = Hessian(normal(argnums), has_aux, holomorphic, tile)
         _check(f, transform, "auto", tile)
         return self._deferred(f, transform, CallOptions(timeout, on_progress))
@@ -154,7 +154,8 @@ class Client:
             >>> client.jvp(jnp.sin, (0.0,), (2.0,))
             (array(0.), array(2.))
         """
-        return self._product(f, Pushforward(has_aux), primals, tangents, CallOptions(timeout, on_progress))
+        pushed: tuple[Any, ...] = self._product(f, Pushforward(has_aux), primals, tangents, CallOptions(timeout, on_progress))
+        return pushed
 
     def vjp(
         self,
@@ -180,7 +181,8 @@ class Client:
             >>> client.vjp(lambda x, y: x * y, (2.0, 3.0), 1.0)
             (array(6.), (array(3.), array(2.)))
         """
-        return self._product(f, Pullback(has_aux), primals, cotangents, CallOptions(timeout, on_progress))
+        pulled: tuple[Any, ...] = self._product(f, Pullback(has_aux), primals, cotangents, CallOptions(timeout, on_progress))
+        return pulled
 
     def hvp(
         self,

@@ -31,7 +31,7 @@ def connect(
         token: Bearer token. Default: the environment variable JACLOOM_TOKEN.
         tls: True for TLS with the usual certificate authorities, a path for those in a PEM file, False for none even with a token. Default: the
             environment variable JACLOOM_TLS (``1`` or a path), and without it none.
-        timeout: Seconds until the service must have been reached, trying again all the while. Default: one attempt; 60 s for a local service to start.
+        timeout: Seconds until the service must have been reached, trying all the while. Default: one attempt; 60 s for a local service to start.
 
     Example:
         >>> with jl.connect() as client:
@@ -126,6 +126,8 @@ def _reach(session: Session, address: str, deadline: Deadline) -> None:
     try:
         session.registry.ping(first, patient=deadline.timeout is not None)
     except (UnavailableError, DeadlineExceeded) as error:
-        advice = f"Is `jacloom serve` running there, and does it use TLS as this call does? Start one with `jacloom serve --address {address}`, or use jl.connect()."
+        advice = (
+            "Is `jacloom serve` running there, and does it use TLS just as this call does? jl.connect() without an address starts a local service."
+        )
         kind = DeadlineExceeded if deadline.timeout is not None and isinstance(error, DeadlineExceeded) else UnavailableError
         raise kind(f"no jacloom service answers at {address} ({error.message}). {advice}") from None

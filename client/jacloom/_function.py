@@ -74,6 +74,11 @@ class Function:
         return self._id
 
     @property
+    def label(self) -> str:
+        """What messages call the function: the callable's name where it has one that reads well, else ``f``."""
+        return self._label
+
+    @property
     def graph(self) -> Graph:
         """The graph itself."""
         return self._graph

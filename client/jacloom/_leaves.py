@@ -60,7 +60,8 @@ def key(leaf: Any) -> Key:
     if sort is _Sort.NUMBER:
         return kind
     if sort is _Sort.JAX or sort is _Sort.STRUCT:
-        return leaf.dtype, tuple(leaf.shape), bool(getattr(leaf, "weak_type", False))
+        strong = (leaf.dtype, tuple(leaf.shape))
+        return (*strong, "weak") if getattr(leaf, "weak_type", False) else strong
     if sort is _Sort.CONVERTIBLE:
         array = _converted(leaf)
         return array.dtype, array.shape

@@ -6,6 +6,8 @@ import atexit
 import contextlib
 import json
 import os
+import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,8 +27,19 @@ STOP_SECONDS = 10.0
 """How long it may take to end its workers before it is killed."""
 ANNOUNCE_SECONDS = 1.0
 _LOG_LINES = 20
-_PROGRAM = "jacloom_server"
+SERVER_PROGRAM = "jacloom_server"
+"""The module that is run as the service; it is never imported here."""
 _NEEDED = ("ray", "jax", "grpc_health", "grpc_reflection")
+
+
+def require_server() -> None:
+    """Raises MissingExtraError unless what a service needs is installed."""
+    missing = [name for name in (SERVER_PROGRAM, *_NEEDED) if find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(
+            f'a service on this machine needs packages that are not installed ({", ".join(missing)}): pip install "jacloom[server]", '
+            "or use the address of another service"
+        )
 
 
 class LocalService:
@@ -38,23 +51,26 @@ class LocalService:
         Raises:
             MissingExtraError: if what the server needs is not installed.
         """
-        missing = [name for name in (_PROGRAM, *_NEEDED) if find_spec(name) is None]
-        if missing:
-            raise MissingExtraError(
-                f'a local service needs packages that are not installed ({", ".join(missing)}): pip install "jacloom[server]", or pass the address of a service'
-            )
+        require_server()
         self.users = 0
         self._owner = os.getpid()
         self._ready = threading.Event()
         self._endpoint: Endpoint | None = None
         self._answered = False
         self._stopped = False
-        descriptor, name = tempfile.mkstemp(prefix="jacloom-", suffix=".log")
-        self._log = Path(name)
+        self._keep_log = False
+        self._folder = Path(tempfile.mkdtemp(prefix="jacloom-local-"))  # readable by this user alone
+        self._log = self._folder / "log"
+        # Others on this machine reach the port as well, but do not have the token.
+        self._token = secrets.token_hex(32)
+        token_file = self._folder / "token"
+        token_file.touch(0o600)
+        token_file.write_text(self._token)
+        options = ["--parent", "--address", "127.0.0.1:0", "--token-file", str(token_file)]
         # A session of its own: Ctrl-C in the terminal reaches this process alone, which then decides. -P: the user's folder may hold a ray.py.
-        with open(descriptor, "wb") as log:
+        with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", _PROGRAM, "--embedded"],
+                [sys.executable, "-P", "-m", SERVER_PROGRAM, *options],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -121,8 +137,8 @@ class LocalService:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(3)
                     break
-        with contextlib.suppress(OSError):
-            self._log.unlink()
+        if not self._keep_log:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def forget_in_child(self) -> None:
         """Closes a forked process's copy of the pipe, which would keep the service alive after its owner."""
@@ -134,8 +150,7 @@ class LocalService:
         with self._process.stdout as output:
             line = output.readline()
             try:
-                said = json.loads(line)
-                self._endpoint = Endpoint(said["address"], said.get("token"))
+                self._endpoint = Endpoint(json.loads(line)["address"], self._token)
             except (ValueError, KeyError, TypeError):
                 self._endpoint = None
             self._ready.set()
@@ -154,6 +169,7 @@ class LocalService:
         return LocalServiceError(f"the local service ended with status {code}. {self._last_words()}")
 
     def _last_words(self) -> str:
+        self._keep_log = True
         try:
             lines = self._log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
         except OSError:

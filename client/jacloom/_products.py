@@ -146,7 +146,8 @@ def _checked(call: str, leaves: Sequence[Any], paths: Sequence[str], types: Sequ
         if type_ is None or not inexact(type_):
             if leaf is not None and getattr(leaf, "dtype", None) != FLOAT0:
                 raise ArgumentError(
-                    f"`{call}`: {paths[at]} belongs to {type_ or 'a fixed value'}, which has no derivative; pass None or np.zeros(shape, jax.dtypes.float0)."
+                    f"`{call}`: {paths[at]} belongs to {type_ or 'a fixed value'}, which has no derivative; "
+                    "pass None or np.zeros(shape, jax.dtypes.float0)."
                 )
             continue
         if type(leaf) in (float, complex) and not type_.shape and (type(leaf) is float or type_.dtype.startswith("complex")):

@@ -26,7 +26,7 @@ class Registry:
 
     def registered(self, function: Function, deadline: Deadline) -> RemoteFunction:
         """Returns the function as the service has it, registering it unless this client did so before."""
-        return self._known.get(function.id) or self.register(function, "", deadline)
+        return self._known.get(function.id) or self.register(function, function.label, deadline)
 
     def register(self, function: Function, display_name: str, deadline: Deadline) -> RemoteFunction:
         """Registers a function; constants that the service lacks are uploaded first.
@@ -97,7 +97,8 @@ class Registry:
 def not_registered(function_id: str) -> FunctionNotFoundError:
     """Returns the error for a function that the service has lost and this process cannot register again."""
     return FunctionNotFoundError(
-        f"the service no longer holds functions/{function_id}, and only its id is known here: register the function again with client.register(f, *example)"
+        f"the service no longer holds functions/{function_id}, and only its id is known here: "
+        "register the function again with client.register(f, *example)"
     )
 
 

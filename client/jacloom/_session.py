@@ -66,7 +66,8 @@ class Session:
                 message = _call.request(binding.signature.name, query, _upload.types_only(binding.signature.inputs), [])
                 return _call.explain(self.connection, message, query.kind, deadline)
 
-            return self._reviving(binding, attempt)
+            plan: Plan = self._reviving(binding, attempt)
+            return plan
 
         plan: Plan = self._with_activity(f, args, kwargs, transform, deadline, step)
         return plan

@@ -280,8 +280,8 @@ def require_inexact_outputs(call: str, binding: Binding, outputs: Sequence[int])
         if not inexact(binding.signature.outputs[leaf]):
             path = binding.signature.result.paths("out")[leaf]
             raise ArgumentError(
-                f"`{call}`: {path} of {binding.signature.label} is {binding.signature.outputs[leaf]}, and only floating-point and complex outputs have "
-                "derivatives. Return it apart, as `return out, aux`, and pass has_aux=True."
+                f"`{call}`: {path} of {binding.signature.label} is {binding.signature.outputs[leaf]}, and only floating-point and complex outputs "
+                "have derivatives. Return it apart, as `return out, aux`, and pass has_aux=True."
             )
 
 

@@ -77,7 +77,7 @@ class JvpRule:
 
 @dataclass(frozen=True, slots=True)
 class VjpRule:
-    """``forward(inputs..) -> (residuals.., outputs..)``; ``backward(residuals.., cotangents of inexact outputs..) -> cotangents of the inputs listed``."""
+    """``forward(inputs..) -> (residuals.., outputs..)``, ``backward(residuals.., cotangents of inexact outputs..) -> cotangents of the listed``."""
 
     forward: int
     backward: int

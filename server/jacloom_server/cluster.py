@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import ray
 import ray._private.node as ray_node
-from ray._raylet import AuthenticationMode, get_authentication_mode
+from ray._raylet import AuthenticationMode, get_authentication_mode  # type: ignore[attr-defined]  # compiled, without types
 
 from jacloom_server.config import Config, ConfigError
 
@@ -49,7 +49,11 @@ class Cluster:
     def _start(self, config: Config) -> None:
         home = tempfile.gettempdir()
         self._folder = Path(tempfile.mkdtemp(prefix="jacloom-", dir=home if len(home) < _SOCKET_FOLDER else "/tmp"))
-        options: dict[str, Any] = {"_temp_dir": str(self._folder), "include_dashboard": False, "num_cpus": max(config.workers or 0, os.cpu_count() or 1)}
+        options: dict[str, Any] = {
+            "_temp_dir": str(self._folder),
+            "include_dashboard": False,
+            "num_cpus": max(config.workers or 0, os.cpu_count() or 1),
+        }
         if config.gpus is not None:
             options["num_gpus"] = config.gpus
         if config.object_store is not None:
@@ -64,8 +68,8 @@ class Cluster:
     def _join(self, address: str, insecure: bool) -> None:
         if get_authentication_mode() is not AuthenticationMode.TOKEN and not insecure:
             raise ConfigError(
-                f"{address} would be joined without authentication, and whoever reaches Ray's ports runs code: start the cluster and this server with "
-                "RAY_AUTH_MODE=token, or add --insecure on a network that you trust."
+                f"{address} would be joined without authentication, and whoever reaches Ray's ports runs code: start the cluster and this "
+                "server with RAY_AUTH_MODE=token, or add --insecure on a network that you trust."
             )
         try:
             ray.init(address=address, log_to_driver=False, configure_logging=False)
@@ -77,11 +81,11 @@ class Cluster:
             ) from error
 
 
-class _LeanNode(ray_node.Node):  # type: ignore[misc]  # Ray has no types
+class _LeanNode(ray_node.Node):
     """A head node without what a service never uses: the autoscaler's monitor, the log monitor and the dashboard's server.
 
-    Each is a Python process that loads Ray first. On two cores the node is up 3.5 s sooner without them. Should Ray rename these methods, the node merely
-    starts as usual.
+    Each is a Python process that loads Ray first. On two cores the node is up 3.5 s sooner without them. Should Ray rename these methods, the
+    node merely starts as usual.
     """
 
     def start_monitor(self, *_: Any, **__: Any) -> None:
@@ -95,9 +99,9 @@ class _LeanNode(ray_node.Node):  # type: ignore[misc]  # Ray has no types
 
     def start_ray_processes(self, *arguments: Any, **options: Any) -> None:
         """Starts the node and returns when it is registered; Ray itself looks once a second."""
-        super().start_ray_processes(*arguments, **options)
+        super().start_ray_processes(*arguments, **options)  # type: ignore[no-untyped-call]
         deadline = time.monotonic() + 30
-        client = self.get_gcs_client()
+        client: Any = self.get_gcs_client()  # type: ignore[no-untyped-call]
         while time.monotonic() < deadline and not client.get_all_node_info():
             time.sleep(0.02)
 
@@ -105,10 +109,10 @@ class _LeanNode(ray_node.Node):  # type: ignore[misc]  # Ray has no types
 @contextmanager
 def _lean_node() -> Iterator[None]:
     """Makes ``ray.init`` start a lean node; it has no option to leave these processes out."""
-    usual = ray_node.Node
-    ray_node.Node = _LeanNode
+    module: Any = ray_node
+    usual = module.Node
+    module.Node = _LeanNode
     try:
         yield
     finally:
-        ray_node.Node = usual
-
+        module.Node = usual

@@ -35,7 +35,7 @@ class Config:
     gpus: int | None = None
     """GPUs to use, one worker each. Default: all."""
     memory: int | None = None
-    """Memory that the workers of one node may allocate in all, on top of their libraries. Default: 80 % of the node's."""
+    """Memory that the workers of one node may allocate in all, on top of their libraries. Default: what Ray counts as free for tasks."""
     object_store: int | None = None
     """Shared memory for arrays on their way between processes, for a Ray of our own. Default: Ray's choice, about 30 % of the machine's memory."""
     data: Path | None = None

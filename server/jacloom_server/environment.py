@@ -23,8 +23,8 @@ def prepare(*, local: bool) -> None:
     """Sets the variables for this process and those it starts. Call it before anything imports Ray or gRPC; what is set already stays.
 
     Args:
-        local: Ray will be our own, on this machine. It then gets a secret of its own, known only to processes that inherit it: whoever reaches Ray's ports
-            runs code.
+        local: Ray will be our own, on this machine. It then gets a secret of its own, known only to processes that inherit it: whoever
+            reaches Ray's ports runs code.
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)

@@ -6,19 +6,20 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError as FutureCancelled, Future
-from contextlib import contextmanager
+from concurrent.futures import CancelledError as FutureCancelled
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
-from jacloom_graph.errors import Fault, Reason
-from jacloom_worker import launch
-from jacloom_worker.launch import Result, Role, Seat
-from jacloom_worker.protocol import Hello, Missing
 from ray import exceptions as ray_errors
 
+from jacloom_graph.errors import Fault, Reason
 from jacloom_server.slot import PROMPT, Run, Slot, State, choose
 from jacloom_server.status import to_fault
 from jacloom_server.work import Assignment, Desk, Job, Lane
+from jacloom_worker import launch
+from jacloom_worker.launch import Result, Role, Seat
+from jacloom_worker.protocol import Hello, Missing
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,10 +39,11 @@ _TICK: Final = 1.0
 class Pool:
     """Worker processes on seats, and the jobs for them. Lives on one event loop; nothing here is thread-safe."""
 
-    def __init__(self, *, lease: float, attempts: int, patience: float, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, *, lease: float, attempts: int, patience: float, abreast: int, changed: Callable[[], None] = lambda: None) -> None:
         """Makes a pool without seats.
 
         Args:
+            abreast: Processes that start at the same time. Each keeps a core busy for some seconds; the first seats are wanted first.
             lease: Seconds that one job may take.
             attempts: Processes that one job may end before it is given up.
             patience: Seconds that jobs wait while no process can take them.
@@ -52,7 +54,10 @@ class Pool:
         self._attempts = attempts
         self._patience = patience
         self._changed = changed
+        self._abreast = abreast
         self._slots: list[Slot] = []
+        self._starting: deque[Slot] = deque()
+        """Slots whose turn to start a process has not come."""
         self._lanes: deque[Lane] = deque()
         """Lanes with something in their queue, in the order of their turns."""
         self._refusal = ""
@@ -72,16 +77,17 @@ class Pool:
             if seat not in present:
                 slot = Slot(seat)
                 self._slots.append(slot)
-                self._launch(slot)
+                self._starting.append(slot)
+        self._launch_next()
 
     def ready(self, *roles: Role) -> int:
         """Returns how many processes of some roles are ready; of any, without roles."""
         return sum(slot.state is State.READY and (not roles or slot.seat.role in roles) for slot in self._slots)
 
-    def seats_for_tiles(self) -> list[Slot]:
-        """Returns the slots that tiles will be spread over: those that are ready or about to be."""
-        seats = [slot for slot in self._slots if slot.seat.role in (Role.NARROW, Role.GPU)]
-        return seats or [slot for slot in self._slots if slot.seat.role is Role.WIDE]
+    def workers_for_tiles(self) -> int:
+        """Returns how many processes tiles are spread over, those that are about to start included."""
+        tilers = sum(slot.seat.role in (Role.NARROW, Role.GPU) for slot in self._slots)
+        return tilers or sum(slot.seat.role is Role.WIDE for slot in self._slots)
 
     def processes(self) -> list[Hello]:
         """Returns what each ready process said of itself."""
@@ -100,12 +106,12 @@ class Pool:
         """Queues a job.
 
         Returns:
-            A future that ends with the answer, which may be a fault of the computation's; or with a ``Fault`` as exception where the pool gave up:
-            POISONED, TOO_SLOW, OUT_OF_MEMORY, NO_WORKERS, INTERNAL.
+            A future that ends with the answer. It is a ``Fault`` where the computation has one, or where the pool gave up: POISONED,
+            TOO_SLOW, OUT_OF_MEMORY, NO_WORKERS, DRAINING, INTERNAL.
         """
         job = Job(assignment, lane, self._loop.create_future(), self._loop.time())
         if self._closed:
-            job.future.set_exception(Fault(Reason.DRAINING, "the service is shutting down; try again in a while"))
+            job.settle(_draining())
             return job.future
         if not lane.queue:
             self._lanes.append(lane)
@@ -130,16 +136,23 @@ class Pool:
         for slot in self._slots:
             slot.retired = True
             for run in slot.runs:
-                self._settle(run, Fault(Reason.DRAINING, "the service is shutting down; try again in a while"))
+                self._settle(run, _draining())
             slot.runs.clear()
             self._end(slot)
         for lane in self._lanes:
             for job in lane.queue:
-                _fail(job, Fault(Reason.DRAINING, "the service is shutting down; try again in a while"))
+                job.settle(_draining())
         self._lanes.clear()
         self._slots.clear()
 
     # Processes: start, greet, lose, replace.
+
+    def _launch_next(self) -> None:
+        """Starts processes on slots that wait for their turn, as many as may start at the same time."""
+        starting = sum(slot.state is State.STARTING for slot in self._slots)
+        while self._starting and starting < self._abreast:
+            self._launch(self._starting.popleft())
+            starting += 1
 
     def _launch(self, slot: Slot) -> None:
         if slot.retired or self._closed:
@@ -177,6 +190,7 @@ class Pool:
             self._end(slot)
             slot.state = State.REFUSED
             slot.timer = self._loop.call_later(_REFUSED_PAUSE, self._launch, slot)
+            self._launch_next()
             return
         if slot.timer is not None:
             slot.timer.cancel()
@@ -185,6 +199,7 @@ class Pool:
         _LOG.info("%s is ready: process %d, %s, JAX %s", slot.seat, hello.pid, hello.device, hello.jax)
         self._changed()
         self._pump()
+        self._launch_next()
 
     def _lose(self, slot: Slot, why: str, *, blame: bool = True, fault: Fault | None = None) -> None:
         """Ends a slot's process, puts its jobs back into their queues, and has another process started.
@@ -219,6 +234,7 @@ class Pool:
         if known:
             self._changed()
         self._pump()
+        self._launch_next()
 
     def _end(self, slot: Slot) -> None:
         """Ends a slot's process and all timers that watch it."""
@@ -243,9 +259,9 @@ class Pool:
                 f"{job.assignment.label} ended {job.deaths} workers one after the other, so this part of the work is not tried again; "
                 "it may need more memory than a worker has, or meet a defect of the compiler"
             )
-            _fail(job, Fault(Reason.POISONED, message))
+            job.settle(Fault(Reason.POISONED, message))
         elif job.outages >= _MOST_OUTAGES:
-            _fail(job, Fault(Reason.NO_WORKERS, "the workers cannot be reached reliably; try again in a while"))
+            job.settle(Fault(Reason.NO_WORKERS, "the workers cannot be reached reliably; try again in a while"))
         else:
             job.lane.retries += 1
             job.since = self._loop.time()
@@ -288,11 +304,11 @@ class Pool:
             sent = job.assignment.send(handle, self._lease, loading)
         except Exception as error:
             # Arguments that cannot be sent: a function or blob that is gone, or an object store that is full.
-            _fail(job, to_fault(error))
+            job.settle(to_fault(error))
             return
         if function:
             slot.functions.add(function)
-        run = Run(job, slot, sent, now, self._lease, alone=job.deaths > 0)
+        run = Run(job, slot, sent, now, self._lease, loaded=loading, alone=job.deaths > 0)
         slot.runs.append(run)
         job.lane.seats.add(str(slot.seat))
         if len(slot.runs) == 1:
@@ -349,14 +365,18 @@ class Pool:
             self._settle(run, to_fault(error))
             return
         for note in notes:
-            logging.getLogger(note.logger).log(note.level, "%s (process %d): %s", run.slot.seat, run.slot.hello.pid if run.slot.hello else 0, note.text)
+            logging.getLogger(note.logger).log(
+                note.level, "%s (process %d): %s", run.slot.seat, run.slot.hello.pid if run.slot.hello else 0, note.text
+            )
         run.slot.failures = 0
         self._remove(run)
         if isinstance(result, Missing):
             # The process dropped the function to make room; it gets it again, in front of all else.
             run.slot.functions.discard(run.job.assignment.function)
             run.settled = True
-            if not run.job.lane.closed:
+            if run.loaded:
+                run.job.settle(to_fault(RuntimeError(f"{run.slot.seat} does not take the function {run.job.assignment.function}")))
+            elif not run.job.lane.closed:
                 self._send(run.job, run.slot, self._loop.time())
             return
         self._settle(run, result)
@@ -376,8 +396,7 @@ class Pool:
         run.settled = True
         if run.timer is not None:
             run.timer.cancel()
-        if not run.job.future.done():
-            run.job.future.set_result(result)
+        run.job.settle(result)
 
     def _died(self, run: Run, error: ray_errors.RayError) -> None:
         _LOG.debug("%s died", run.slot.seat, exc_info=error)
@@ -442,7 +461,7 @@ class Pool:
             for lane in list(self._lanes):
                 for job in [job for job in lane.queue if job.assignment.desk is desk and (refused or now - job.since > self._patience)]:
                     lane.queue.remove(job)
-                    _fail(job, Fault(Reason.NO_WORKERS, self._nobody(refused)))
+                    job.settle(Fault(Reason.NO_WORKERS, self._nobody(refused)))
                 if not lane.queue:
                     self._lanes.remove(lane)
 
@@ -455,18 +474,15 @@ class Pool:
         """Calls back on the loop when a future of Ray's ends, which it does in a thread of Ray's."""
 
         def handover(done: Future[Any]) -> None:
-            try:
+            # The loop may be closed: then the server has ended, and with it whoever waited.
+            with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(then, done)
-            except RuntimeError:
-                # The loop is closed: the server has ended, and with it whoever waited.
-                pass
 
         future.add_done_callback(handover)
 
 
-def _fail(job: Job, fault: Fault) -> None:
-    if not job.future.done():
-        job.future.set_exception(fault)
+def _draining() -> Fault:
+    return Fault(Reason.DRAINING, "the service is shutting down; try again in a while")
 
 
 def _brief(error: BaseException) -> str:

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
+from jacloom_server.work import Desk, Job
 from jacloom_worker.launch import Handle, Role, Seat, Sent
 from jacloom_worker.protocol import Hello
-
-from jacloom_server.work import Desk, Job
 
 CREDITS: Final = 2
 """Jobs in flight for one process: one being computed, one waiting in its queue, so that it never idles for a round trip."""
@@ -42,6 +41,8 @@ class Run:
     began: float
     """Loop time at which it was sent or, if another was before it, at which that one was done: then its own computation can have begun."""
     lease: float
+    loaded: bool
+    """The function went along."""
     alone: bool = False
     """Nothing else is sent to the process meanwhile: it ended one before, and must not be confused with its neighbour."""
     settled: bool = False
@@ -105,8 +106,8 @@ def preference(desk: Desk, role: Role) -> int:
 def choose(job: Job, slots: list[Slot], now: float) -> Slot | None:
     """Returns the slot that a job should be sent to now, or None if it had better wait.
 
-    Tiles fill every credit of the best ready role. A single pass goes to an idle process of the best role; if those are at something long, to an idle one of the
-    next role, whose answer comes sooner even if it must compile first.
+    Tiles fill every credit of the best ready role. A single pass goes to an idle process of the best role; if those are at something long, to
+    an idle one of the next role, whose answer comes sooner even if it must compile first.
     """
     desk = job.assignment.desk
     ready = [slot for slot in slots if slot.state is State.READY and slot.serves(desk)]

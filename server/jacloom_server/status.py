@@ -13,6 +13,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2
+
 from jacloom_graph.errors import Fault, Reason
 
 _LOG = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ CODES: Final = MappingProxyType(
         Reason.INTERNAL: grpc.StatusCode.INTERNAL,
     }
 )
-"""The code of each reason. A client may try again what is UNAVAILABLE or, after the delay in RetryInfo, RESOURCE_EXHAUSTED; the rest would fail again."""
+"""The code of each reason. A client may try again what is UNAVAILABLE or, after the delay in RetryInfo, RESOURCE_EXHAUSTED; all else fails again."""
 
 
 def to_fault(error: BaseException) -> Fault:

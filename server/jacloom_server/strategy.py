@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
@@ -11,7 +10,7 @@ from typing import Final
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.tensor import itemsize
 from jacloom_graph.types import Type
-from jacloom_worker.protocol import Cost, Kind, Survey
+from jacloom_worker.protocol import Cost, Survey
 
 MOST_WIDTH: Final = 4096
 WIDTHS: Final = tuple(sorted({1, *(2**power for power in range(1, 13)), *(3 * 2**power for power in range(11))}))
@@ -69,6 +68,8 @@ class Plan:
     seconds: float = 0.0
     """Predicted computing time summed over workers; 0 where it is not known."""
     considered: tuple[Considered, ...] = ()
+    widest: int = MOST_WIDTH
+    """The largest tile whose answer fits the window of tiles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,6 @@ class Problem:
     outputs: tuple[Type, ...]
     nbytes: int
     """Size of the answer."""
-    holomorphic: bool = False
 
     @property
     def n(self) -> int:
@@ -102,7 +102,7 @@ def empty(nbytes: int = 0) -> Plan:
     return Plan("empty", None, 0, 0, 0, 0, nbytes)
 
 
-def jacobian(problem: Problem, survey: Survey, *, workers: int, mode: Mode | None = None, tile: int = 0, known: int = 0) -> Plan:
+def jacobian(problem: Problem, survey: Survey, *, workers: int, mode: Mode | None = None, tile: int = 0) -> Plan:
     """Returns the plan for a dense Jacobian: the mode whose passes are cheaper in all, unless one is asked for.
 
     Args:
@@ -111,25 +111,24 @@ def jacobian(problem: Problem, survey: Survey, *, workers: int, mode: Mode | Non
         workers: Workers that tiles can be spread over.
         mode: The mode asked for, if any.
         tile: The width asked for; 0 if none.
-        known: The width that measurements found best before; 0 if none.
 
     Raises:
         Fault: MODE_UNAVAILABLE if the mode asked for, or every mode, is refused, with the reason.
     """
     if not problem.n or not problem.m:
         return empty(problem.nbytes)
-    costs = {Mode.FORWARD: _forward(problem, survey), Mode.REVERSE: _reverse(problem, survey)}
+    costs = {Mode.FORWARD: survey.forward, Mode.REVERSE: survey.reverse}
     passes = {Mode.FORWARD: problem.n, Mode.REVERSE: problem.m}
     chosen = _choose(costs, passes, mode)
     cost = costs[chosen]
     assert isinstance(cost, Cost)
     rows = problem.m if chosen is Mode.FORWARD else problem.n
     answer = rows * max(itemsize(type_.dtype) for type_ in (*problem.wrt, *problem.outputs))
-    plan = _tiled(chosen.value, chosen, passes[chosen], cost, answer, problem.nbytes, workers, tile, known)
+    plan = _tiled(chosen.value, chosen, passes[chosen], cost, answer, problem.nbytes, workers, tile)
     return replace(plan, considered=_weighed(costs, passes, chosen, mode, survey.value))
 
 
-def hessian(problem: Problem, survey: Survey, *, workers: int, tile: int = 0, known: int = 0) -> Plan:
+def hessian(problem: Problem, survey: Survey, *, workers: int, tile: int = 0) -> Plan:
     """Returns the plan for dense second derivatives: forward over the cheaper first derivative, one seed per entry of the wrt leaves.
 
     Raises:
@@ -144,7 +143,7 @@ def hessian(problem: Problem, survey: Survey, *, workers: int, tile: int = 0, kn
     # One column costs a forward pass over everything that the whole first derivative does, which is about three times its own price.
     cost = Cost(survey.forward.flops * inner * 3, survey.forward.bytes * inner * 3, int(survey.forward.peak * max(1.0, 2 * inner)))
     answer = problem.m * problem.n * max(itemsize(type_.dtype) for type_ in (*problem.wrt, *problem.outputs))
-    plan = _tiled("forward", Mode.FORWARD, problem.n, cost, answer, problem.nbytes, workers, tile, known)
+    plan = _tiled("forward", Mode.FORWARD, problem.n, cost, answer, problem.nbytes, workers, tile)
     order = "forward over reverse" if not isinstance(survey.reverse, Fault) else "forward over forward"
     weighed = Considered(order, problem.n, seconds(cost) / max(seconds(survey.value), 1e-12), "one column of second derivatives a pass")
     return replace(plan, considered=(weighed,))
@@ -155,26 +154,29 @@ def seconds(cost: Cost) -> float:
     return cost.flops / FLOPS + cost.bytes / BYTES
 
 
+def resized(plan: Plan, width: int, workers: int) -> Plan:
+    """Returns a plan with another width, as far as its tiles still fit the window."""
+    width = min(width, plan.widest, fitting(plan.passes))
+    tiles = math.ceil(plan.passes / width)
+    return replace(plan, tile=width, tiles=tiles, workers=min(workers, tiles))
+
+
 def fitting(width: int) -> int:
     """Returns the smallest width to choose that holds ``width`` seeds, or the largest there is."""
     return next((candidate for candidate in WIDTHS if candidate >= width), MOST_WIDTH)
 
 
-def bound(cost: Cost, answer: int) -> int:
-    """Returns the largest width whose answer of ``answer`` bytes a seed still fits the window of tiles."""
-    most = max(1, RESULT_BYTES // max(1, answer))
-    return max(candidate for candidate in WIDTHS if candidate <= most)
+def _tiled(strategy: str, mode: Mode, passes: int, cost: Cost, answer: int, nbytes: int, workers: int, tile: int) -> Plan:
+    widest = max(candidate for candidate in WIDTHS if candidate <= max(1, RESULT_BYTES // max(1, answer)))
+    plan = Plan(strategy, mode, passes, 0, 0, 0, nbytes, seconds(cost) * passes, widest=widest)
+    if tile:
+        # Asked for, so taken as it is: its kernel may be compiled already.
+        tiles = math.ceil(passes / tile)
+        return replace(plan, tile=tile, tiles=tiles, workers=min(workers, tiles))
+    return resized(plan, _width(passes, cost, workers), workers)
 
 
-def _tiled(
-    strategy: str, mode: Mode, passes: int, cost: Cost, answer: int, nbytes: int, workers: int, tile: int, known: int
-) -> Plan:
-    width = min(tile, passes) if tile else min(known or _width(passes, cost, answer, workers), bound(cost, answer), fitting(passes))
-    tiles = math.ceil(passes / width)
-    return Plan(strategy, mode, passes, width, tiles, min(workers, tiles), nbytes, seconds(cost) * passes)
-
-
-def _width(passes: int, cost: Cost, answer: int, workers: int) -> int:
+def _width(passes: int, cost: Cost, workers: int) -> int:
     """Returns a width by rule: intermediates in cache, two tiles for each worker where the work is worth cutting."""
     close = max(1, CACHE_BYTES // max(1, cost.peak))
     one = seconds(cost)
@@ -190,10 +192,12 @@ def _choose(costs: dict[Mode, Cost | Fault], passes: dict[Mode, int], asked: Mod
         cost = costs[asked]
         if isinstance(cost, Fault):
             other = Mode.REVERSE if asked is Mode.FORWARD else Mode.FORWARD
-            instead = "there is no other mode either" if isinstance(costs[other], Fault) else f"use mode {other.value!r} or leave the choice to the service"
+            instead = (
+                "there is no other mode either" if isinstance(costs[other], Fault) else f"use mode {other.value!r} or leave the choice to the service"
+            )
             raise _unavailable(f"the function has no derivative in {asked.value} mode ({instead})", cost)
         return asked
-    prices = {mode: seconds(cost) * passes[mode] for mode, cost in costs.items() if isinstance(cost, Cost)}
+    prices = {mode: _price(cost, passes[mode]) for mode, cost in costs.items() if isinstance(cost, Cost)}
     if not prices:
         refusals = [cost for cost in costs.values() if isinstance(cost, Fault)]
         raise _unavailable("the function has a derivative in neither mode", *refusals)
@@ -203,6 +207,8 @@ def _choose(costs: dict[Mode, Cost | Fault], passes: dict[Mode, int], asked: Mod
 
 
 def _weighed(costs: dict[Mode, Cost | Fault], passes: dict[Mode, int], chosen: Mode, asked: Mode | None, value: Cost) -> tuple[Considered, ...]:
+    """Returns what was weighed, the chosen mode first."""
+    least = max(_price(costs[chosen], passes[chosen]), 1e-12)
     found = []
     for mode in sorted(costs, key=lambda candidate: candidate is not chosen):
         cost = costs[mode]
@@ -212,38 +218,16 @@ def _weighed(costs: dict[Mode, Cost | Fault], passes: dict[Mode, int], chosen: M
         if mode is chosen:
             verdict = "asked for" if asked else "cheapest"
         else:
-            verdict = "not asked for" if asked else f"about {seconds(cost) * passes[mode] / max(_total(costs, passes, chosen), 1e-12):.3g} times the price"
+            verdict = f"about {_price(cost, passes[mode]) / least:.3g} times the price"
         found.append(Considered(mode.value, passes[mode], seconds(cost) / max(seconds(value), 1e-12), verdict))
     return tuple(found)
 
 
-def _total(costs: dict[Mode, Cost | Fault], passes: dict[Mode, int], mode: Mode) -> float:
-    cost = costs[mode]
-    return seconds(cost) * passes[mode] if isinstance(cost, Cost) else math.inf
-
-
-def _forward(problem: Problem, survey: Survey) -> Cost | Fault:
-    if not problem.holomorphic and _complex(problem.wrt):
-        return Fault(Reason.MODE_UNAVAILABLE, "inputs are complex and the function was not declared holomorphic, so a JVP does not determine the derivative")
-    return survey.forward
-
-
-def _reverse(problem: Problem, survey: Survey) -> Cost | Fault:
-    if not problem.holomorphic and _complex(problem.outputs):
-        return Fault(Reason.MODE_UNAVAILABLE, "outputs are complex and the function was not declared holomorphic, so a VJP does not determine the derivative")
-    return survey.reverse
-
-
-def _complex(types: Sequence[Type]) -> bool:
-    return any(type_.dtype.startswith("complex") for type_ in types)
+def _price(cost: Cost | Fault, passes: int) -> float:
+    return seconds(cost) * passes if isinstance(cost, Cost) else math.inf
 
 
 def _unavailable(message: str, *refusals: Fault) -> Fault:
     reasons = "; ".join(dict.fromkeys(refusal.message for refusal in refusals))
     place = next((refusal.place for refusal in refusals if refusal.place is not None), None)
     return Fault(Reason.MODE_UNAVAILABLE, f"{message}: {reasons}", field="options.mode", place=place)
-
-
-def kind_of(mode: Mode) -> Kind:
-    """Returns the kind of tile that computes a Jacobian in a mode."""
-    return Kind.FORWARD if mode is Mode.FORWARD else Kind.REVERSE

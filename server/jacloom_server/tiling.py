@@ -24,22 +24,28 @@ class Tile:
 
 
 class Cutter:
-    """Hands out all seeds once, in order, in tiles whose width may change on the way."""
+    """Hands out all seeds, in tiles whose width may change on the way: each once, unless a tile is given back."""
 
     def __init__(self, total: int) -> None:
-        self._total = total
-        self._next = 0
+        self._ranges = [(0, total)] if total else []
+        """Ranges ``(first, last + 1)`` not handed out, the next one at the end."""
 
     @property
     def left(self) -> int:
         """Seeds not handed out yet."""
-        return self._total - self._next
+        return sum(last - first for first, last in self._ranges)
 
     def take(self, width: int) -> Tile:
         """Returns the next tile, of at most ``width`` seeds. There must be some left."""
-        tile = Tile(self._next, min(width, self.left), width)
-        self._next += tile.count
+        first, last = self._ranges.pop()
+        tile = Tile(first, min(width, last - first), width)
+        if first + tile.count < last:
+            self._ranges.append((first + tile.count, last))
         return tile
+
+    def give_back(self, tile: Tile) -> None:
+        """Takes a tile back, to be handed out anew in other pieces."""
+        self._ranges.append((tile.start, tile.start + tile.count))
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,11 +65,12 @@ class Tuner:
             else:
                 self._fixed = True
 
-    def abandon(self, width: int) -> None:
-        """Ends a trial whose tile failed: that width is not tried again."""
-        if width == self._trial:
-            self._trial = None
-            self._fixed = True
+    def limit(self, width: int) -> None:
+        """Uses no width above ``width`` from now on: a larger one did not fit into memory."""
+        self._most = min(self._most, width)
+        self.best = min(self.best, self._most)
+        self._trial = None
+        self._fixed = True
 
     def _candidate(self, left: int) -> int | None:
         """Returns the next width to try, or None if this is the end of the climb."""

@@ -51,7 +51,7 @@ def describe(graph: Load) -> Assignment:
 
 
 def validate(graph: Load) -> Assignment:
-    """Returns the question of which types a graph's values are; its answer is a ``Description`` and the types."""
+    """Returns the question of which types a graph's values are; its answer is a ``Validation``."""
     return Assignment(Desk.CLERK, "checking the graph", lambda handle, lease, _: handle.validate(graph, lease))
 
 
@@ -73,6 +73,11 @@ class Job:
     """Processes that ended while they worked on it."""
     outages: int = 0
     """Times that its outcome was lost although the process may live."""
+
+    def settle(self, result: Result) -> None:
+        """Ends the job, unless its caller has gone."""
+        if not self.future.done():
+            self.future.set_result(result)
 
 
 @dataclass(eq=False, slots=True)

@@ -8,13 +8,16 @@ from typing import Any
 import jax
 import numpy as np
 from conformance.roundtrip import flat, through_bytes
+
 from jacloom._trace import Traced
 
 FORWARD: Any = jax.jacfwd
 REVERSE: Any = jax.jacrev
 
 
-def assert_same(fun: Callable[..., Any], *args: Any, transforms: Sequence[Sequence[Any]] = ((FORWARD,), (REVERSE,)), tolerance: float = 1e-10) -> Traced:
+def assert_same(
+    fun: Callable[..., Any], *args: Any, transforms: Sequence[Sequence[Any]] = ((FORWARD,), (REVERSE,)), tolerance: float = 1e-10
+) -> Traced:
     """Asserts that ``fun`` as a graph has JAX's value, and JAX's derivative under each chain of transforms (the last is applied last).
 
     Returns:

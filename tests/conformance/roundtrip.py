@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+
 from jacloom._trace import Traced, trace
 from jacloom_graph import identity, wire
 from jacloom_graph.check import check
@@ -15,7 +16,9 @@ from jacloom_worker.raising import Program
 Flat = Callable[..., list[Any]]
 
 
-def through_bytes(fun: Callable[..., Any], args: Sequence[Any], *, x64: bool | None = None, active: Sequence[int] | None = None) -> tuple[Program, Traced]:
+def through_bytes(
+    fun: Callable[..., Any], args: Sequence[Any], *, x64: bool | None = None, active: Sequence[int] | None = None
+) -> tuple[Program, Traced]:
     """Returns the program that a worker makes of ``fun``, having compared the id that it computes with the client's."""
     traced = trace(fun, tuple(args), x64=x64, active=active)
     graph = wire.from_bytes(wire.to_bytes(traced.graph))

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jacloom as jl
 import pytest
+
+import jacloom as jl
 
 HOME = Path(__file__).resolve().parents[2]
 PAGES = [HOME / "README.md", *sorted((HOME / "docs").glob("*.md"))]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from jacloom_graph.errors import Fault
 from jacloom_graph.types import OPSET
-
 from jacloom_worker.envelope import pack_result, unpack_task
 from jacloom_worker.notes import Notes
 from jacloom_worker.protocol import PROTOCOL, Hello, Load
@@ -36,7 +35,8 @@ class Process:
             os.environ["NPROC"] = str(threads)
         else:
             os.environ.pop("NPROC", None)
-        from jacloom_worker import devices, memory as memory_
+        from jacloom_worker import devices
+        from jacloom_worker import memory as memory_
         from jacloom_worker.engine import Engine
 
         devices.configure("gpu" if gpu else "cpu")
@@ -44,7 +44,7 @@ class Process:
         if memory is not None and not gpu:
             memory_.limit(memory)
             self._device = replace(self._device, memory=memory)
-        self.engine: Engine = Engine()
+        self.engine: Engine = Engine(memory_limit=memory)
         self.watchdog = Watchdog()
         self.notes = Notes()
         logging.getLogger().addHandler(self.notes)

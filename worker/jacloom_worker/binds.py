@@ -13,11 +13,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
+
 from jacloom_graph.attrs import AttrKind
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.ops import TABLE
-from jax import lax
-
 from jacloom_worker.primitives import primitives
 
 Params = dict[str, Any]
@@ -75,7 +75,11 @@ _EXTRA: Mapping[str, Params] = {
     "conv_general_dilated": {"out_sharding": None},
     "rng_bit_generator": {"out_sharding": None},
     "schur": {"select_callable": None},
-    **{name: {"accuracy": None} for name in ("cos", "exp", "exp2", "expm1", "log", "log1p", "logistic", "rsqrt", "sin", "sqrt", "cbrt", "tan", "tanh")},
+    **{
+        name: {"accuracy": None}
+        for name in ("cos", "exp", "exp2", "expm1", "log", "log1p", "log2", "logistic", "rsqrt", "sin", "sqrt", "cbrt", "tan", "tanh")
+    },
+    **({"reduce_max": {"out_sharding": None}, "reduce_min": {"out_sharding": None}} if jax.__version_info__ >= (0, 11) else {}),
 }
 """Parameters that JAX wants and that a graph has no word for, at their neutral values."""
 
@@ -122,6 +126,11 @@ def _svd(params: Params) -> Params:
     return {**params, "algorithm": lax.linalg.SvdAlgorithm[algorithm]} if algorithm else params
 
 
+def _top_k(params: Params) -> Params:
+    # Before JAX 0.11 top_k was always stable and had no word for it.
+    return params if jax.__version_info__ >= (0, 11) else {"k": params["k"], "axis": params["axis"]}
+
+
 def _platforms(params: Params) -> Params:
     return {"platforms": tuple(tuple(group.split(",")) if group else None for group in params["platforms"])}
 
@@ -137,6 +146,7 @@ _PARAMS: Mapping[str, Callable[[Params], Params]] = {
     "eig": _eig,
     "svd": _svd,
     "platform_index": _platforms,
+    "top_k": _top_k,
 }
 """How attributes become JAX's parameters where the two differ."""
 
@@ -145,7 +155,8 @@ def _gather(operands: Operands, params: Params) -> Any:
     fields = ("offset_dims", "collapsed_slice_dims", "start_index_map", "operand_batching_dims", "start_indices_batching_dims")
     numbers = lax.GatherDimensionNumbers(**{name: params.pop(name) for name in fields})
     mode = lax.GatherScatterMode[params.pop("mode")]
-    return lax.gather(*operands, dimension_numbers=numbers, mode=mode, **params)
+    operand, indices = operands
+    return lax.gather(operand, indices, numbers, mode=mode, **params)
 
 
 def _scatter(name: str) -> Callable[[Operands, Params], Any]:

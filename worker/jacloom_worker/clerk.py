@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jacloom_graph.errors import Fault
-
 from jacloom_worker.actor import Process, fetched
 from jacloom_worker.envelope import Result, pack_result
 from jacloom_worker.protocol import Hello, Load
@@ -27,6 +25,12 @@ class Clerk:
         """Returns the ``Description`` of a graph, or the fault that it has, packed."""
         return self._answer(load, lease, self._process.engine.describe)
 
+    def validate(self, load: Load, lease: float) -> Any:
+        """Returns the ``Validation`` of a graph, or the fault that it has, packed."""
+        from jacloom_worker.validation import validate
+
+        return self._answer(load, lease, validate)
+
     def survey(self, load: Load, lease: float, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool) -> Any:
         """Returns the ``Survey`` of a function with respect to some leaves, or the fault that it has, packed."""
         return self._answer(load, lease, lambda here: self._process.engine.survey(here, wrt, outputs, holomorphic))
@@ -37,6 +41,8 @@ class Clerk:
         with self._process.watchdog.within(lease):
             try:
                 result = question(here)
-            except Fault as fault:
-                result = fault
+            except Exception as error:
+                from jacloom_worker.faults import explain
+
+                result = explain(error)
         return pack_result(result, self._process.notes.take())

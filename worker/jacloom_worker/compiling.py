@@ -15,6 +15,7 @@ from jacloom_graph.tensor import nbytes, storage
 from jacloom_graph.types import Type
 from jacloom_worker.infer import abstract, struct
 from jacloom_worker.kernels import Computation
+from jacloom_worker.modes import live
 
 _ADDRESSABLE = 1 << 47
 """Bytes of address space of a process. XLA aborts on shapes whose bytes do not fit 63 bits; this refuses them long before."""
@@ -57,6 +58,7 @@ def compile(computation: Computation) -> Compiled:
     started = time.perf_counter()
     traced = jax.jit(computation.call).trace(abstract(computation.constants), *map(struct, computation.arguments))
     _check_results(computation.results, traced.jaxpr.out_avals)
+    live(traced.jaxpr)
     executable = traced.lower().compile()
     return Compiled(
         executable=executable,

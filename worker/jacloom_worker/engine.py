@@ -114,7 +114,8 @@ class Engine:
         _check_arguments(compiled, task, arrays)
         arguments = self._placed(task, compiled, arrays)
         started = time.perf_counter()
-        results = [np.asarray(result) for result in compiled(arguments)]  # waits for each; on a CPU a view of the device's own memory
+        # Wait first: NumPy asking for a buffer whose computation has failed aborts the process, where waiting raises.
+        results = [np.asarray(result) for result in jax.block_until_ready(compiled(arguments))]
         seconds = time.perf_counter() - started
         return Done(_trimmed(task, results), seconds, compile_seconds)
 

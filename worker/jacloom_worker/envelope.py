@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
+
 from jacloom_graph.errors import Fault
 from jacloom_graph.tensor import from_bytes
 from jacloom_graph.types import Type
-
-from jacloom_worker.protocol import Answer, Description, Done, Load, Missing, Survey, Task
+from jacloom_worker.protocol import Answer, Description, Done, Load, Missing, Survey, Task, Validation
 
 INLINE_BYTES: Final = 100_000
 """Arguments and answers up to this size travel in the message itself; storing them in shared memory would cost more (1.5 ms)."""
 
-Result = Answer | Description | Survey | tuple[tuple[Type, ...], ...]
+Result = Answer | Description | Validation | Survey
 """What a worker or a clerk can answer."""
 
 
@@ -60,7 +60,9 @@ def unpack_task(data: bytes, load: Load | None, buffers: Sequence[Any]) -> tuple
         Fault: ARGUMENT_MISMATCH if a buffer does not have the size of its type.
     """
     task, lease, types = pickle.loads(data)
-    arrays = [from_bytes(type_, memoryview(buffer).cast("B"), f"args[{index}]") for index, (type_, buffer) in enumerate(zip(types, buffers, strict=True))]
+    arrays = [
+        from_bytes(type_, memoryview(buffer).cast("B"), f"args[{index}]") for index, (type_, buffer) in enumerate(zip(types, buffers, strict=True))
+    ]
     return replace(task, load=load), lease, arrays
 
 
@@ -74,6 +76,6 @@ def pack_result(result: Result, notes: Sequence[Note]) -> Any:
 def unpack_result(packed: Any) -> tuple[Result, tuple[Note, ...]]:
     """Returns a worker's answer and its notes."""
     result, notes = pickle.loads(packed) if isinstance(packed, bytes) else packed
-    if not isinstance(result, Done | Missing | Fault | Description | Survey | tuple):
+    if not isinstance(result, Done | Missing | Fault | Description | Validation | Survey):
         raise TypeError(f"a worker answered with {type(result).__name__}")
     return result, notes

@@ -50,7 +50,8 @@ def _refusal(fault: Fault) -> Fault:
 def _recognize(error: BaseException) -> Fault | None:
     text = str(error)
     if isinstance(error, MemoryError) or (isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in text):
-        return Fault(Reason.OUT_OF_MEMORY, f"the worker ran out of memory ({_first_sentence(text)}); use smaller tiles, or a worker with more memory")
+        what = _first_sentence(text.removeprefix("RESOURCE_EXHAUSTED: "))
+        return Fault(Reason.OUT_OF_MEMORY, f"the worker ran out of memory ({what}); use smaller tiles, or a worker with more memory")
     if isinstance(error, RecursionError):
         return Fault(Reason.TOO_LARGE, "calls in the function are nested deeper than the worker can follow; flatten it")
     if _REFUSALS.search(text):

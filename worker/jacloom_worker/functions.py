@@ -63,9 +63,14 @@ def draft(source: Load, limits: Limits = DEFAULT, most_bytes: int = MOST_BYTES) 
     """
     graph = wire.from_bytes(source.graph, limits)
     census = check(graph, limits)
-    program = Program(replace(graph, constants=tuple(map(_placeholder, graph.constants))), {}, most_bytes)
+    program = Program(hollow(graph), {}, most_bytes)
     subject = Subject(program.apply, program.inputs, _infer(program), program.large)
     return Blueprint(graph, census, subject)
+
+
+def hollow(graph: Graph) -> Graph:
+    """Returns a graph that a ``Program`` can be made of without its blobs, to be traced and not computed."""
+    return replace(graph, constants=tuple(map(_placeholder, graph.constants)))
 
 
 def _infer(program: Program) -> tuple[Type, ...]:

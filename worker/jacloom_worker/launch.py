@@ -9,9 +9,9 @@ from enum import Enum
 from typing import Any
 
 import ray
-from jacloom_graph.types import OPSET
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from jacloom_graph.types import OPSET
 from jacloom_worker import envelope
 from jacloom_worker.actor import Worker
 from jacloom_worker.clerk import Clerk
@@ -80,6 +80,10 @@ class Handle:
     def describe(self, load: Load, lease: float) -> Sent:
         """Asks a clerk for the description of a graph."""
         return Sent(self._actor.describe.remote(load, lease))
+
+    def validate(self, load: Load, lease: float) -> Sent:
+        """Asks a clerk for the types of a graph's values."""
+        return Sent(self._actor.validate.remote(load, lease))
 
     def survey(self, load: Load, lease: float, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool) -> Sent:
         """Asks a clerk which derivatives a function has, and their price."""

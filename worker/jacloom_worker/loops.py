@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
+from jax import lax
+
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.ops import TABLE
 from jacloom_graph.types import Graph, Node
-from jax import lax
-
 from jacloom_worker import rules
 from jacloom_worker.binds import parameters, scatter
 
@@ -33,21 +33,22 @@ class Functions(Protocol):
         """Returns ``large`` where the function reaches a large constant, else nothing."""
 
 
-Structured = Callable[[Any, Node, list[Any], tuple[Any, ...]], Sequence[Any]]
+Structured = Callable[[Any, Node, list[Any], tuple[Any, ...]], Any]
+"""Evaluates one op: ``(program, node, operands, large constants) -> its results``, a sequence."""
 
 
-def _call(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Sequence[Any]:
+def _call(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Any:
     return program.call(_attr(node, "function"), large, operands)
 
 
-def _checkpoint(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Sequence[Any]:
+def _checkpoint(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Any:
     policy = _attr(node, "policy")
     keep = getattr(jax.checkpoint_policies, policy) if policy else None
     function = jax.checkpoint(program.callable(_attr(node, "function"), large), prevent_cse=_attr(node, "prevent_cse"), policy=keep)
     return function(*operands)
 
 
-def _scan(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Sequence[Any]:
+def _scan(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Any:
     body = program.callable(_attr(node, "function"), large)
     first, last = _attr(node, "num_consts"), _attr(node, "num_consts") + _attr(node, "num_carry")
     constants, carries, arrays = operands[:first], operands[first:last], operands[last:]
@@ -60,7 +61,7 @@ def _scan(program: Functions, node: Node, operands: list[Any], large: tuple[Any,
     return [*final, *stacked]
 
 
-def _while(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Sequence[Any]:
+def _while(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Any:
     test, body = program.callable(_attr(node, "cond"), large), program.callable(_attr(node, "body"), large)
     first, last = _attr(node, "cond_consts"), _attr(node, "cond_consts") + _attr(node, "body_consts")
     of_test, of_body, carries = operands[:first], operands[first:last], operands[last:]
@@ -80,12 +81,12 @@ def _while(program: Functions, node: Node, operands: list[Any], large: tuple[Any
     return lax.while_loop(lambda carry: running(carry).any(), step, carries)
 
 
-def _switch(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Sequence[Any]:
+def _switch(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Any:
     branches = [program.callable(number, large) for number in _attr(node, "branches")]
     return lax.switch(operands[0], branches, *operands[1:])
 
 
-def _linear_solve(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Sequence[Any]:
+def _linear_solve(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Any:
     names = ("matvec", "vecmat", "solve", "transpose_solve")
     functions: dict[str, Callable[..., list[Any]] | None] = {}
     at = 0
@@ -108,13 +109,13 @@ def _closed(function: Callable[..., list[Any]], constants: list[Any]) -> Callabl
     return lambda *args: function(*constants, *args)
 
 
-def _reduce(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Sequence[Any]:
+def _reduce(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Any:
     half = len(operands) // 2
     combine = program.callable(_attr(node, "function"), large)
     return lax.reduce(operands[:half], operands[half:], lambda left, right: combine(*left, *right), _attr(node, "dimensions"))
 
 
-def _reduce_window(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Sequence[Any]:
+def _reduce_window(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Any:
     half = len(operands) // 2
     combine = program.callable(_attr(node, "function"), large)
     return lax.reduce_window(
@@ -129,13 +130,13 @@ def _reduce_window(program: Functions, node: Node, operands: list[Any], large: t
     )
 
 
-def _scatter(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Sequence[Any]:
+def _scatter(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Any:
     number = _attr(node, "function")
     combine = None if number is None else program.callable(number, large)
     return [scatter(operands, parameters("scatter", node.attrs), combine)]
 
 
-def _custom_call(program: Any, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Sequence[Any]:
+def _custom_call(program: Any, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Any:
     return rules.custom_call(program, _attr(node, "rule"), operands, large)
 
 

@@ -42,14 +42,14 @@ class Tally:
         return Cost(self.seed_flops, self.seed_bytes, self.seed_peak)
 
 
-def price(jaxpr: ClosedJaxpr, varying: Sequence[bool]) -> Tally:
+def price(jaxpr: Jaxpr, varying: Sequence[bool]) -> Tally:
     """Returns what a jaxpr costs, apart for each seed and for all of them together.
 
     Args:
-        jaxpr: The program of one pass. Equations whose results are not used are not counted.
+        jaxpr: The program of one pass, without dead code.
         varying: For each input, whether it depends on the seed. With all True the sums for the seed are those of the whole program.
     """
-    return _Walk().tally(jaxpr.jaxpr, tuple(varying))[0]
+    return _Walk().tally(jaxpr, tuple(varying))[0]
 
 
 class _Walk:
@@ -67,14 +67,11 @@ class _Walk:
 
     def _tally(self, jaxpr: Jaxpr, varying: tuple[bool, ...]) -> tuple[Tally, tuple[bool, ...]]:
         varies = {variable for variable, flag in zip(jaxpr.invars, varying, strict=True) if flag}
-        used = _used(jaxpr)
-        last = _last_uses(jaxpr, used)
+        last = _last_uses(jaxpr)
         total = Tally()
         alive = sum(work.nbytes(variable) for variable in varies)
         total.seed_peak = alive
         for index, eqn in enumerate(jaxpr.eqns):
-            if index not in used:
-                continue
             flags = tuple(not isinstance(operand, Literal) and operand in varies for operand in eqn.invars)
             part, results = self._equation(eqn, flags)
             total.add(part)
@@ -99,7 +96,7 @@ class _Walk:
                 return self._cond(eqn, flags)
             case "custom_linear_solve":
                 return self._linear_solve(eqn, flags)
-        bodies = [_open(body) for body in jaxprs_in_params(eqn.params)]
+        bodies = list(jaxprs_in_params(eqn.params))
         if len(bodies) == 1 and len(bodies[0].invars) == len(flags) and len(bodies[0].outvars) == len(eqn.outvars):
             body, results = self.tally(bodies[0], flags)  # a call: jit, checkpoint, a custom rule's function
             return _inside(body, eqn, flags), results
@@ -183,21 +180,9 @@ def _inside(body: Tally, eqn: JaxprEqn, flags: tuple[bool, ...]) -> Tally:
     return Tally(body.shared_flops, body.shared_bytes, body.seed_flops, body.seed_bytes, peak)
 
 
-def _used(jaxpr: Jaxpr) -> set[int]:
-    """Returns the equations that outputs depend on. Derivatives leave many behind that XLA will drop as well."""
-    needed: set[Var] = {atom for atom in jaxpr.outvars if not isinstance(atom, Literal)}
-    used = set()
-    for index in range(len(jaxpr.eqns) - 1, -1, -1):
-        eqn = jaxpr.eqns[index]
-        if not needed.isdisjoint(eqn.outvars):
-            used.add(index)
-            needed.update(operand for operand in eqn.invars if not isinstance(operand, Literal))
-    return used
-
-
-def _last_uses(jaxpr: Jaxpr, used: set[int]) -> dict[Var, int]:
+def _last_uses(jaxpr: Jaxpr) -> dict[Var, int]:
     """Returns for each variable the last equation that reads it; one beyond the end for outputs."""
-    last = {operand: index for index, eqn in enumerate(jaxpr.eqns) if index in used for operand in eqn.invars if not isinstance(operand, Literal)}
+    last = {operand: index for index, eqn in enumerate(jaxpr.eqns) for operand in eqn.invars if not isinstance(operand, Literal)}
     last.update((atom, len(jaxpr.eqns)) for atom in jaxpr.outvars if not isinstance(atom, Literal))
     return last
 

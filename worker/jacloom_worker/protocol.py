@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 import numpy as np
+
 from jacloom_graph.errors import Fault
 from jacloom_graph.types import Tree, Type
 
@@ -111,6 +112,16 @@ class Description:
     expanded_nodes: int
     blobs: tuple[str, ...]
     """Names of the blobs that the graph's constants refer to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """The types of everything in a graph."""
+
+    id: str
+    """As ``Description.id``."""
+    functions: tuple[tuple[int, tuple[Type, ...]], ...]
+    """For each function that the entry reaches by calls, its index and the types of its values in order: inputs, then the results of each node."""
 
 
 @dataclass(frozen=True, slots=True)

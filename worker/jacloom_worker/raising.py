@@ -13,13 +13,14 @@ from typing import Any
 
 import jax
 import numpy as np
+
 from jacloom_graph.errors import Fault, Place, Reason
 from jacloom_graph.ops import TABLE
 from jacloom_graph.tensor import KEY_DATA
 from jacloom_graph.types import Constant, Graph, Node, Type
-
 from jacloom_worker.binds import bind
 from jacloom_worker.loops import STRUCTURED
+from jacloom_worker.modes import scope
 
 _LARGE = 64 * 1024
 """Constants above this many bytes are arguments of what is compiled, not part of it: the compiler would copy and fold them."""
@@ -135,7 +136,9 @@ class Program:
     def _evaluate(self, node: Node, operands: list[Any], large: tuple[Any, ...], place: Place) -> list[Any]:
         try:
             if node.op in STRUCTURED:
-                return list(STRUCTURED[node.op](self, node, operands, large))
+                # The name of its scope is all that a rule's refusal knows of its place when it comes after tracing; see modes.live.
+                with jax.named_scope(scope(place)):
+                    return list(STRUCTURED[node.op](self, node, operands, large))
             return bind(node.op, operands, node.attrs)
         except Fault as fault:
             raise fault if fault.place else Fault(fault.reason, fault.message, field=fault.field, place=place) from fault
@@ -201,13 +204,15 @@ def _resolve(constant: Constant, blobs: Mapping[str, Any]) -> np.ndarray:
     array = np.frombuffer(blobs[constant.blob], np.uint32 if extra else jax.numpy.dtype(constant.type.dtype))
     shape = (*constant.type.shape, *extra)
     if array.size != Type("", shape).size:
-        raise Fault(Reason.ARGUMENT_MISMATCH, f"blob {constant.blob} has {array.size} elements, its constant {constant.type} needs {Type('', shape).size}")
+        raise Fault(
+            Reason.ARGUMENT_MISMATCH, f"blob {constant.blob} has {array.size} elements, its constant {constant.type} needs {Type('', shape).size}"
+        )
     return array.reshape(shape)
 
 
 def _as_key(type_: Type, value: np.ndarray) -> Any:
     if type_.dtype.startswith("key<"):
-        return jax.random.wrap_key_data(value, impl=type_.dtype[4:-1])
+        return jax.random.wrap_key_data(jax.numpy.asarray(value), impl=type_.dtype[4:-1])
     return value
 
 

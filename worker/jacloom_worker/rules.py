@@ -11,10 +11,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jacloom_graph.errors import Fault, Reason
-from jacloom_graph.types import JvpRule, Rule, VjpRule
 from jax.custom_derivatives import SymbolicZero
 from jax.dtypes import float0
+
+from jacloom_graph.errors import Fault, Reason
+from jacloom_graph.types import JvpRule, Rule, VjpRule
 
 
 def custom_call(program: Any, number: int, operands: Sequence[Any], large: tuple[Any, ...]) -> list[Any]:
@@ -47,7 +48,7 @@ def _needed_by_rule(program: Any, rule: Rule, large: tuple[Any, ...]) -> tuple[A
 def _with_jvp(program: Any, rule: Rule, derivative: JvpRule, skip: int) -> Any:
     @jax.custom_jvp
     def function(*args: Any) -> list[Any]:
-        return program.run(rule.function, args[:skip], args[skip:])
+        return list(program.run(rule.function, args[:skip], args[skip:]))
 
     def jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[list[Any], list[Any]]:
         large, values = primals[:skip], primals[skip:]
@@ -71,7 +72,8 @@ def _instantiated(tangent: Any, active: bool) -> Any:
             )
         return None
     if isinstance(tangent, SymbolicZero):
-        return jax.numpy.zeros(tangent.aval.shape, tangent.aval.dtype)
+        aval: Any = tangent.aval
+        return jax.numpy.zeros(aval.shape, aval.dtype)
     return tangent
 
 
@@ -84,7 +86,7 @@ def _with_vjp(program: Any, rule: Rule, derivative: VjpRule, skip: int) -> Any:
 
     @jax.custom_vjp
     def function(*args: Any) -> list[Any]:
-        return program.run(rule.function, args[:skip], args[skip:])
+        return list(program.run(rule.function, args[:skip], args[skip:]))
 
     def forward(*args: Any) -> tuple[list[Any], tuple[Any, ...]]:
         results = program.run(derivative.forward, args[:skip], args[skip:])
@@ -104,7 +106,7 @@ def _with_vjp(program: Any, rule: Rule, derivative: VjpRule, skip: int) -> Any:
 def _refusing(program: Any, rule: Rule, text: str, skip: int) -> Any:
     @jax.custom_jvp
     def function(*args: Any) -> list[Any]:
-        return program.run(rule.function, args[:skip], args[skip:])
+        return list(program.run(rule.function, args[:skip], args[skip:]))
 
     def jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[list[Any], list[Any]]:
         if any(not isinstance(tangent, SymbolicZero) and np.dtype(tangent.dtype) != float0 for tangent in tangents):

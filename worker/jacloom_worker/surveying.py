@@ -9,6 +9,7 @@ from jacloom_worker import kernels, requirements
 from jacloom_worker.faults import explain
 from jacloom_worker.infer import abstract, struct
 from jacloom_worker.kernels import Subject
+from jacloom_worker.modes import live
 from jacloom_worker.price import price
 from jacloom_worker.protocol import Cost, Kernel, Kind, Survey
 
@@ -43,4 +44,4 @@ def _cost(subject: Subject, kernel: Kernel) -> Cost:
     seeds = len(computation.arguments) - len(subject.inputs)
     # Of the value every operation counts; of a derivative those that each seed repeats.
     varying = [kernel.kind is Kind.VALUE] * shared + [True] * seeds
-    return price(jaxpr, varying).cost
+    return price(live(jaxpr), varying).cost

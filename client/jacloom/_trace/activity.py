@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jacloom_graph.ops import TABLE
 from jax.extend import core
 
 from jacloom._trace.types import inexact
+from jacloom_graph.ops import TABLE
 
 Flags = tuple[bool, ...]
 
@@ -70,17 +70,27 @@ class Activity:
 _Rule = Callable[[Activity, Mapping[str, Any], Flags], Flags]
 
 
-def _call(name: str) -> _Rule:
-    def through(activity: Activity, params: Mapping[str, Any], flags: Flags) -> Flags:
-        return activity.outputs(open_jaxpr(params[name]), flags)
+def _call(activity: Activity, params: Mapping[str, Any], flags: Flags) -> Flags:
+    return activity.outputs(open_jaxpr(callee(params)), flags)
 
-    return through
+
+def callee(params: Mapping[str, Any]) -> Any:
+    """Returns the jaxpr that a call evaluates; JAX has three names for it."""
+    return next(params[name] for name in ("jaxpr", "call_jaxpr", "call") if name in params)
 
 
 def _scan(activity: Activity, params: Mapping[str, Any], flags: Flags) -> Flags:
-    constants, carries, slices = split(flags, params["num_consts"], params["num_carry"])
+    constants, carries, slices = split(flags, *scan_counts(params))
     carries = activity.carries(open_jaxpr(params["jaxpr"]), constants, carries, slices)
     return activity.outputs(open_jaxpr(params["jaxpr"]), (*constants, *carries, *slices))
+
+
+def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
+    """Returns how many of a scan's operands are constants and how many are carries."""
+    if "ft_in" in params:  # JAX 0.11 keeps the three groups of operands in one record
+        constants, carries, _ = params["ft_in"].unpack()
+        return len(constants), len(carries)
+    return params["num_consts"], params["num_carry"]
 
 
 def _while(activity: Activity, params: Mapping[str, Any], flags: Flags) -> Flags:
@@ -98,12 +108,13 @@ def _optimization_barrier(activity: Activity, params: Mapping[str, Any], flags: 
 
 
 _RULES: Mapping[str, _Rule] = {
-    "jit": _call("jaxpr"),
-    "pjit": _call("jaxpr"),
-    "closed_call": _call("call_jaxpr"),
-    "core_call": _call("call_jaxpr"),
-    "remat2": _call("jaxpr"),
-    "checkpoint": _call("jaxpr"),
+    "jit": _call,
+    "pjit": _call,
+    "closed_call": _call,
+    "composite": _call,
+    "core_call": _call,
+    "remat2": _call,
+    "checkpoint": _call,
     "scan": _scan,
     "while": _while,
     "cond": _cond,
@@ -113,7 +124,8 @@ _RULES: Mapping[str, _Rule] = {
 
 def open_jaxpr(jaxpr: Any) -> core.Jaxpr:
     """Returns the jaxpr of a closed jaxpr, or the jaxpr itself."""
-    return jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
+    opened: core.Jaxpr = jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
+    return opened
 
 
 def split(flags: Sequence[Any], *counts: int) -> tuple[tuple[Any, ...], ...]:

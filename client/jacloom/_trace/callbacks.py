@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from jacloom_graph.types import Constant, Function, Type
 from jax.extend import core
 
 from jacloom._trace.activity import open_jaxpr
 from jacloom._trace.lower import Lowering
 from jacloom._trace.types import type_of
+from jacloom_graph.types import Constant, Function, Type
 
 _CHECKING_MODULES = ("equinox.", "checkify.")
 """Where callbacks that only raise are defined. A branch with any other callback is refused: it may compute something."""

@@ -8,9 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jacloom_graph import identity
-from jacloom_graph.errors import Fault, Place
-from jacloom_graph.types import Graph, Type
 
 from jacloom._errors import TraceError
 from jacloom._trace.foreign import lower_foreign
@@ -18,8 +15,11 @@ from jacloom._trace.lower import Lowering
 from jacloom._trace.source import user_line
 from jacloom._trace.structured import STRUCTURED
 from jacloom._trace.treedef import tree_of
-from jacloom._trace.types import inexact
+from jacloom._trace.types import example, inexact
 from jacloom._version import VERSION
+from jacloom_graph import identity
+from jacloom_graph.errors import Fault, Place
+from jacloom_graph.types import Graph, Type
 
 MAX_RULE_ORDER = 4
 """How many derivatives deep a custom rule that calls ever new functions is followed."""
@@ -77,7 +77,7 @@ def trace(
         Fault: UNSUPPORTED_OP if it uses an operation that cannot be part of a graph.
     """
     leaves, in_treedef = jax.tree.flatten((args, dict(kwargs or {})))
-    wide = x64 if x64 is not None else bool(jax.config.jax_enable_x64) or any(map(_has_64_bits, leaves))
+    wide = x64 if x64 is not None else jax.config.read("jax_enable_x64") or any(map(_has_64_bits, leaves))
     with jax.enable_x64(wide):
         closed, out_treedef = _make_jaxpr(fun, in_treedef, leaves)
         chosen = range(len(leaves)) if active is None else active
@@ -103,8 +103,7 @@ def trace(
 
 def _make_jaxpr(fun: Callable[..., Any], in_treedef: Any, leaves: list[Any]) -> tuple[Any, Any]:
     """Returns the closed jaxpr of the flat function and the tree of its result."""
-    examples = [leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf) for leaf in map(_as_value, leaves)]
-    structs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=bool(getattr(aval, "weak_type", False))) for aval in examples]
+    structs = [leaf if isinstance(leaf, jax.ShapeDtypeStruct) else example(jax.typeof(_as_value(leaf))) for leaf in leaves]
     args, kwargs = jax.tree.unflatten(in_treedef, structs)
     try:
         closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args, **kwargs)
@@ -137,7 +136,10 @@ def _explain(fun: Callable[..., Any], error: Exception) -> str:
     first = str(error).strip().split("\n\n")[0]
     hint = ""
     if isinstance(error, (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)):
-        hint = " A Python branch or conversion depends on a traced value: use jnp.where or lax.cond, or pass that argument as a Python int or bool, which is kept static."
-    elif "carry" in first or "float32" in first and "float64" in first:
+        hint = (
+            " A Python branch or conversion depends on a traced value: use jnp.where or lax.cond, "
+            "or pass that argument as a Python int or bool, which is kept static."
+        )
+    elif "carry" in first or ("float32" in first and "float64" in first):
         hint = " If 32- and 64-bit values meet, give the constants the dtype of the arguments."
     return f"{name} could not be traced: {type(error).__name__}: {first[:1500]}{hint}"

@@ -14,6 +14,7 @@ from jax.extend import core
 
 from jacloom._trace.activity import Flags
 from jacloom._trace.lower import Body, Lowering, unsupported
+from jacloom._trace.types import example
 
 
 def lower_foreign(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
@@ -24,8 +25,10 @@ def lower_foreign(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: 
     """
     try:
         expanded = _implementation(eqn)
-    except Exception as error:  # noqa: BLE001  a library's implementation may raise anything
-        raise unsupported(eqn, f"the op table does not have it, and its implementation cannot be traced ({type(error).__name__}: {str(error)[:200]})") from error
+    except Exception as error:  # a library's implementation may raise anything
+        raise unsupported(
+            eqn, f"the op table does not have it, and its implementation cannot be traced ({type(error).__name__}: {str(error)[:200]})"
+        ) from error
     if any(inner.primitive is eqn.primitive for inner in expanded.jaxpr.eqns):
         raise unsupported(eqn, "the op table does not have it, and its implementation is compiled code")
     function = lowering.function(expanded, active, eqn.primitive.name)
@@ -33,7 +36,7 @@ def lower_foreign(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: 
 
 
 def _implementation(eqn: core.JaxprEqn) -> core.ClosedJaxpr:
-    examples = [jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype, weak_type=bool(getattr(atom.aval, "weak_type", False))) for atom in eqn.invars]
+    examples = [example(atom.aval) for atom in eqn.invars]
     # Primitives whose functions are parameters of their own kind (a jaxpr) are called with them bound back.
     params: dict[str, Any] = eqn.primitive.get_bind_params(eqn.params)
     return jax.make_jaxpr(partial(eqn.primitive.impl, **params))(*examples)

@@ -6,10 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jacloom_graph.attrs import REFERENCES
-from jacloom_graph.errors import Fault, Reason
-from jacloom_graph.ops import TABLE
-from jacloom_graph.types import AttrValue, Constant, Function, Node, Rule, Type
 from jax.extend import core
 from jax.extend.core import primitives
 
@@ -17,6 +13,10 @@ from jacloom._trace.activity import Activity, Flags
 from jacloom._trace.params import Unrepresentable, attributes
 from jacloom._trace.source import user_line
 from jacloom._trace.types import constant, type_of
+from jacloom_graph.attrs import REFERENCES
+from jacloom_graph.errors import Fault, Reason
+from jacloom_graph.ops import TABLE
+from jacloom_graph.types import AttrValue, Constant, Function, Node, Rule, Type
 
 
 @dataclass
@@ -112,7 +112,8 @@ class Lowering:
     def operand(self, body: Body, atom: Any) -> int:
         """Returns the operand that a variable or literal is."""
         if isinstance(atom, core.Literal):
-            return self.constant(atom.val, weak=bool(getattr(atom.aval, "weak_type", False)), dtype=atom.aval.dtype)
+            aval: Any = atom.aval
+            return self.constant(atom.val, weak=bool(getattr(aval, "weak_type", False)), dtype=aval.dtype)
         return body.env[atom]
 
     def constant(self, value: Any, *, weak: bool, dtype: Any = None) -> int:

@@ -11,11 +11,11 @@ from enum import Enum
 from typing import Any
 
 import numpy as np
+
+from jacloom._trace.types import dtype_name
 from jacloom_graph.attrs import AttrKind, AttrSpec
 from jacloom_graph.ops import TABLE
 from jacloom_graph.types import AttrValue
-
-from jacloom._trace.types import dtype_name
 
 Params = Mapping[str, Any]
 
@@ -25,7 +25,19 @@ class Unrepresentable(Exception):
 
 
 PLACEMENT = frozenset(
-    {"sharding", "out_sharding", "in_shardings", "out_shardings", "in_layouts", "out_layouts", "ctx_mesh", "devices", "srcs", "copy_semantics", "donated_invars"}
+    {
+        "sharding",
+        "out_sharding",
+        "in_shardings",
+        "out_shardings",
+        "in_layouts",
+        "out_layouts",
+        "ctx_mesh",
+        "devices",
+        "srcs",
+        "copy_semantics",
+        "donated_invars",
+    }
 )
 """Where values live, which is the cluster's business: dropped."""
 
@@ -39,7 +51,7 @@ _REDUNDANT = frozenset(
     }
 )
 
-_MEMBERS_ONLY_DEFAULT = frozenset({"accuracy", "compiler_options_kvs"})
+_UNSET = frozenset({"accuracy", "compiler_options_kvs"})
 """Parameters that must be unset: the op table has no word for their other values."""
 
 
@@ -70,7 +82,7 @@ def attributes(op: str, params: Params) -> dict[str, AttrValue]:
 def _refuse_unless_idle(op: str, name: str, value: Any) -> None:
     if name in PLACEMENT or name in _REDUNDANT:
         return
-    if name in _MEMBERS_ONLY_DEFAULT and (value is None or value == ()):
+    if name in _UNSET and (value is None or value == ()):
         return
     raise Unrepresentable(f"parameter {name}={value!r} of {op} has no counterpart in the op table")
 
@@ -161,7 +173,7 @@ def _platforms(params: Params) -> dict[str, Any]:
 
 _RECORDS: Mapping[str, Callable[[Params], dict[str, Any]]] = {
     "gather": _gather,
-    **{name: _scatter for name in ("scatter", "scatter_add", "scatter_sub", "scatter_mul", "scatter_min", "scatter_max")},
+    **dict.fromkeys(("scatter", "scatter_add", "scatter_sub", "scatter_mul", "scatter_min", "scatter_max"), _scatter),
     "conv_general_dilated": _conv,
     "dot_general": _dot,
     "platform_index": _platforms,

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jacloom_graph.types import JvpRule, Rule, VjpRule
 from jax._src.core import eval_jaxpr
 from jax._src.interpreters.ad import Zero
 from jax.custom_derivatives import SymbolicZero
@@ -23,7 +22,8 @@ from jax.extend import core
 from jacloom._trace.activity import Flags
 from jacloom._trace.fingerprint import fingerprint
 from jacloom._trace.lower import Body, Lowering
-from jacloom._trace.types import inexact
+from jacloom._trace.types import example, inexact
+from jacloom_graph.types import JvpRule, Rule, VjpRule
 
 
 def custom_jvp(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
@@ -48,7 +48,7 @@ def _custom(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[i
 def _jvp_rule(lowering: Lowering, eqn: core.JaxprEqn, active: Flags) -> int:
     try:
         jaxpr, outputs = _trace_jvp(eqn, active)
-    except Exception as error:  # noqa: BLE001  whatever a user's rule raises is what differentiating has to say
+    except Exception as error:  # whatever a user's rule raises is what differentiating has to say
         return _refusing(lowering, eqn, active, error)
 
     def derivative() -> JvpRule:
@@ -62,7 +62,7 @@ def _vjp_rule(lowering: Lowering, eqn: core.JaxprEqn, active: Flags) -> int:
     try:
         forward, residuals = _trace_forward(eqn, active)
         backward, inputs = _trace_backward(eqn, active, forward, residuals)
-    except Exception as error:  # noqa: BLE001  as above
+    except Exception as error:  # as above
         return _refusing(lowering, eqn, active, error)
 
     def derivative() -> VjpRule:
@@ -161,7 +161,7 @@ def _trace_forward(eqn: core.JaxprEqn, active: Flags) -> tuple[core.ClosedJaxpr,
 def _trace_backward(eqn: core.JaxprEqn, active: Flags, forward: core.ClosedJaxpr, count: int) -> tuple[core.ClosedJaxpr, tuple[int, ...]]:
     """Returns (residuals.., cotangents of inexact outputs..) -> (cotangents..) and which inputs receive one."""
     _, _, backward = _subfunctions(eqn)
-    outputs = [var.aval for var in eqn.outvars]
+    outputs: list[Any] = [var.aval for var in eqn.outvars]
     residuals = forward.jaxpr.outvars[:count]
     inputs: list[int] = []
 
@@ -171,6 +171,8 @@ def _trace_backward(eqn: core.JaxprEqn, active: Flags, forward: core.ClosedJaxpr
         given = iter(args[count:])
         cotangents = [next(given) if inexact(aval) else np.zeros(aval.shape, float0) for aval in outputs]
         found = backward.call_wrapped(*kept, *cotangents)
+        if jax.__version_info__ >= (0, 11):  # since then a pair of the cotangents and what the rule logged
+            found, _ = found
         inputs[:] = [index for index, (cotangent, flag) in enumerate(zip(found, active, strict=True)) if flag and not _is_zero(cotangent)]
         return [found[index] for index in inputs]
 
@@ -195,7 +197,7 @@ def _trace_rule(rule: Callable[..., list[Any]], avals: Sequence[Any], operands: 
     Raises:
         ValueError: if the rule closes over a traced value that is not an operand; JAX cannot differentiate it either.
     """
-    closed = jax.make_jaxpr(rule)(*map(_example, avals))
+    closed = jax.make_jaxpr(rule)(*map(example, avals))
     captured = {index: value for index, value in enumerate(closed.consts) if isinstance(value, jax.core.Tracer)}
     if not captured:
         return closed
@@ -205,7 +207,7 @@ def _trace_rule(rule: Callable[..., list[Any]], avals: Sequence[Any], operands: 
         consts = [args[positions[index]] if index in positions else value for index, value in enumerate(closed.consts)]
         return eval_jaxpr(closed.jaxpr, consts, *args)
 
-    return jax.make_jaxpr(opened)(*map(_example, avals))
+    return jax.make_jaxpr(opened)(*map(example, avals))
 
 
 def _position(tracer: Any, operands: Sequence[Any]) -> int:
@@ -214,7 +216,3 @@ def _position(tracer: Any, operands: Sequence[Any]) -> int:
         if operand is variable:
             return position
     raise ValueError("it closes over a traced value; pass the value as an argument of the function instead")
-
-
-def _example(aval: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=bool(getattr(aval, "weak_type", False)))

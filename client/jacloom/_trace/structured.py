@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from jacloom_graph.types import AttrValue
 from jax.extend import core
 
-from jacloom._trace.activity import Flags, open_jaxpr, split
+from jacloom._trace.activity import Flags, callee, open_jaxpr, scan_counts, split
 from jacloom._trace.callbacks import is_raising_branch, lower_raising_branch
 from jacloom._trace.lower import Body, Handler, Lowering, unsupported
 from jacloom._trace.params import attributes
 from jacloom._trace.rules import custom_jvp, custom_vjp
 from jacloom._trace.types import inexact
+from jacloom_graph.ops import TABLE
+from jacloom_graph.types import AttrValue
 
 
-def _call(param: str) -> Handler:
-    def lower(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
-        function = lowering.function(eqn.params[param], active, str(eqn.params.get("name", "")))
-        return body.emit("call", operands, {"function": function}, eqn)
-
-    return lower
+def _call(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
+    function = lowering.function(callee(eqn.params), active, str(eqn.params.get("name", "")))
+    return body.emit("call", operands, {"function": function}, eqn)
 
 
 def _checkpoint(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
     attrs: dict[str, AttrValue] = {"function": lowering.function(eqn.params["jaxpr"], active)}
     policy = getattr(eqn.params["policy"], "__name__", None)
     if eqn.params["policy"] is not None:
-        known = next(spec.members for spec in _checkpoint_specs() if spec.name == "policy")
-        if policy in known:
+        if policy in TABLE["checkpoint"].specs["policy"].members:
             attrs["policy"] = policy
         else:
             lowering.notes[f"checkpoint policy {policy or eqn.params['policy']} was dropped: values are the same, memory may differ"] = None
@@ -38,19 +34,15 @@ def _checkpoint(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: li
     return body.emit("checkpoint", operands, attrs, eqn)
 
 
-def _checkpoint_specs() -> Any:
-    from jacloom_graph.ops import TABLE
-
-    return TABLE["checkpoint"].attrs
-
-
 def _scan(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
     params = eqn.params
-    constants, carries, slices = split(active, params["num_consts"], params["num_carry"])
+    counts = scan_counts(params)
+    constants, carries, slices = split(active, *counts)
     carries = lowering.activity.carries(open_jaxpr(params["jaxpr"]), constants, carries, slices)
     attrs: dict[str, AttrValue] = {"function": lowering.function(params["jaxpr"], (*constants, *carries, *slices)), "length": int(params["length"])}
-    defaults: Mapping[str, AttrValue] = {"num_consts": 0, "num_carry": 0, "reverse": False, "unroll": 1}
-    attrs.update({name: params[name] for name, default in defaults.items() if params[name] != default})
+    found = {"num_consts": counts[0], "num_carry": counts[1], "reverse": bool(params["reverse"]), "unroll": int(params["unroll"])}
+    specs = TABLE["scan"].specs
+    attrs.update({name: value for name, value in found.items() if value != specs[name].default})
     return body.emit("scan", operands, attrs, eqn)
 
 
@@ -130,12 +122,12 @@ _STATE = "it changes state in place; return the new value instead"
 _DEVICES = "it is tied to the devices of this process; the service places work itself"
 
 STRUCTURED: Mapping[str, Handler] = {
-    "jit": _call("jaxpr"),
-    "pjit": _call("jaxpr"),
-    "closed_call": _call("call_jaxpr"),
-    "core_call": _call("call_jaxpr"),
-    "composite": _call("jaxpr"),
-    "custom_vmap_call": _call("call"),
+    "jit": _call,
+    "pjit": _call,
+    "closed_call": _call,
+    "core_call": _call,
+    "composite": _call,
+    "custom_vmap_call": _call,
     "remat2": _checkpoint,
     "checkpoint": _checkpoint,
     "scan": _scan,

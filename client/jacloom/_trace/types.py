@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+
 from jacloom_graph.types import Constant, Type
 
 
@@ -37,3 +38,8 @@ def constant(value: Any, *, weak: bool) -> Constant:
         return Constant(Type(dtype_name(value.dtype), tuple(value.shape)), np.asarray(jax.random.key_data(value)))
     array = np.asarray(value)
     return Constant(Type(str(array.dtype.name), array.shape, weak), np.ascontiguousarray(array).reshape(array.shape))
+
+
+def example(aval: Any) -> jax.ShapeDtypeStruct:
+    """Returns what stands for a value of the type when a function is traced."""
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=bool(getattr(aval, "weak_type", False)))

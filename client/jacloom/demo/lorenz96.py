@@ -36,4 +36,4 @@ def state_after(x: jax.Array) -> jax.Array:
 def problem() -> Problem:
     """Returns the Jacobian ``(SITES, SITES)`` of the state at time 1 by the state at time 0."""
     start = FORCING + np.random.default_rng(0).normal(size=SITES)
-    return Problem("lorenz-96", "the state of 256 sites after 100 Runge-Kutta steps, by the state before", state_after, (start,))
+    return Problem("lorenz-96", "256 sites after 100 Runge-Kutta steps, by the sites before", state_after, (start,))

@@ -18,7 +18,7 @@ ROWS: tuple[Op, ...] = (
     row(
         "checkpoint",
         (0, None),
-        "As call; reverse mode computes intermediate values again instead of keeping them, but for those that `policy` keeps.",
+        "As call; reverse mode computes intermediate values again, but for those that `policy` keeps.",
         function("function"),
         choice("policy", _POLICIES, None),
         flag("prevent_cse", True),
@@ -26,7 +26,7 @@ ROWS: tuple[Op, ...] = (
     row(
         "scan",
         (0, None),
-        "Loop of `length` steps. Operands: constants, carries, arrays whose first axis is stepped through. `function`: (constants, carries, slices) -> (carries, slices).",
+        "Loop of `length` steps over constants, carries and arrays (along axis 0). `function`: (constants, carries, slices) -> (carries, slices).",
         function("function"),
         integer("length"),
         integer("num_consts", 0),
@@ -37,18 +37,30 @@ ROWS: tuple[Op, ...] = (
     row(
         "while",
         (0, None),
-        "Loop while `cond` is true. Operands: constants of cond, constants of body, carries. cond: (its constants, carries) -> bool; body: (its constants, carries) -> carries. A predicate with axes stops each entry along the carries' leading axes on its own.",
+        "Loop while `cond` holds. Operands: constants of cond, constants of body, carries. cond: (its constants, carries) -> bool; "
+        "body: (its constants, carries) -> carries. A predicate with axes stops each entry along the carries' leading axes on its own.",
         function("cond"),
         function("body"),
         integer("cond_consts", 0),
         integer("body_consts", 0),
     ),
-    row("switch", (1, None), "The results of `branches[k]` on the other operands, where operand 0 is k (clamped to the branches there are).", functions("branches")),
-    row("platform_index", 0, "Number of the first entry of `platforms` that has the device's platform (names joined by commas; empty for any).", texts("platforms"), constant=True),
+    row(
+        "switch",
+        (1, None),
+        "The results of `branches[k]` on the other operands, where operand 0 is k (clamped to the branches there are).",
+        functions("branches"),
+    ),
+    row(
+        "platform_index",
+        0,
+        "Number of the first entry of `platforms` that has the device's (names joined by commas; empty for any).",
+        texts("platforms"),
+        constant=True,
+    ),
     row(
         "linear_solve",
         (0, None),
-        "Solution x of matvec(x) = b found by `solve`, differentiated as such. Operands: constants of each function in order (`const_lengths`), then b.",
+        "Solution x of matvec(x) = b found by `solve`, differentiated as such. Operands: each function's constants (`const_lengths`), then b.",
         function("matvec"),
         function("vecmat", None),
         function("solve"),

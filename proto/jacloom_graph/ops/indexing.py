@@ -22,7 +22,8 @@ ROWS: tuple[Op, ...] = (
     row(
         "gather",
         2,
-        "Windows of `slice_sizes` of operand 0 at the places in operand 1 (last axis: index vector). Out of bounds: by `mode` clipped, or filled with `fill_value`.",
+        "Windows of `slice_sizes` of operand 0 at the places in operand 1 (last axis: index vector), "
+        "out of bounds by `mode` clipped or filled with `fill_value`.",
         integers("offset_dims", ()),
         integers("collapsed_slice_dims", ()),
         integers("start_index_map", ()),
@@ -34,7 +35,13 @@ ROWS: tuple[Op, ...] = (
         choice("mode", _MODES, "FILL_OR_DROP"),
         scalar("fill_value", None),
     ),
-    row("scatter", 3, "Operand 0 with windows at the places in operand 1 replaced by those of operand 2 (or by `function` of the old element).", *_SCATTER, function("function", None)),
+    row(
+        "scatter",
+        3,
+        "Operand 0 with windows at the places in operand 1 replaced by those of operand 2 (or by `function` of the old element).",
+        *_SCATTER,
+        function("function", None),
+    ),
     row("scatter_add", 3, "As scatter, adding to what is there.", *_SCATTER),
     row("scatter_sub", 3, "As scatter, subtracting from what is there.", *_SCATTER),
     row("scatter_mul", 3, "As scatter, multiplying what is there.", *_SCATTER),

@@ -11,7 +11,7 @@ ROWS: tuple[Op, ...] = (
     row(
         "dot_general",
         2,
-        "Product summed over the contracting axes of both operands. Result axes: batch, rest of the first, rest of the second. Computed at the highest precision.",
+        "Product summed over the contracting axes, at the highest precision. Result axes: batch, rest of the first, rest of the second.",
         integers("lhs_contracting", ()),
         integers("rhs_contracting", ()),
         integers("lhs_batch", ()),
@@ -22,7 +22,7 @@ ROWS: tuple[Op, ...] = (
     row(
         "conv_general_dilated",
         2,
-        "Convolution of an input with a kernel. The specs list axes as (batch, feature, space..), (out feature, in feature, space..) and (batch, feature, space..).",
+        "Convolution. The specs list the axes (batch, feature, space..), (out feature, in feature, space..) and (batch, feature, space..).",
         integers("window_strides"),
         pairs("padding"),
         integers("lhs_dilation"),
@@ -38,7 +38,9 @@ ROWS: tuple[Op, ...] = (
     row("cholesky", 1, "Lower Cholesky factor; reads the lower triangle."),
     row("cholesky_update", 2, "Cholesky factor of R'R + vv' from an upper factor R and a vector v."),
     row("lu", 1, "LU factors in one matrix, pivots (int32) and permutation (int32)."),
-    row("lu_pivots_to_permutation", 1, "Permutation of `permutation_size` rows that the pivots stand for.", integer("permutation_size"), constant=True),
+    row(
+        "lu_pivots_to_permutation", 1, "Permutation of `permutation_size` rows that the pivots stand for.", integer("permutation_size"), constant=True
+    ),
     row("qr", 1, "QR factors, and with `pivoting` the permutation.", flag("pivoting"), flag("full_matrices", True), flag("use_magma", None)),
     row(
         "svd",
@@ -82,6 +84,14 @@ ROWS: tuple[Op, ...] = (
         flag("conjugate_a"),
         flag("unit_diagonal"),
     ),
-    row("tridiagonal_solve", 4, "Solves with the tridiagonal matrix of (lower, main, upper) diagonals and right-hand sides.", flag("perturb_singular")),
-    row("fft", 1, "Discrete Fourier transform over the last `fft_lengths` axes.", choice("fft_type", ("FFT", "IFFT", "RFFT", "IRFFT")), integers("fft_lengths")),
+    row(
+        "tridiagonal_solve", 4, "Solves with the tridiagonal matrix of (lower, main, upper) diagonals and right-hand sides.", flag("perturb_singular")
+    ),
+    row(
+        "fft",
+        1,
+        "Discrete Fourier transform over the last `fft_lengths` axes.",
+        choice("fft_type", ("FFT", "IFFT", "RFFT", "IRFFT")),
+        integers("fft_lengths"),
+    ),
 )

@@ -1,0 +1,71 @@
+"""Runs the benchmarks: ``python -m benchmarks [--only NAME ..] [--json FILE]``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+import jacloom as jl
+from benchmarks import gradients, jacobians, memory, products, startup
+from benchmarks.measure import Report
+
+_WITH_CLIENT: dict[str, Callable[[jl.Client], Report]] = {
+    "jvp-small": products.small,
+    "jvp-large": products.large,
+    "jacobian-product": jacobians.product,
+    "jacobian-flow": jacobians.flow,
+    "gradient": gradients.network,
+    "memory": lambda client: memory.slow_reader(client, client.address),
+}
+
+
+def run(names: list[str]) -> list[Report]:
+    """Returns the reports of the benchmarks named, the ones with a service of their own first."""
+    reports = [startup.first_result()] if "startup" in names else []
+    chosen = [_WITH_CLIENT[name] for name in _WITH_CLIENT if name in names]
+    if chosen:
+        with jl.connect() as client:
+            reports += [benchmark(client) for benchmark in chosen]
+    return reports
+
+
+def show(reports: list[Report]) -> None:
+    """Prints the figures, and beside each goal whether it is met."""
+    console = Console()
+    for report in reports:
+        table = Table(title=report.name, title_justify="left", show_header=False)
+        for name, figure in report.figures.items():
+            low, high = report.spread.get(name, (figure, figure))
+            unit = "" if "(" in name else " ms" if max(report.figures.values()) < 5 else " s"
+            scale = 1e3 if unit == " ms" else 1
+            spread = f"  ({low * scale:.2f} to {high * scale:.2f})" if name in report.spread else ""
+            table.add_row(name, f"{figure * scale:.2f}{unit}{spread}")
+        for goal in report.goals:
+            mark = "met" if goal.met else "MISSED"
+            table.add_row(goal.claim, f"{goal.measured:.2f} {goal.unit} of {goal.bound:.2f}: {mark}")
+        console.print(table)
+
+
+def main() -> int:
+    names = ["startup", *_WITH_CLIENT]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="these alone")
+    parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the figures go (default: bench.json)")
+    options = parser.parse_args()
+    reports = run(options.only)
+    options.json.write_text(
+        json.dumps([{**asdict(report), "goals": [{**asdict(goal), "met": goal.met} for goal in report.goals]} for report in reports], indent=2)
+    )
+    show(reports)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""Anonymous memory while a Jacobian much larger than any buffer streams through the server to a slow reader."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import grpc
+import jax
+import numpy as np
+
+from benchmarks.measure import Goal, Report, anonymous_bytes, service_processes
+from jacloom import Client
+from jacloom_api.v1 import derivative_service_pb2, derivative_service_pb2_grpc, function_service_pb2, function_service_pb2_grpc
+from jacloom_graph import tensor, wire
+
+_MIB = 1 << 20
+
+
+class Peak:
+    """The greatest anonymous memory of the server and of any worker while a body runs."""
+
+    def __init__(self) -> None:
+        """Starts at nothing."""
+        self.server = 0
+        self.worker = 0
+
+    def sample(self) -> None:
+        """Looks once."""
+        found = service_processes()
+        for process in found["server"]:
+            self.server = max(self.server, anonymous_bytes(process.pid))
+        for process in found["workers"]:
+            self.worker = max(self.worker, anonymous_bytes(process.pid))
+
+
+@contextmanager
+def watched(every: float = 0.1) -> Iterator[Peak]:
+    """Gives a peak that is kept up to date by a thread."""
+    peak, done = Peak(), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(every):
+            peak.sample()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        thread.join()
+
+
+def wide_identity(n: int) -> tuple[Callable[[jax.Array], jax.Array], np.ndarray]:
+    """Returns a cheap function of ``n`` variables with ``n`` results, and a point."""
+    return (lambda x: x * jax.numpy.sum(x)), np.linspace(0, 1, n)
+
+
+def slow_reader(client: Client, address: str, gib: float = 2.0, rate: float = 256e6) -> Report:
+    """Streams a Jacobian of ``gib`` GiB to a reader that takes ``rate`` bytes per second."""
+    n = int(np.sqrt(gib * (1 << 30) / 8))
+    fun, x = wide_identity(n)
+    base = Peak()
+    base.sample()
+    received = 0
+    with watched() as peak, grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", 16 << 20)]) as channel:
+        import jacloom as jl
+
+        graph = wire.to_bytes(jl.trace(fun, x).graph)
+        name = function_service_pb2_grpc.FunctionServiceStub(channel).Register(function_service_pb2.RegisterRequest(graph=graph)).name
+        request = derivative_service_pb2.CallRequest(function=name, args=[tensor.to_message(x)], wrt=[0])
+        start = time.perf_counter()
+        for reply in derivative_service_pb2_grpc.DerivativeServiceStub(channel).Jacobian(request):
+            received += sum(len(block.data) for block in reply.blocks)
+            ahead = received / rate - (time.perf_counter() - start)
+            if ahead > 0:
+                time.sleep(ahead)
+        seconds = time.perf_counter() - start
+    assert received == n * n * 8, f"{received} bytes of {n * n * 8} came"
+    figures = {
+        "seconds": seconds,
+        "server before (MiB)": base.server / _MIB,
+        "server at most (MiB)": peak.server / _MIB,
+        "worker before (MiB)": base.worker / _MIB,
+        "worker at most (MiB)": peak.worker / _MIB,
+    }
+    return Report(f"Memory, {gib:g} GiB to a slow reader", figures, (Goal("server at most 512 MiB", peak.server / _MIB, 512, "MiB"),))

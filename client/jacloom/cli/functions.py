@@ -1,0 +1,64 @@
+"""``jacloom functions``: what a service holds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from jacloom._remote import RemoteFunction
+from jacloom.cli.output import Json, print_json, print_table
+from jacloom.cli.service import Address, Ca, Tls, Token, remote_client
+
+app = typer.Typer(help="List, show and delete the functions of a service.", no_args_is_help=True)
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="functions/ and 64 hex digits, or the digits alone.", show_default=False)]
+
+
+@app.command("list")
+def list_functions(address: Address = None, token: Token = None, tls: Tls = False, ca: Ca = None, as_json: Json = False) -> None:
+    """List all functions, newest first."""
+    with remote_client(address, token, tls, ca) as client:
+        found = client.functions()
+    if as_json:
+        print_json([_document(function) for function in found])
+        return
+    rows = [[function.display_name, function.id, _types(function), f"{function.nodes:,}", function.created] for function in found]
+    print_table(["name", "id", "type", "nodes", "registered"], rows, right=frozenset({"nodes"}))
+
+
+@app.command()
+def show(function_id: Id, address: Address = None, token: Token = None, tls: Tls = False, ca: Ca = None, as_json: Json = False) -> None:
+    """Show one function."""
+    with remote_client(address, token, tls, ca) as client:
+        document = _document(client.function(function_id))
+    if as_json:
+        print_json(document)
+        return
+    print_table(["", ""], [[key, ", ".join(value) if isinstance(value, list) else str(value)] for key, value in document.items()])
+
+
+@app.command()
+def delete(function_id: Id, address: Address = None, token: Token = None, tls: Tls = False, ca: Ca = None, as_json: Json = False) -> None:
+    """Delete one function."""
+    with remote_client(address, token, tls, ca) as client:
+        client.delete(function_id)
+    if as_json:
+        print_json({"deleted": function_id})
+    else:
+        print(f"deleted {function_id}")
+
+
+def _types(function: RemoteFunction) -> str:
+    return f"({', '.join(map(str, function.inputs))}) -> ({', '.join(map(str, function.outputs))})"
+
+
+def _document(function: RemoteFunction) -> dict[str, Any]:
+    return {
+        "name": function.name,
+        "display_name": function.display_name,
+        "inputs": list(map(str, function.inputs)),
+        "outputs": list(map(str, function.outputs)),
+        "nodes": function.nodes,
+        "created": function.created,
+    }

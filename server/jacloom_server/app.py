@@ -1,0 +1,158 @@
+"""The server put together: what is made in which order, and taken down in the other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Coroutine
+from typing import Any, Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2
+from grpc_health.v1 import health_pb2_grpc as health_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from jacloom_api.v1 import blob_service_pb2_grpc as blob_grpc
+from jacloom_api.v1 import derivative_service_pb2_grpc as derivative_grpc
+from jacloom_api.v1 import function_service_pb2_grpc as function_grpc
+from jacloom_server.blobs import Blobs
+from jacloom_server.cluster import Cluster
+from jacloom_server.config import Config, ConfigError, is_loopback, split_address
+from jacloom_server.edges.blob import BlobServicer
+from jacloom_server.edges.derivative import DerivativeServicer
+from jacloom_server.edges.function import FunctionServicer
+from jacloom_server.edges.gate import Gate, read_tokens
+from jacloom_server.functions import Functions
+from jacloom_server.pool import Pool
+from jacloom_server.run import Service
+from jacloom_server.seats import layout
+from jacloom_worker import launch
+from jacloom_worker.launch import Role
+
+_LOG = logging.getLogger(__name__)
+
+SERVICES: Final = tuple(f"jacloom_api.v1.{name}" for name in ("DerivativeService", "FunctionService", "BlobService"))
+_SWEEP_SECONDS: Final = 15.0
+_SPARE_STREAMS: Final = 64
+"""Streams that gRPC admits beyond the limit on calls: refusals are answered on them, and health."""
+
+
+class Server:
+    """A service that answers on an address. Lives on one event loop."""
+
+    def __init__(self, config: Config, cluster: Cluster) -> None:
+        """Starts worker processes.
+
+        Args:
+            config: Settings.
+            cluster: Where they run. It stays when the server stops.
+
+        Raises:
+            ConfigError: A file with tokens, a certificate or a key cannot be read.
+        """
+        self._config = config
+        self._cluster = cluster
+        self._credentials = _credentials(config)
+        self._gate = Gate(read_tokens(config.token_file) if config.token_file else [], config.calls)
+        self._health = HealthServicer()
+        self._tasks: set[asyncio.Task[None]] = set()
+        functions = config.data / "functions" if config.data else None
+        constants = config.data / "blobs" if config.data else None
+        abreast = os.cpu_count() or 1 if cluster.local else 1000
+        self.pool = Pool(lease=config.tile_lease, attempts=config.attempts, patience=config.patience, abreast=abreast, changed=self._tell_health)
+        self.pool.seat(layout(launch.nodes(), config, pinned=not cluster.local))
+        self._blobs = Blobs(config.blob_bytes, config.blob_lease, constants)
+        self._functions = Functions(self.pool, self._blobs, most=config.functions, most_bytes=config.graph_limits.graph_bytes, folder=functions)
+
+    async def start(self) -> str:
+        """Begins to answer and returns the address with the port that it has got.
+
+        Raises:
+            ConfigError: The address cannot be listened on.
+        """
+        config = self._config
+        self._grpc = grpc.aio.server(
+            interceptors=[self._gate],
+            maximum_concurrent_rpcs=config.calls + _SPARE_STREAMS,
+            options=[
+                # Two servers would bind one port and share its callers in silence.
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", config.message_bytes),
+                ("grpc.max_send_message_length", config.message_bytes),
+                # The default allows one ping in five minutes and hangs up on clients that ask more often whether we are still there.
+                ("grpc.keepalive_time_ms", 30_000),
+                ("grpc.keepalive_timeout_ms", 20_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+                ("grpc.http2.max_ping_strikes", 0),
+            ],
+        )
+        service = Service(self.pool, self._functions, self._blobs)
+        derivative_grpc.add_DerivativeServiceServicer_to_server(DerivativeServicer(service), self._grpc)
+        function_grpc.add_FunctionServiceServicer_to_server(FunctionServicer(self._functions), self._grpc)
+        blob_grpc.add_BlobServiceServicer_to_server(BlobServicer(self._blobs), self._grpc)
+        health_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
+        await self._set_health()
+        host, _ = split_address(config.address)
+        try:
+            if self._credentials is None:
+                port = self._grpc.add_insecure_port(config.address)
+            else:
+                port = self._grpc.add_secure_port(config.address, self._credentials)
+        except RuntimeError as error:
+            raise ConfigError(f"cannot listen on {config.address}: is another server there already?") from error
+        await self._grpc.start()
+        self._later(self._upkeep())
+        self._later(self._functions.restore())
+        if not is_loopback(host) and config.insecure:
+            _LOG.warning("%s can be reached from other machines without %s", config.address, "TLS" if config.token_file else "a token")
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    async def stop(self, grace: float) -> None:
+        """Refuses new calls, gives those under way some seconds to finish, and ends the workers."""
+        self._gate.drain()
+        with contextlib.suppress(TimeoutError):
+            # A watcher of health that does not read must not keep us.
+            await asyncio.wait_for(self._health.enter_graceful_shutdown(), 1.0)
+        await self._grpc.stop(grace)
+        for task in self._tasks:
+            task.cancel()
+        self.pool.close()
+
+    def _tell_health(self) -> None:
+        self._later(self._set_health())
+
+    async def _set_health(self) -> None:
+        able = self.pool.ready(Role.NARROW, Role.WIDE, Role.GPU) > 0
+        status = health_pb2.HealthCheckResponse.SERVING if able else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", *SERVICES):
+            await self._health.set(name, status)
+
+    async def _upkeep(self) -> None:
+        """Drops blobs whose lease has run out, and follows machines that join or leave the cluster."""
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            try:
+                self._blobs.sweep()
+                if not self._cluster.local:
+                    self.pool.seat(layout(await asyncio.to_thread(launch.nodes), self._config, pinned=True))
+            except Exception as error:
+                _LOG.error("upkeep failed; it is tried again in %.0f s", _SWEEP_SECONDS, exc_info=error)
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _credentials(config: Config) -> grpc.ServerCredentials | None:
+    if config.tls_cert is None or config.tls_key is None:
+        return None
+    try:
+        return grpc.ssl_server_credentials([(config.tls_key.read_bytes(), config.tls_cert.read_bytes())])
+    except OSError as error:
+        raise ConfigError(f"cannot read {error.filename}: {error.strerror}.") from error

@@ -1,0 +1,178 @@
+"""What a caller asks for, as plain values, and the checks that it fits the function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from jacloom_graph.errors import Fault, Reason
+from jacloom_graph.tensor import INEXACT, nbytes
+from jacloom_graph.types import Type
+from jacloom_server.blobs import Blobs
+from jacloom_server.strategy import MOST_WIDTH, Mode
+from jacloom_worker.launch import INLINE_BYTES, Operand
+from jacloom_worker.protocol import Description, Kind
+
+
+class Derivative(Enum):
+    """What can be asked for; the values are the names of the remote methods."""
+
+    EVALUATE = "Evaluate"
+    JVP = "Jvp"
+    VJP = "Vjp"
+    HVP = "Hvp"
+    GRADIENT = "Gradient"
+    JACOBIAN = "Jacobian"
+    HESSIAN = "Hessian"
+
+
+SINGLE: Final = {
+    Derivative.EVALUATE: Kind.VALUE,
+    Derivative.JVP: Kind.JVP,
+    Derivative.VJP: Kind.VJP,
+    Derivative.HVP: Kind.HVP,
+    Derivative.GRADIENT: Kind.GRADIENT,
+}
+"""Derivatives that take one pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """An argument or a seed: its type, and its elements or the blob that holds them."""
+
+    type: Type
+    data: bytes | None
+    blob: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request."""
+
+    derivative: Derivative
+    function: str = ""
+    """Name or id; empty where ``graph`` is given."""
+    graph: bytes = b""
+    args: tuple[Array, ...] = ()
+    wrt: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
+    """Empty: all."""
+    values: tuple[int, ...] = ()
+    seeds: tuple[Array, ...] = ()
+    mode: Mode | None = None
+    tile: int = 0
+    holomorphic: bool = False
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The leaves that a call is about, checked against its function."""
+
+    wrt: tuple[int, ...]
+    outputs: tuple[int, ...]
+    values: tuple[int, ...]
+    wrt_types: tuple[Type, ...]
+    output_types: tuple[Type, ...]
+    value_types: tuple[Type, ...]
+
+
+def select(call: Call, function: Description) -> Selection:
+    """Returns the leaves that a call is about.
+
+    Raises:
+        Fault: ARGUMENT_MISMATCH or INVALID_OPTION with the field at fault, if the call does not fit the function.
+    """
+    _check_options(call)
+    if call.derivative is Derivative.EVALUATE:
+        for name in ("wrt", "outputs", "seeds"):
+            if getattr(call, name):
+                raise Fault(Reason.INVALID_OPTION, f"Evaluate takes no {name}: it returns the values named by `values`", field=name)
+    every = tuple(range(len(function.outputs)))
+    evaluate = call.derivative is Derivative.EVALUATE
+    outputs, values = (() if evaluate else call.outputs or every), (call.values or every if evaluate else call.values)
+    chosen = Selection(
+        call.wrt,
+        outputs,
+        values,
+        _leaves(call.wrt, function.inputs, "wrt", "inputs", active=True),
+        _leaves(outputs, function.outputs, "outputs", "outputs", active=True),
+        _leaves(values, function.outputs, "values", "outputs", active=False),
+    )
+    if call.derivative in (Derivative.GRADIENT, Derivative.HVP):
+        _check_scalar(call.derivative, chosen.output_types)
+    return chosen
+
+
+def operands(call: Call, function: Description, chosen: Selection, blobs: Blobs) -> list[Operand]:
+    """Returns a call's arguments, then its seeds, ready to be sent to workers.
+
+    Raises:
+        Fault: ARGUMENT_MISMATCH with the field at fault, or BLOB_NOT_FOUND.
+    """
+    match call.derivative:
+        case Derivative.JVP | Derivative.HVP:
+            wanted, what = chosen.wrt_types, "one tangent per wrt leaf"
+        case Derivative.VJP:
+            wanted, what = chosen.output_types, "one cotangent per differentiated output"
+        case _:
+            wanted, what = (), "none"
+    if len(call.args) != len(function.inputs):
+        message = f"the function has {len(function.inputs)} input leaves, so {len(function.inputs)} arrays are needed; got {len(call.args)}"
+        raise Fault(Reason.ARGUMENT_MISMATCH, message, field="args")
+    if len(call.seeds) != len(wanted):
+        message = f"{call.derivative.value} takes {len(wanted)} seeds here ({what}), got {len(call.seeds)}"
+        raise Fault(Reason.ARGUMENT_MISMATCH, message, field="seeds")
+    found = [_operand(array, type_, f"args[{index}]", blobs) for index, (array, type_) in enumerate(zip(call.args, function.inputs, strict=True))]
+    found += [_operand(array, type_, f"seeds[{index}]", blobs) for index, (array, type_) in enumerate(zip(call.seeds, wanted, strict=True))]
+    return found
+
+
+def is_large(operand: Operand) -> bool:
+    """Returns whether an operand's bytes should be shared by reference rather than sent with each task."""
+    return isinstance(operand.data, bytes) and len(operand.data) > INLINE_BYTES
+
+
+def _operand(array: Array, type_: Type, field: str, blobs: Blobs) -> Operand:
+    if (array.type.dtype, array.type.shape) != (type_.dtype, type_.shape):
+        raise Fault(Reason.ARGUMENT_MISMATCH, f"the function takes {type_} here, got {array.type}; arrays are never cast", field=field)
+    if array.blob:
+        blob = blobs.find(array.blob, f"{field}.blob")
+        size, data = blob.size, blob.ref
+    else:
+        data = array.data or b""
+        size = len(data)
+    if size != nbytes(type_):
+        raise Fault(
+            Reason.ARGUMENT_MISMATCH, f"{type_} has {nbytes(type_):,} bytes, got {size:,}", field=f"{field}.{'blob' if array.blob else 'data'}"
+        )
+    return Operand(type_, data)
+
+
+def _leaves(chosen: Sequence[int], types: Sequence[Type], field: str, among: str, *, active: bool) -> tuple[Type, ...]:
+    for position, index in enumerate(chosen):
+        where = f"{field}[{position}]"
+        if not 0 <= index < len(types):
+            raise Fault(Reason.INVALID_OPTION, f"the function has {len(types)} {among}, so an index is below {len(types)}; got {index}", field=where)
+        if index in chosen[:position]:
+            raise Fault(Reason.INVALID_OPTION, f"{field} names leaf {index} twice", field=where)
+        if active and types[index].dtype not in INEXACT:
+            raise Fault(Reason.INVALID_OPTION, f"leaf {index} is {types[index]}, and only floating and complex dtypes have derivatives", field=where)
+    return tuple(types[index] for index in chosen)
+
+
+def _check_scalar(derivative: Derivative, outputs: Sequence[Type]) -> None:
+    if len(outputs) != 1 or outputs[0].shape != ():
+        shown = ", ".join(map(str, outputs)) or "none"
+        raise Fault(Reason.INVALID_OPTION, f"{derivative.value} is of one scalar output, got {shown}; name it in `outputs`", field="outputs")
+
+
+def _check_options(call: Call) -> None:
+    if call.tile > MOST_WIDTH:
+        raise Fault(Reason.INVALID_OPTION, f"a tile has at most {MOST_WIDTH} seeds, got {call.tile}", field="options.tile")
+    if len(call.request_id) > 64:
+        raise Fault(Reason.INVALID_OPTION, f"a request id has at most 64 characters, got {len(call.request_id)}", field="request_id")
+    if call.mode is not None and call.derivative is not Derivative.JACOBIAN:
+        raise Fault(Reason.INVALID_OPTION, f"mode is an option of Jacobian; {call.derivative.value} has only one way", field="options.mode")

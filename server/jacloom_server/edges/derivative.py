@@ -1,0 +1,183 @@
+"""``DerivativeService``: messages in, messages out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
+from typing import Any, Final
+
+import grpc
+
+from jacloom_api.v1 import derivative_service_pb2 as pb
+from jacloom_api.v1 import derivative_service_pb2_grpc, graph_pb2
+from jacloom_graph.errors import Fault, Reason
+from jacloom_graph.tensor import type_of
+from jacloom_graph.wire import type_to_message
+from jacloom_server import answer, run
+from jacloom_server.blobs import is_name
+from jacloom_server.call import Array, Call, Derivative
+from jacloom_server.run import Service
+from jacloom_server.status import reported
+from jacloom_server.strategy import Mode, Plan
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_MODES: Final = {pb.MODE_UNSPECIFIED: None, pb.FORWARD: Mode.FORWARD, pb.REVERSE: Mode.REVERSE}
+_MODE_NUMBERS: Final = {mode: number for number, mode in _MODES.items()}
+_EXPLAINED: Final = {"": Derivative.JACOBIAN, "jacobian": Derivative.JACOBIAN, "hessian": Derivative.HESSIAN}
+
+
+class DerivativeServicer(derivative_service_pb2_grpc.DerivativeServiceServicer):
+    """Decodes a call, has it run, encodes what comes."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def Evaluate(self, request: pb.CallRequest, context: Context) -> AsyncIterator[pb.CallReply]:
+        """See the proto file, as for all methods here."""
+        async for reply in self._answer(Derivative.EVALUATE, request, context):
+            yield reply
+
+    async def Jvp(self, request: pb.CallRequest, context: Context) -> AsyncIterator[pb.CallReply]:
+        """See the proto file."""
+        async for reply in self._answer(Derivative.JVP, request, context):
+            yield reply
+
+    async def Vjp(self, request: pb.CallRequest, context: Context) -> AsyncIterator[pb.CallReply]:
+        """See the proto file."""
+        async for reply in self._answer(Derivative.VJP, request, context):
+            yield reply
+
+    async def Hvp(self, request: pb.CallRequest, context: Context) -> AsyncIterator[pb.CallReply]:
+        """See the proto file."""
+        async for reply in self._answer(Derivative.HVP, request, context):
+            yield reply
+
+    async def Gradient(self, request: pb.CallRequest, context: Context) -> AsyncIterator[pb.CallReply]:
+        """See the proto file."""
+        async for reply in self._answer(Derivative.GRADIENT, request, context):
+            yield reply
+
+    async def Jacobian(self, request: pb.CallRequest, context: Context) -> AsyncIterator[pb.CallReply]:
+        """See the proto file."""
+        async for reply in self._answer(Derivative.JACOBIAN, request, context):
+            yield reply
+
+    async def Hessian(self, request: pb.CallRequest, context: Context) -> AsyncIterator[pb.CallReply]:
+        """See the proto file."""
+        async for reply in self._answer(Derivative.HESSIAN, request, context):
+            yield reply
+
+    async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainReply:
+        """See the proto file."""
+        async with reported(context):
+            derivative = _EXPLAINED.get(request.derivative)
+            if derivative is None:
+                text = f"derivative must be 'jacobian' or 'hessian', got {request.derivative[:64]!r}"
+                raise Fault(Reason.INVALID_OPTION, text, field="derivative")
+            return pb.ExplainReply(plan=_plan(await run.explain(self._service, decode(derivative, request.call))))
+
+    async def _answer(self, derivative: Derivative, request: pb.CallRequest, context: Context) -> AsyncIterator[pb.CallReply]:
+        # gRPC asks for the next message only when the reader has room for it, and so do we of the work behind it.
+        async with reported(context), aclosing(run.replies(self._service, decode(derivative, request))) as replies:
+            async for reply in replies:
+                yield encode(reply)
+
+
+def decode(derivative: Derivative, request: pb.CallRequest) -> Call:
+    """Returns a request as plain values.
+
+    Raises:
+        Fault: A field has a value that it cannot have.
+    """
+    options = request.options
+    mode = _MODES.get(options.mode, ...)
+    if mode is ...:
+        raise Fault(Reason.INVALID_OPTION, f"mode must be 0, 1 or 2, got {options.mode}", field="options.mode")
+    if not request.WhichOneof("target"):
+        raise Fault(Reason.INVALID_OPTION, "a call names a registered function or carries a graph; this one does neither", field="function")
+    return Call(
+        derivative=derivative,
+        function=request.function,
+        graph=request.graph,
+        args=_arrays(request.args, "args"),
+        wrt=tuple(request.wrt),
+        outputs=tuple(request.outputs),
+        values=tuple(request.values),
+        seeds=_arrays(request.seeds, "seeds"),
+        mode=mode,
+        tile=options.tile,
+        holomorphic=options.holomorphic,
+        request_id=request.request_id,
+    )
+
+
+def encode(reply: answer.Reply) -> pb.CallReply:
+    """Returns a message of an answer."""
+    message = pb.CallReply(blocks=map(_block, reply.blocks))
+    if reply.header is not None:
+        header = reply.header
+        message.header.CopyFrom(pb.Header(function=header.function, plan=_plan(header.plan), arrays=map(_array, header.arrays)))
+    if reply.progress is not None:
+        progress = reply.progress
+        message.progress.CopyFrom(pb.Progress(tiles_done=progress.tiles_done, tiles=progress.tiles, seconds=progress.seconds))
+    if reply.summary is not None:
+        summary = reply.summary
+        message.summary.CopyFrom(
+            pb.Summary(
+                passes=summary.passes,
+                tiles=summary.tiles,
+                retries=summary.retries,
+                workers=summary.workers,
+                seconds=summary.seconds,
+                tile=summary.tile,
+            )
+        )
+    return message
+
+
+def _arrays(tensors: Iterable[graph_pb2.Tensor], field: str) -> tuple[Array, ...]:
+    return tuple(_operand(tensor, f"{field}[{index}]") for index, tensor in enumerate(tensors))
+
+
+def _operand(tensor: graph_pb2.Tensor, field: str) -> Array:
+    type_ = type_of(tensor, field)
+    if tensor.WhichOneof("content") != "blob":
+        return Array(type_, tensor.data)
+    if not is_name(tensor.blob):
+        text = f"a blob's name is blobs/<32 hex digits> or blobs/sha256:<64 hex digits>, got {tensor.blob[:100]!r}"
+        raise Fault(Reason.ARGUMENT_MISMATCH, text, field=f"{field}.blob")
+    return Array(type_, None, tensor.blob)
+
+
+def _block(block: answer.Block) -> pb.Block:
+    return pb.Block(array=block.array, row=block.row, rows=block.rows, column=block.column, columns=block.columns, data=block.data)
+
+
+def _array(array: answer.Array) -> pb.Array:
+    return pb.Array(
+        part=pb.Part.Value(array.part.value),
+        output=array.output,
+        input=array.input,
+        input2=array.input2,
+        type=type_to_message(array.type),
+        rows=array.rows,
+        columns=array.columns,
+    )
+
+
+def _plan(plan: Plan) -> pb.Plan:
+    considered: Sequence[pb.Considered] = [
+        pb.Considered(strategy=each.strategy, passes=each.passes, price=each.price, verdict=each.verdict) for each in plan.considered
+    ]
+    return pb.Plan(
+        strategy=plan.strategy,
+        mode=_MODE_NUMBERS[plan.mode],
+        passes=plan.passes,
+        tile=plan.tile,
+        tiles=plan.tiles,
+        workers=plan.workers,
+        nbytes=plan.nbytes,
+        seconds=plan.seconds,
+        considered=considered,
+    )

@@ -1,0 +1,141 @@
+"""One call, from the request to the last message."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import ray
+
+from jacloom_graph.errors import Fault
+from jacloom_server import answer, strategy, work
+from jacloom_server.answer import Array, Block, Header, Reply, Summary
+from jacloom_server.blobs import Blobs
+from jacloom_server.call import SINGLE, Call, Derivative, Selection, is_large, operands, select
+from jacloom_server.functions import Function, Functions
+from jacloom_server.pool import Pool
+from jacloom_server.strategy import Plan, Problem
+from jacloom_server.tiling import BLOCK_BYTES
+from jacloom_server.weave import Pattern, Weaver, kernel_of, platform_of
+from jacloom_server.work import Desk
+from jacloom_worker.launch import Operand
+from jacloom_worker.protocol import Done, Kernel, Task
+
+_FLUSH_SECONDS: Final = 0.2
+"""Blocks wait this long for others to share their message; then the reader gets what there is, and hears how far the work has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What calls need."""
+
+    pool: Pool
+    functions: Functions
+    blobs: Blobs
+
+
+async def replies(service: Service, call: Call) -> AsyncGenerator[Reply]:
+    """Yields the messages that answer a call, header first, summary last. Closing the iterator cancels what is under way.
+
+    Raises:
+        Fault: What is wrong with the call, its function or its computation.
+    """
+    started = time.perf_counter()
+    function = await _function(service, call)
+    chosen = select(call, function.description)
+    sent = operands(call, function.description, chosen, service.blobs)
+    found = answer.arrays(call.derivative, chosen)
+    kind = _single if call.derivative in SINGLE else _tiled
+    async for reply in kind(service, call, function, chosen, sent, found, started):
+        yield reply
+
+
+async def explain(service: Service, call: Call) -> Plan:
+    """Returns the plan for a Jacobian or Hessian without computing it; arguments are not looked at.
+
+    Raises:
+        Fault: As ``replies``.
+    """
+    function = await _function(service, call)
+    chosen = select(call, function.description)
+    return await _plan(service, call, function, chosen, answer.total(answer.arrays(call.derivative, chosen)))
+
+
+async def _function(service: Service, call: Call) -> Function:
+    return await service.functions.register(call.graph) if call.graph else await service.functions.find(call.function)
+
+
+async def _single(
+    service: Service, call: Call, function: Function, chosen: Selection, sent: Sequence[Operand], found: Sequence[Array], started: float
+) -> AsyncGenerator[Reply]:
+    """Yields the answer of a single pass: one message if it is small."""
+    kernel = Kernel(function.id, SINGLE[call.derivative], chosen.wrt, chosen.outputs, chosen.values, 0, call.holomorphic)
+    nbytes = answer.total(found)
+    plan = strategy.single(nbytes, passes=int(call.derivative is not Derivative.EVALUATE))
+    header = Header(function.name, plan, tuple(found))
+    planned = time.perf_counter()
+    with service.pool.lane() as lane:
+        done = await service.pool.submit(lane, work.compute(Desk.PASSES, Task(kernel), sent, function.load, call.derivative.value))
+        if isinstance(done, Fault):
+            raise done
+        assert isinstance(done, Done)
+        seconds = {"plan": planned - started, "compile": done.compile_seconds, "compute": done.seconds}
+        summary = Summary(plan.passes, 1, lane.retries, 1, seconds, 0)
+        blocks = (
+            block for number, (array, values) in enumerate(zip(found, done.arrays, strict=True)) for block in answer.whole(number, array, values)
+        )
+        if nbytes <= BLOCK_BYTES:
+            yield Reply(header, list(blocks), None, _closed(summary, started))
+            return
+        yield Reply(header)
+        for block in blocks:
+            yield Reply(blocks=[block])
+        yield Reply(summary=_closed(summary, started))
+
+
+async def _tiled(
+    service: Service, call: Call, function: Function, chosen: Selection, sent: Sequence[Operand], found: Sequence[Array], started: float
+) -> AsyncGenerator[Reply]:
+    """Yields the answer of a call that takes many passes, tile by tile; one message if it is small and soon done."""
+    plan = await _plan(service, call, function, chosen, answer.total(found))
+    header: Header | None = Header(function.name, plan, tuple(found))
+    # Every tile needs the arguments: those that are not small are stored once.
+    shared = [Operand(operand.type, ray.put(operand.data)) if is_large(operand) else operand for operand in sent]
+    pattern = Pattern(call, function, chosen, plan, tuple(found), tuple(shared))
+    with service.pool.lane() as lane:
+        weaver = Weaver(service.pool, lane, pattern, started)
+        blocks: list[Block] = []
+        size, flushed = 0, time.perf_counter()
+        while weaver.busy():
+            for block in await weaver.arrived(flushed + _FLUSH_SECONDS - time.perf_counter()):
+                blocks.append(block)
+                size += len(block.data)
+                if size >= BLOCK_BYTES:
+                    yield Reply(header, blocks)
+                    header, blocks, size, flushed = None, [], 0, time.perf_counter()
+            # Only now: the reader has taken this tile's blocks, so there is room for another. A slow reader slows the work, and never fills memory.
+            weaver.fill()
+            if time.perf_counter() - flushed >= _FLUSH_SECONDS:
+                yield Reply(header, blocks, weaver.progress())
+                header, blocks, size, flushed = None, [], 0, time.perf_counter()
+        yield Reply(header, blocks, None, _closed(weaver.summary(), started))
+
+
+async def _plan(service: Service, call: Call, function: Function, chosen: Selection, nbytes: int) -> Plan:
+    problem = Problem(chosen.wrt_types, chosen.output_types, nbytes)
+    if not problem.n or not problem.m:
+        return strategy.empty(nbytes)
+    survey = await service.functions.survey(function, chosen.wrt, chosen.outputs, call.holomorphic)
+    workers = service.pool.workers_for_tiles()
+    if call.derivative is Derivative.HESSIAN:
+        plan = strategy.hessian(problem, survey, workers=workers, tile=call.tile)
+    else:
+        plan = strategy.jacobian(problem, survey, workers=workers, mode=call.mode, tile=call.tile)
+    best = function.width(kernel_of(call, function, chosen, plan), platform_of(service.pool))
+    return plan if call.tile or not best else strategy.resized(plan, best, workers)
+
+
+def _closed(summary: Summary, started: float) -> Summary:
+    return replace(summary, seconds=summary.seconds | {"total": time.perf_counter() - started})

@@ -1,0 +1,138 @@
+"""Blocks land where they belong, in any order, and nothing incomplete is returned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from jacloom import ProtocolError
+from jacloom._assemble import Assembly
+from jacloom._query import Kind, Part, promote, query
+from jacloom_graph.types import Type
+
+MATRIX = Type("float64", (2, 2, 3))
+EXPECTED = {(Part.JACOBIAN, 0, 0, 0): MATRIX, (Part.VALUE, 1, 0, 0): Type("int32")}
+VALUES = np.arange(12.0).reshape(4, 3)
+
+
+@dataclass
+class Array:
+    part: int
+    output: int
+    rows: int
+    columns: int
+    input: int = 0
+    input2: int = 0
+
+
+@dataclass
+class Block:
+    array: int
+    row: int
+    rows: int
+    column: int
+    columns: int
+    data: bytes
+
+    @staticmethod
+    def of(row: slice, column: slice) -> Block:
+        part = VALUES[row, column]
+        return Block(0, row.start, part.shape[0], column.start, part.shape[1], part.tobytes())
+
+
+HEADER = [Array(Part.JACOBIAN, 0, 4, 3), Array(Part.VALUE, 1, 1, 1)]
+SCALAR = Block(1, 0, 1, 0, 1, np.int32(7).tobytes())
+COLUMNS = [Block.of(slice(0, 4), slice(1, 3)), Block.of(slice(0, 4), slice(0, 1))]
+ROWS = [Block.of(slice(2, 4), slice(0, 3)), Block.of(slice(0, 2), slice(0, 3))]
+
+
+@pytest.mark.parametrize("blocks", [COLUMNS, ROWS], ids=["columns", "rows"])
+def test_blocks_in_any_order(blocks: list[Block]) -> None:
+    assembly = Assembly(EXPECTED)
+    assembly.begin(HEADER)
+    for block in (SCALAR, *blocks):
+        assembly.place(block)
+    arrays = assembly.finish()
+    matrix, scalar = arrays[Part.JACOBIAN, 0, 0, 0], arrays[Part.VALUE, 1, 0, 0]
+    np.testing.assert_array_equal(matrix, VALUES.reshape(2, 2, 3))
+    assert (scalar.shape, scalar.dtype, scalar[()]) == ((), np.int32, 7)
+    assert all(array.flags.writeable and array.flags.owndata for array in arrays.values())
+
+
+def test_keys_have_further_axes() -> None:
+    assembly = Assembly({(Part.VALUE, 0, 0, 0): Type("key<threefry2x32>", (3,))})
+    assembly.begin([Array(Part.VALUE, 0, 1, 3)])
+    raw = np.arange(6, dtype=np.uint32)
+    assembly.place(Block(0, 0, 1, 0, 2, raw[:4].tobytes()))
+    assembly.place(Block(0, 0, 1, 2, 1, raw[4:].tobytes()))
+    np.testing.assert_array_equal(assembly.finish()[Part.VALUE, 0, 0, 0], raw.reshape(3, 2))
+
+
+def test_empty_arrays_need_no_blocks() -> None:
+    assembly = Assembly({(Part.JACOBIAN, 0, 0, 0): Type("float32", (2, 0))})
+    assembly.begin([Array(Part.JACOBIAN, 0, 2, 0)])
+    assert assembly.finish()[Part.JACOBIAN, 0, 0, 0].shape == (2, 0)
+
+
+def test_missing_and_surplus_elements() -> None:
+    for blocks in ([SCALAR, COLUMNS[0]], [SCALAR, *COLUMNS, COLUMNS[1]]):
+        assembly = Assembly(EXPECTED)
+        assembly.begin(HEADER)
+        for block in blocks:
+            assembly.place(block)
+        with pytest.raises(ProtocolError, match="4 elements too few or too many"):
+            assembly.finish()
+    with pytest.raises(ProtocolError, match="without its header"):
+        Assembly(EXPECTED).finish()
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        Block(2, 0, 1, 0, 1, b""),
+        Block(0, 3, 2, 0, 1, bytes(16)),
+        Block(0, 0, 1, 2, 2, bytes(16)),
+        Block(0, 0, 1, 0, 1, bytes(4)),
+        Block(0, 0, 1, 0, 1, bytes(16)),
+    ],
+    ids=["array", "rows", "columns", "too short", "too long"],
+)
+def test_blocks_that_do_not_fit(block: Block) -> None:
+    assembly = Assembly(EXPECTED)
+    assembly.begin(HEADER)
+    with pytest.raises(ProtocolError, match="block"):
+        assembly.place(block)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [HEADER[:1], [*HEADER, HEADER[0]], [Array(Part.JACOBIAN, 0, 4, 4), HEADER[1]], [Array(Part.HESSIAN, 0, 4, 3), HEADER[1]]],
+    ids=["too few", "twice", "size", "another part"],
+)
+def test_headers_that_were_not_asked_for(header: list[Array]) -> None:
+    with pytest.raises(ProtocolError, match="asked for"):
+        Assembly(EXPECTED).begin(header)
+
+
+def test_queries_say_what_to_expect() -> None:
+    inputs, outputs = (Type("float32", (2,)), Type("float64", (0,)), Type("int8")), (Type("float32", (3, 1)), Type("bool"))
+    asked = query(Kind.JACOBIAN, inputs, outputs, wrt=(1, 0), outputs=(0,), values=(1,))
+    assert asked.expected == {
+        (Part.VALUE, 1, 0, 0): Type("bool"),
+        (Part.JACOBIAN, 0, 0, 0): Type("float64", (3, 1, 0)),
+        (Part.JACOBIAN, 0, 1, 0): Type("float32", (3, 1, 2)),
+    }
+    hessian = query(Kind.HESSIAN, inputs, outputs, wrt=(0, 1), outputs=(0,))
+    assert hessian.expected[Part.HESSIAN, 0, 1, 0] == Type("float64", (3, 1, 0, 2))
+    assert len(hessian.expected) == 4
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "widest"),
+    [(["float32", "float64"], "float64"), (["float64", "complex64"], "complex128"), (["bfloat16", "float16"], "float32"), (["bfloat16"], "bfloat16")],
+    ids=str,
+)
+def test_promotion(dtypes: list[str], widest: str) -> None:
+    assert promote(dtypes) == promote(reversed(dtypes)) == widest

@@ -1,0 +1,145 @@
+"""Which service an address means, and what may travel to it."""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import jacloom as jl
+from jacloom._connect import connect, endpoint
+from jacloom._connection import is_loopback
+from jacloom._deadline import Deadline
+from jacloom._retry import retrying
+
+
+@pytest.mark.parametrize(
+    ("address", "target"),
+    [
+        ("localhost", "localhost:50051"),
+        ("host:1234", "host:1234"),
+        ("10.0.0.7", "10.0.0.7:50051"),
+        ("[::1]:99", "[::1]:99"),
+        ("[::1]", "[::1]:50051"),
+        ("::1", "[::1]:50051"),
+        ("unix:/tmp/socket", "unix:/tmp/socket"),
+        ("dns:///host:5", "dns:///host:5"),
+    ],
+)
+def test_addresses(address: str, target: str) -> None:
+    assert endpoint(address, None, None).address == target
+
+
+@pytest.mark.parametrize("address", ["http://host:50051", "host:port", "host:0", "host:70000", "", ":50051", "a b:1", "host/path"])
+def test_addresses_that_cannot_be(address: str) -> None:
+    with pytest.raises(jl.OptionError, match="address must be 'host:port'"):
+        endpoint(address, None, None)
+
+
+@pytest.mark.parametrize(
+    ("address", "local"),
+    [
+        ("localhost:1", True),
+        ("127.0.0.9:1", True),
+        ("[::1]:1", True),
+        ("unix:/tmp/s", True),
+        ("ipv4:127.0.0.1:80", False),
+        ("10.0.0.7:1", False),
+        ("localhost.example.org:1", False),
+    ],
+)
+def test_loopback(address: str, local: bool) -> None:
+    assert is_loopback(address) is local
+
+
+def test_tokens_do_not_travel_in_the_open() -> None:
+    with pytest.raises(jl.OptionError, match="unencrypted: pass tls=True"):
+        endpoint("host:1", "secret", None)
+    assert endpoint("host:1", "secret", False).tls is False
+    assert endpoint("host:1", "secret", True).tls is True
+    assert endpoint("localhost:1", "secret", None).token == "secret"
+
+
+def test_nobody_there() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = time.monotonic()
+    with pytest.raises(jl.UnavailableError, match=rf"no jacloom service answers at localhost:{port} .* Is `jacloom serve` running there") as caught:
+        connect(f"localhost:{port}")
+    assert time.monotonic() - started < 5
+    assert caught.value.__cause__ is None
+    with pytest.raises(jl.UnavailableError, match="no jacloom service"):
+        connect(f"localhost:{port}", timeout=0.7)
+    assert time.monotonic() - started > 0.3
+
+
+def test_somebody_else_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(jl.DeadlineExceeded, match="no jacloom service answers"):
+        connect(f"127.0.0.1:{silent.getsockname()[1]}", timeout=0.5)
+
+
+def test_environment_names_the_service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("JACLOOM_ADDRESS", "not an address")
+    with pytest.raises(jl.OptionError, match="'not an address'"):
+        connect()
+    monkeypatch.setenv("JACLOOM_ADDRESS", "localhost:1")
+    monkeypatch.setenv("JACLOOM_TLS", str(tmp_path / "missing.pem"))
+    with pytest.raises(jl.OptionError, match=r"missing\.pem.*cannot be read: No such file"):
+        connect()
+
+
+def test_local_service_takes_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JACLOOM_ADDRESS", raising=False)
+    with pytest.raises(jl.OptionError, match="token and tls need an address"):
+        connect(token="secret")
+
+
+@pytest.mark.parametrize("timeout", [0, -1, "5", float("nan")])
+def test_timeouts_that_cannot_be(timeout: Any) -> None:
+    with pytest.raises(jl.OptionError, match="timeout must be a positive number of seconds or None"):
+        Deadline(timeout)
+
+
+def test_deadlines_pass() -> None:
+    deadline = Deadline(0.05)
+    assert 0 < (deadline.remaining() or 0) <= 0.05
+    assert not deadline.allows(1.0)
+    time.sleep(0.06)
+    with pytest.raises(jl.DeadlineExceeded, match=r"within 0\.05 s and was cancelled"):
+        deadline.remaining()
+    assert Deadline(None).remaining(7.0) == 7.0
+
+
+def test_retrying_gives_up_in_time() -> None:
+    tries: list[float] = []
+
+    def never() -> None:
+        tries.append(time.monotonic())
+        raise jl.UnavailableError("not yet")
+
+    with pytest.raises(jl.UnavailableError):
+        retrying(never, Deadline(0.5))
+    assert len(tries) == 3
+    assert tries[-1] - tries[0] < 0.5
+    with pytest.raises(jl.UnavailableError):
+        retrying(never, Deadline(5.0), again=lambda: False)
+    assert len(tries) == 4
+
+
+def test_retrying_waits_for_a_quota_only_where_told_how_long() -> None:
+    answers: list[Exception | int] = [jl.QuotaError("full", retry_after=0.05), 7]
+
+    def next_answer() -> int:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert retrying(next_answer, Deadline(None)) == 7
+    answers[:] = [jl.QuotaError("full"), 7]
+    with pytest.raises(jl.QuotaError):
+        retrying(next_answer, Deadline(None))

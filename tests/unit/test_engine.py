@@ -1,0 +1,347 @@
+"""The engine on graphs written by hand: answers, faults as values, what it keeps and what it drops."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from jacloom_graph import identity, wire
+from jacloom_graph.errors import Fault, Reason
+from jacloom_graph.tree import LEAF, tuple_of
+from jacloom_graph.types import AttrValue, Constant, Function, Graph, Node, Rule, Tree, TreeKind, Type, VjpRule
+from jacloom_worker import devices, engine, functions
+from jacloom_worker.engine import Engine
+from jacloom_worker.protocol import Answer, Cost, Description, Done, Kernel, Kind, Load, Missing, Survey, Task
+
+devices.configure("cpu")
+
+VECTOR, SCALAR = Type("float64", (4,)), Type("float64")
+X = np.array([0.5, -1.0, 2.0, 0.25])
+W = np.linspace(-1, 1, 12).reshape(3, 4)
+
+
+def node(op: str, *operands: int, results: int = 1, **attrs: AttrValue) -> Node:
+    return Node(op, operands, attrs, result_count=results)
+
+
+def graph(*functions: Function, rules: tuple[Rule, ...] = (), constants: tuple[Constant, ...] = ()) -> Graph:
+    entry = functions[0]
+    outputs = len(entry.outputs)
+    return Graph(functions, rules, constants, tuple_of(len(entry.inputs)), LEAF if outputs == 1 else tuple_of(outputs))
+
+
+def single(inputs: tuple[Type, ...], nodes: tuple[Node, ...], outputs: tuple[int, ...], constants: tuple[Constant, ...] = ()) -> Graph:
+    return graph(Function("entry", inputs, nodes, outputs), constants=constants)
+
+
+def inline(array: np.ndarray) -> Constant:
+    return Constant(Type(array.dtype.name, array.shape), array)
+
+
+def layer(weights: Constant) -> Graph:
+    """Returns ``x -> tanh(W x)``."""
+    return single((VECTOR,), (node("dot_general", -1, 0, lhs_contracting=(1,), rhs_contracting=(0,)), node("tanh", 1)), (2,), (weights,))
+
+
+LAYER = layer(inline(W))
+"""Outputs: float64[3]. Its Jacobian at X is JACOBIAN."""
+JACOBIAN = (1 - np.tanh(W @ X) ** 2)[:, None] * W
+PRODUCT = single((VECTOR, Type("int32")), (node("reduce_prod", 0, axes=(0,)), node("add", 1, 1)), (2, 3))
+"""Outputs: the product of four numbers, and twice the integer."""
+DOUBLING = graph(
+    Function("entry", (SCALAR,), (node("while", 0, cond=1, body=2),), (1,)),
+    Function("cond", (SCALAR,), (node("lt", 0, -1),), (1,)),
+    Function("body", (SCALAR,), (node("mul", 0, -2),), (1,)),
+    constants=(inline(np.array(100.0)), inline(np.array(2.0))),
+)
+"""Doubles a number until it reaches a hundred: has no reverse mode that JAX knows by itself."""
+REVERSE_ONLY = graph(
+    Function("entry", (SCALAR,), (node("custom_call", 0, rule=0),), (1,)),
+    Function("cube", (SCALAR,), (node("integer_pow", 0, y=3),), (1,)),
+    Function("forward", (SCALAR,), (node("integer_pow", 0, y=3),), (0, 1)),
+    Function("backward", (SCALAR, SCALAR), (node("mul", 0, 1),), (2,)),
+    rules=(Rule(1, (True,), VjpRule(2, 3, (0,))),),
+)
+"""Cubes a number; by its custom rule the derivative at x is x."""
+
+
+def load_of(graph: Graph) -> Load:
+    blobs = {constant.blob: constant.data.tobytes() for constant in graph.constants if constant.blob and constant.data is not None}
+    return Load(wire.to_bytes(graph), blobs)
+
+
+def task(graph: Graph, kind: Kind, *, start: int = 0, count: int = 0, load: bool = True, **options: Any) -> Task:
+    """Returns a task with respect to the first input and output, unless ``options`` of the kernel say otherwise."""
+    options = {"wrt": (0,), "outputs": (0,)} | options
+    kernel = Kernel(identity.graph_id(graph), kind, **options)
+    return Task(kernel, load_of(graph) if load else None, start=start, count=count)
+
+
+def arrays(answer: Answer) -> tuple[np.ndarray, ...]:
+    assert isinstance(answer, Done), answer
+    return answer.arrays
+
+
+def fault(answer: object) -> Fault:
+    assert isinstance(answer, Fault), answer
+    return answer
+
+
+@pytest.fixture
+def compiled_programs() -> Iterator[list[str]]:
+    """Yields the list of programs that XLA has compiled since."""
+    programs: list[str] = []
+
+    def listen(event: str, duration: float, **_: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            programs.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield programs
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+class TestRun:
+    @pytest.mark.parametrize("kind", [Kind.FORWARD, Kind.REVERSE])
+    def test_tiles_make_up_the_jacobian(self, kind: Kind) -> None:
+        here, axis, seeds = Engine(), *((1, 4) if kind is Kind.FORWARD else (0, 3))
+        tiles = [here.run(task(LAYER, kind, start=start, count=min(2, seeds - start), width=2), X) for start in range(0, seeds, 2)]
+        blocks = [arrays(tile)[0] for tile in tiles]
+        np.testing.assert_allclose(np.concatenate(blocks, axis=axis), JACOBIAN, rtol=1e-14)
+        assert all(block.flags.c_contiguous for block in blocks)
+
+    def test_hessian_tile_without_its_padding(self) -> None:
+        (block,) = arrays(Engine().run(task(PRODUCT, Kind.HESSIAN, start=2, count=2, width=3), np.array([1.0, 2.0, 3.0, 4.0]), np.int32(0)))
+        np.testing.assert_allclose(block, [[8.0, 6.0], [4.0, 3.0], [0.0, 2.0], [2.0, 0.0]])
+        assert block.flags.c_contiguous
+
+    def test_single_passes(self) -> None:
+        here, x, three = Engine(), np.array([1.0, 2.0, 3.0, 4.0]), np.int32(3)
+        v = np.array([1.0, 0.0, 0.0, -1.0])
+        gradient = np.array([24.0, 12.0, 8.0, 6.0])
+        expected = {
+            Kind.VALUE: ((), [6]),
+            Kind.JVP: ((v,), [18.0, 6]),
+            Kind.VJP: ((np.float64(2.0),), [2 * gradient, 6]),
+            Kind.GRADIENT: ((), [gradient, 6]),
+            Kind.HVP: ((v,), [[-6.0, 12 - 3.0, 8 - 2.0, 6.0], 6]),
+        }
+        for kind, (seeds, results) in expected.items():
+            got = arrays(here.run(task(PRODUCT, kind, values=(1,)), x, three, *seeds))
+            assert len(got) == len(results)
+            for array, result in zip(got, results, strict=True):
+                np.testing.assert_allclose(array, result)
+            assert got[-1].dtype == np.int32
+
+    def test_a_second_tile_of_a_width_compiles_nothing(self, compiled_programs: list[str]) -> None:
+        here = Engine()
+        first = here.run(task(LAYER, Kind.FORWARD, start=0, count=3, width=3), X)
+        assert isinstance(first, Done)
+        assert first.compile_seconds > 0
+        compiled_programs.clear()
+        second = here.run(task(LAYER, Kind.FORWARD, start=3, count=1, width=3, load=False), X + 1)
+        assert isinstance(second, Done)
+        assert (second.compile_seconds, compiled_programs) == (0.0, [])
+        assert second.seconds > 0
+        here.run(task(LAYER, Kind.FORWARD, start=0, count=2, width=2, load=False), X)
+        assert len(compiled_programs) == 1
+
+    def test_missing_until_loaded(self) -> None:
+        here = Engine()
+        assert here.run(task(LAYER, Kind.VALUE, values=(0,), load=False), X) == Missing()
+        arrays(here.run(task(LAYER, Kind.VALUE, values=(0,)), X))
+        arrays(here.run(task(LAYER, Kind.JVP, load=False), X, X))
+
+    def test_arguments_are_not_looked_at_after_the_answer(self) -> None:
+        here, x = Engine(), np.ones(4)
+        (value,) = arrays(here.run(task(LAYER, Kind.VALUE, values=(0,)), x))
+        before = value.copy()
+        x[:] = 7
+        np.testing.assert_array_equal(value, before)
+        (other,) = arrays(here.run(task(LAYER, Kind.VALUE, values=(0,)), x))
+        np.testing.assert_allclose(other, np.tanh(W @ x))
+
+    def test_read_only_arguments(self) -> None:
+        x = np.frombuffer(X.tobytes())
+        assert not x.flags.writeable
+        np.testing.assert_allclose(arrays(Engine().run(task(LAYER, Kind.VALUE, values=(0,)), x))[0], np.tanh(W @ X))
+
+    def test_uploaded_constants(self) -> None:
+        w = np.random.default_rng(0).normal(size=(3, 4))
+        name = "blobs/sha256:" + hashlib.sha256(w.tobytes()).hexdigest()
+        uploaded = layer(Constant(Type("float64", (3, 4)), w, name))
+        assert identity.graph_id(uploaded) == identity.graph_id(layer(inline(w)))
+        np.testing.assert_allclose(arrays(Engine().run(task(uploaded, Kind.VALUE, values=(0,)), X))[0], np.tanh(w @ X))
+        missing = Task(Kernel("a" * 64, Kind.VALUE, values=(0,)), Load(wire.to_bytes(uploaded)))
+        assert fault(Engine().run(missing, X)).reason is Reason.BLOB_NOT_FOUND
+
+    def test_empty_and_scalar_leaves(self) -> None:
+        empty = single((Type("float32", (0, 2)), SCALAR), (node("neg", 0), node("sin", 1)), (2, 3))
+        here, none = Engine(), np.zeros((0, 2), np.float32)
+        blocks = arrays(here.run(task(empty, Kind.FORWARD, wrt=(0, 1), outputs=(0, 1), count=1, width=2), none, np.float64(0.0)))
+        assert [(block.dtype, block.shape) for block in blocks] == [(np.float32, (0, 1)), (np.float64, (1, 1))]
+        assert blocks[1] == 1.0
+
+
+class TestFaults:
+    @pytest.mark.parametrize(
+        ("arguments", "field", "says"),
+        [
+            ((), "args", "takes 1 input leaves, and this call 1 seeds"),
+            ((X, X, X), "args", "got 3 arrays"),
+            ((X.astype(np.float32), X), "args[0]", r"must be float64 of shape \(4,\), got float32"),
+            ((X, X[:3]), "seeds[0]", r"got float64 of shape \(3,\)"),
+            ((X, X.astype(">f8")), "seeds[0]", "must be float64"),
+        ],
+    )
+    def test_arguments_that_do_not_fit(self, arguments: tuple[np.ndarray, ...], field: str, says: str) -> None:
+        answer = fault(Engine().run(task(LAYER, Kind.JVP), *arguments))
+        assert (answer.reason, answer.field) == (Reason.ARGUMENT_MISMATCH, field)
+        with pytest.raises(Fault, match=says):
+            raise answer
+
+    @pytest.mark.parametrize(("start", "count"), [(-1, 2), (0, 3), (0, -1)])
+    def test_tiles_outside_their_width(self, start: int, count: int) -> None:
+        assert fault(Engine().run(task(LAYER, Kind.FORWARD, start=start, count=count, width=2), X)).reason is Reason.INVALID_OPTION
+
+    def test_leaves_that_are_not_there(self) -> None:
+        assert fault(Engine().run(task(LAYER, Kind.JVP, wrt=(1,)), X, X)).field == "wrt[0]"
+
+    def test_no_forward_mode_through_a_reverse_rule(self) -> None:
+        here, three = Engine(), np.float64(3.0)
+        answer = fault(here.run(task(REVERSE_ONLY, Kind.JVP), three, three))
+        assert answer.reason is Reason.MODE_UNAVAILABLE
+        assert str(answer.place) == "function 0, node 0 (custom_call)"
+        assert arrays(here.run(task(REVERSE_ONLY, Kind.GRADIENT), three)) == (3.0,)
+
+    def test_a_refused_order_of_the_hessian_gives_way_to_the_other(self) -> None:
+        # Twice the number has the second derivative zero; the loop doubles 1.5 seven times.
+        here = Engine()
+        assert arrays(here.run(task(DOUBLING, Kind.FORWARD, count=1, width=1), np.float64(1.5))) == (np.full((1, 1), 128.0),)
+        assert arrays(here.run(task(DOUBLING, Kind.HESSIAN, count=1, width=1), np.float64(1.5))) == (np.zeros((1, 1)),)
+
+    def test_a_program_larger_than_the_worker(self) -> None:
+        wide = single((SCALAR,), (node("broadcast_in_dim", 0, shape=(1000, 1000)), node("sin", 1), node("reduce_sum", 2, axes=(0, 1))), (3,))
+        answer = fault(Engine(memory_limit=1 << 20).run(task(wide, Kind.VALUE, values=(0,)), np.float64(1)))
+        assert answer.reason is Reason.TOO_LARGE
+        assert answer.place is not None
+        assert answer.place.node == 0
+        tile = task(LAYER, Kind.FORWARD, width=100_000, count=4)
+        answer = fault(Engine(memory_limit=1 << 20).run(tile, X))
+        assert answer.reason is Reason.OUT_OF_MEMORY
+        assert "smaller tiles" in answer.message
+
+    def test_an_allocation_that_fails(self) -> None:
+        answer = fault(Engine().run(task(LAYER, Kind.FORWARD, width=1 << 40, count=4), X))
+        assert answer.reason is Reason.OUT_OF_MEMORY
+        answer = fault(Engine().run(task(LAYER, Kind.FORWARD, width=1 << 50, count=4), X))
+        assert answer.reason is Reason.TOO_LARGE
+
+    def test_the_unforeseen_is_named_by_an_id_and_logged(self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+        def fail(*_: object) -> None:
+            raise ZeroDivisionError("secret path /home/someone")
+
+        monkeypatch.setattr(functions, "load", fail)
+        with caplog.at_level(logging.ERROR):
+            answer = fault(Engine().run(task(LAYER, Kind.VALUE, values=(0,)), X))
+        assert answer.reason is Reason.INTERNAL
+        assert "secret" not in answer.message
+        assert answer.message.split()[-1] in caplog.text
+        assert "ZeroDivisionError: secret path" in caplog.text
+
+    def test_bytes_that_are_no_graph(self) -> None:
+        bad = Load(b"\x0a\xff\xff\xff\xff\x0f no graph")
+        here = Engine()
+        assert fault(here.run(Task(Kernel("b" * 64, Kind.VALUE), bad))).reason is Reason.INVALID_GRAPH
+        assert fault(here.describe(bad)).reason is Reason.INVALID_GRAPH
+        assert fault(here.survey(bad, (0,), (0,))).reason is Reason.INVALID_GRAPH
+
+
+class TestDescribe:
+    def test_says_what_the_graph_is(self) -> None:
+        name = "blobs/sha256:" + "0" * 64
+        here = Engine().describe(Load(wire.to_bytes(layer(Constant(Type("float64", (3, 4)), None, name)))))
+        assert isinstance(here, Description)
+        assert (here.inputs, here.outputs) == ((VECTOR,), (Type("float64", (3,)),))
+        assert (here.nodes, here.functions, here.expanded_nodes, here.blobs) == (2, 1, 2, (name,))
+        assert here.in_tree == Tree(TreeKind.TUPLE, (LEAF,))
+        assert len(here.id) == 64
+
+    def test_the_id_is_that_of_the_content(self) -> None:
+        here = Engine().describe(load_of(PRODUCT))
+        assert isinstance(here, Description)
+        assert here.id == identity.graph_id(PRODUCT)
+        assert here.outputs == (SCALAR, Type("int32"))
+
+    def test_declared_types_are_compared(self) -> None:
+        lying = single((VECTOR,), (Node("sin", (0,), {}, 1, (Type("float32", (4,)),)),), (1,))
+        answer = fault(Engine().describe(load_of(lying)))
+        assert (answer.reason, str(answer.place)) == (Reason.TYPE_MISMATCH, "function 0, node 0 (sin)")
+
+    def test_sizes_are_checked_without_allocating(self) -> None:
+        huge = single((SCALAR,), (node("broadcast_in_dim", 0, shape=(1 << 30, 1 << 30)), node("reduce_sum", 1, axes=(0, 1))), (2,))
+        answer = fault(Engine().describe(load_of(huge)))
+        assert (answer.reason, str(answer.place)) == (Reason.TOO_LARGE, "function 0, node 0 (broadcast_in_dim)")
+        # A constant of 8 GB that nobody has uploaded costs nothing to describe.
+        absent = Constant(Type("float64", (1 << 28, 4)), None, "blobs/sha256:" + "1" * 64)
+        here = Engine().describe(Load(wire.to_bytes(layer(absent))))
+        assert isinstance(here, Description)
+        assert here.outputs == (Type("float64", (1 << 28,)),)
+
+
+class TestSurvey:
+    def test_both_modes(self) -> None:
+        here = Engine().survey(load_of(LAYER), (0,), (0,))
+        assert isinstance(here, Survey)
+        assert isinstance(here.forward, Cost)
+        assert isinstance(here.reverse, Cost)
+        assert 24 <= here.forward.flops <= 40
+        assert 24 <= here.reverse.flops <= 40
+        assert here.value.flops == 24 + 3 * 12
+
+    def test_a_mode_that_is_not_there_is_recorded(self) -> None:
+        here = Engine().survey(load_of(REVERSE_ONLY), (0,), (0,))
+        assert isinstance(here, Survey)
+        assert fault(here.forward).reason is Reason.MODE_UNAVAILABLE
+        assert isinstance(here.reverse, Cost)
+
+    def test_complex_leaves(self) -> None:
+        conjugate = load_of(single((Type("complex128", (2,)),), (node("conj", 0), node("real", 1)), (2,)))
+        here = Engine().survey(conjugate, (0,), (0,))
+        assert isinstance(here, Survey)
+        assert "holomorphic=True" in fault(here.forward).message
+        assert isinstance(here.reverse, Cost)
+
+    def test_leaves_without_derivatives_are_a_fault(self) -> None:
+        assert fault(Engine().survey(load_of(PRODUCT), (1,), (0,))).field == "wrt[0]"
+        assert fault(Engine().survey(load_of(PRODUCT), (0,), (1,))).field == "outputs[0]"
+
+    def test_nothing_is_compiled(self, compiled_programs: list[str]) -> None:
+        Engine().survey(load_of(LAYER), (0,), (0,))
+        assert compiled_programs == []
+
+
+class TestBounds:
+    def test_functions_and_their_kernels_leave_together(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(engine, "_FUNCTIONS", 2)
+        here = Engine()
+        graphs = [layer(inline(W + shift)) for shift in range(3)]
+        for graph_ in graphs:
+            arrays(here.run(task(graph_, Kind.VALUE, values=(0,)), X))
+        assert here.run(task(graphs[0], Kind.VALUE, values=(0,), load=False), X) == Missing()
+        for graph_ in graphs[1:]:
+            arrays(here.run(task(graph_, Kind.VALUE, values=(0,), load=False), X))
+
+    def test_a_dropped_kernel_is_compiled_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(engine, "_KERNELS", 1)
+        here = Engine()
+        for width in (1, 2, 1):
+            answer = here.run(task(LAYER, Kind.FORWARD, count=1, width=width), X)
+            assert isinstance(answer, Done)
+            assert answer.compile_seconds > 0
