@@ -1,7 +1,7 @@
 # make install   a virtual environment in .venv with everything, quick when nothing changed
 # make demo      real Jacobians from a local service on this machine
 # make test      all tests
-# make lint      ruff, mypy, and the committed stubs against the .proto files
+# make lint      ruff, mypy, and what is generated against what it is generated from
 # make bench     the benchmarks, next to their floors
 # make clean     removes what the other targets made
 
@@ -34,6 +34,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python proto/generate.py --check
+	$(BIN)/python docs/generate.py --check
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,9 @@ class Stubs:
     """Sent with every call."""
 
 
+_open_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+
 class Connection:
     """A service's methods, once it can be reached. Safe to share between threads, not between processes."""
 
@@ -79,6 +83,7 @@ class Connection:
         self._stubs: Stubs | None = None
         self._closed = False
         self._process = os.getpid()
+        _open_connections.add(self)
 
     def stubs(self, deadline: Deadline) -> Stubs:
         """Returns the methods, connecting on the first call.
@@ -135,6 +140,12 @@ class Connection:
         if channel is not None:
             channel.close()
         self.service.close()
+
+
+def close_all() -> None:
+    """Closes every connection of this process."""
+    for connection in list(_open_connections):
+        connection.close()
 
 
 def is_loopback(address: str) -> bool:

@@ -17,7 +17,7 @@ import weakref
 from importlib.util import find_spec
 from pathlib import Path
 
-from jacloom._connection import Endpoint
+from jacloom._connection import Endpoint, close_all
 from jacloom._deadline import Deadline
 from jacloom._errors import DeadlineExceeded, LocalServiceError, MissingExtraError
 
@@ -246,6 +246,8 @@ def _release_in_thread(service: LocalService) -> None:
 
 def _stop_at_exit() -> None:
     global _current
+    # Channels first: one whose server goes away under it complains on standard error.
+    close_all()
     service, _current = _current, None
     if service is not None:
         service.stop()

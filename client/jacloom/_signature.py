@@ -13,6 +13,8 @@ from jacloom._structure import Structure
 from jacloom_graph.tensor import INEXACT
 from jacloom_graph.types import Type
 
+_LABEL = 128
+"""Longest display name that a service takes."""
 _NAME = re.compile(r"(?:functions/)?([0-9a-f]{64})")
 
 
@@ -63,4 +65,4 @@ def parse_id(text: str) -> str:
 def label_of(f: object) -> str:
     """Returns what messages call a callable: its name, or ``f`` where it has none that reads well."""
     name = getattr(f, "__name__", "f")
-    return name if isinstance(name, str) and name.isidentifier() else "f"
+    return name[:_LABEL] if isinstance(name, str) and name.isidentifier() else "f"

@@ -27,6 +27,8 @@ _CANCEL_GRACE: Final = 2.0
 """Seconds that a cancelled computation may go on before its process, with all that it has compiled, is ended."""
 _START_SECONDS: Final = 120.0
 """Seconds until a process must have said hello: it imports JAX, perhaps on a busy machine."""
+_BREATH: Final = 1.5
+"""Seconds between a process's hello and the start of the next: the first call is waiting for the first processes, and would share their cores."""
 _REFUSED_PAUSE: Final = 30.0
 """Seconds between tries of a seat whose process did not fit this server."""
 _MOST_OUTAGES: Final = 10
@@ -199,7 +201,7 @@ class Pool:
         _LOG.info("%s is ready: process %d, %s, JAX %s", slot.seat, hello.pid, hello.device, hello.jax)
         self._changed()
         self._pump()
-        self._launch_next()
+        self._loop.call_later(_BREATH, self._launch_next)
 
     def _lose(self, slot: Slot, why: str, *, blame: bool = True, fault: Fault | None = None) -> None:
         """Ends a slot's process, puts its jobs back into their queues, and has another process started.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +31,15 @@ JAX_FREE_WORKER_MODULES = {"jacloom_worker.protocol", "jacloom_worker.launch"}
 """All that the server may know of the worker package."""
 GRAPH_LIBRARIES = {"numpy", "ml_dtypes", "google"}
 """All that a program needs to build and read graphs."""
+DISTRIBUTIONS = {
+    "google": {"protobuf", "googleapis-common-protos"},
+    "grpc": {"grpcio"},
+    "grpc_health": {"grpcio-health-checking"},
+    "grpc_reflection": {"grpcio-reflection"},
+}
+"""Where the name that is imported is not the name that is installed."""
+EXTRAS = {"jacloom_api": [], "jacloom_graph": [], "jacloom": ["jax"], "jacloom_worker": ["jax", "server"], "jacloom_server": ["server"]}
+"""The parts of an installation that each package may count on, besides the base."""
 SPEAKS_GRPC = (
     "jacloom_graph",
     "jacloom_server.app",  # puts the edges on the gRPC server
@@ -106,6 +117,16 @@ def test_edges_speak(edge: str) -> None:
 def test_graph_needs_no_more_than_numpy_and_protobuf() -> None:
     outside = {name.split(".")[0] for _, name in every_import("jacloom_graph")} - sys.stdlib_module_names - {"jacloom_graph", "jacloom_api"}
     assert outside <= GRAPH_LIBRARIES
+
+
+@pytest.mark.parametrize("package", ROOTS)
+def test_libraries_are_declared(package: str) -> None:
+    project = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]
+    requirements = [*project["dependencies"], *(line for extra in EXTRAS[package] for line in project["optional-dependencies"][extra])]
+    declared = {re.split(r"[^\w-]", line)[0] for line in requirements}
+    imported = {name.split(".")[0] for _, name in every_import(package)} - sys.stdlib_module_names - ROOTS.keys()
+    missing = [name for name in sorted(imported) if not DISTRIBUTIONS.get(name, {name}) <= declared]
+    assert not missing, missing
 
 
 @pytest.mark.parametrize("package", ["jacloom_server", "jacloom_graph", "jacloom_api"])
