@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,22 +22,23 @@ _WITH_CLIENT: dict[str, Callable[[jl.Client], Report]] = {
     "jacobian-product": jacobians.product,
     "jacobian-flow": jacobians.flow,
     "gradient": gradients.network,
-    "memory": lambda client: memory.slow_reader(client, client.address),
 }
 
+_ALONE: dict[str, Callable[[], Report]] = {"startup": startup.first_result, "memory": memory.slow_reader}
+"""Benchmarks that start a service of their own."""
 
-def run(names: list[str]) -> list[Report]:
-    """Returns the reports of the benchmarks named, the ones with a service of their own first."""
-    reports = [startup.first_result()] if "startup" in names else []
+
+def run(names: list[str]) -> Iterator[Report]:
+    """Gives the reports of the benchmarks named, each as soon as it is there."""
+    yield from (_ALONE[name]() for name in _ALONE if name in names)
     chosen = [_WITH_CLIENT[name] for name in _WITH_CLIENT if name in names]
     if chosen:
         with jl.connect() as client:
-            reports += [benchmark(client) for benchmark in chosen]
-    return reports
+            yield from (benchmark(client) for benchmark in chosen)
 
 
-def show(reports: list[Report]) -> None:
-    """Prints the figures, and beside each goal whether it is met."""
+def shown(reports: Iterable[Report]) -> Iterator[Report]:
+    """Prints each report's figures, and beside each goal whether it is met, and passes it on."""
     console = Console()
     for report in reports:
         table = Table(title=report.name, title_justify="left", show_header=False)
@@ -51,19 +52,19 @@ def show(reports: list[Report]) -> None:
             mark = "met" if goal.met else "MISSED"
             table.add_row(goal.claim, f"{goal.measured:.2f} {goal.unit} of {goal.bound:.2f}: {mark}")
         console.print(table)
+        yield report
 
 
 def main() -> int:
-    names = ["startup", *_WITH_CLIENT]
+    names = [*_ALONE, *_WITH_CLIENT]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="these alone")
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the figures go (default: bench.json)")
     options = parser.parse_args()
-    reports = run(options.only)
+    reports = list(shown(run(options.only)))
     options.json.write_text(
         json.dumps([{**asdict(report), "goals": [{**asdict(goal), "met": goal.met} for goal in report.goals]} for report in reports], indent=2)
     )
-    show(reports)
     return 0
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +15,6 @@ import jax
 import numpy as np
 
 from benchmarks.measure import Goal, Report, anonymous_bytes, service_processes
-from jacloom import Client
 from jacloom_api.v1 import derivative_service_pb2, derivative_service_pb2_grpc, function_service_pb2, function_service_pb2_grpc
 from jacloom_graph import tensor, wire
 
@@ -59,18 +61,37 @@ def wide_identity(n: int) -> tuple[Callable[[jax.Array], jax.Array], np.ndarray]
     return (lambda x: x * jax.numpy.sum(x)), np.linspace(0, 1, n)
 
 
-def slow_reader(client: Client, address: str, gib: float = 2.0, rate: float = 256e6) -> Report:
+@contextmanager
+def service() -> Iterator[str]:
+    """Gives the address of a service of its own, open to this machine's users."""
+    command = [sys.executable, "-m", "jacloom_server", "--parent", "--address", "127.0.0.1:0", "--log", "warning"]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert server.stdin is not None
+    assert server.stdout is not None
+    try:
+        yield json.loads(server.stdout.readline())["address"]
+    finally:
+        server.stdin.close()
+        server.wait(30)
+
+
+def slow_reader(gib: float = 2.0, rate: float = 256e6) -> Report:
     """Streams a Jacobian of ``gib`` GiB to a reader that takes ``rate`` bytes per second."""
+    with service() as address:
+        return _slow_reader(address, gib, rate)
+
+
+def _slow_reader(address: str, gib: float, rate: float) -> Report:
     n = int(np.sqrt(gib * (1 << 30) / 8))
     fun, x = wide_identity(n)
-    base = Peak()
-    base.sample()
     received = 0
+    base = Peak()
     with watched() as peak, grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", 16 << 20)]) as channel:
         import jacloom as jl
 
         graph = wire.to_bytes(jl.trace(fun, x).graph)
         name = function_service_pb2_grpc.FunctionServiceStub(channel).Register(function_service_pb2.RegisterRequest(graph=graph)).name
+        base.sample()
         request = derivative_service_pb2.CallRequest(function=name, args=[tensor.to_message(x)], wrt=[0])
         start = time.perf_counter()
         for reply in derivative_service_pb2_grpc.DerivativeServiceStub(channel).Jacobian(request):

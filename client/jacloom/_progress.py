@@ -70,7 +70,7 @@ class Bar:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        self._display = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._display = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
         self._task = self._display.add_task(self._title, total=total)
         self._display.start()
 

@@ -152,7 +152,7 @@ def _shape_of(leaf: Any) -> Any:
     if not isinstance(leaf, jax.Array) and not _leaves.is_shape(leaf):
         leaf = _leaves.to_array(leaf)
     weak = bool(getattr(leaf, "weak_type", False))
-    return jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype, weak_type=weak)  # type: ignore[no-untyped-call]
+    return jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype, weak_type=weak)
 
 
 def _settings() -> tuple[Any, ...]:

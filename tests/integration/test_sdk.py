@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jacloom as jl
 import jax
 import jax.numpy as jnp
 import numpy as np
 import psutil
 import pytest
+
+import jacloom as jl
 from jacloom._deadline import Deadline
 
 X = np.array([0.5, -1.0, 2.0])
@@ -121,7 +122,11 @@ def test_keys_and_static_values(client: jl.Client) -> None:
     assert (jax.random.key_data(back) == jax.random.key_data(jax.random.split(key, 2))).all()
 
 
-@pytest.mark.parametrize(("f", "x", "of_jax"), [(lambda x: x * 1j, X, jax.jacfwd), (lambda z: jnp.abs(z) ** 2, X + 1j, jax.jacrev)], ids=["R to C", "C to R"])
+@pytest.mark.parametrize(
+    ("f", "x", "of_jax"),
+    [(lambda x: x * 1j, X, jax.jacfwd), (lambda z: jnp.abs(z) ** 2, X + 1j, jax.jacrev)],
+    ids=["R to C", "C to R"],
+)
 def test_complex(client: jl.Client, f: Any, x: np.ndarray, of_jax: Any) -> None:
     with jax.enable_x64(True):
         same(client.jacobian(f)(x), of_jax(f)(x))

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import socket
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from unit.scripted import Script, serving
 
 import jacloom as jl
 from jacloom._connect import connect, endpoint
@@ -143,3 +150,33 @@ def test_retrying_waits_for_a_quota_only_where_told_how_long() -> None:
     answers[:] = [jl.QuotaError("full"), 7]
     with pytest.raises(jl.QuotaError):
         retrying(next_answer, Deadline(None))
+
+
+def certificate(path: Path) -> tuple[bytes, bytes]:
+    """Writes a certificate of its own making for localhost, and returns it with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - timedelta(hours=1), now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = made.public_bytes(serialization.Encoding.PEM)
+    path.write_bytes(pem)
+    secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return pem, secret
+
+
+def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pem, secret = certificate(tmp_path / "ca.pem")
+    with serving(Script(), credentials=grpc.ssl_server_credentials([(secret, pem)])) as port:
+        with connect(f"localhost:{port}", tls=tmp_path / "ca.pem", token="secret") as client:
+            assert client.functions() == []
+        monkeypatch.setenv("JACLOOM_TLS", str(tmp_path / "ca.pem"))
+        with connect(f"localhost:{port}") as client:
+            assert client.functions() == []
+        for wrong in (False, True):
+            with pytest.raises(jl.UnavailableError, match="does it use TLS just as this call does"):
+                connect(f"localhost:{port}", tls=wrong)

@@ -112,7 +112,7 @@ def test_dtypes_that_graphs_lack(leaf: Any, text: str) -> None:
 
 
 def test_leaves_that_cannot_be() -> None:
-    with pytest.raises(ArgumentError, match="MaskedArray: pass x.filled"):
+    with pytest.raises(ArgumentError, match=r"MaskedArray: pass x\.filled"):
         leaves.key(np.ma.array([1.0], mask=[True]))
     with pytest.raises(ArgumentError, match="hashable values that are fixed while tracing; got set"):
         leaves.key({1, 2})

@@ -1,4 +1,4 @@
-"""The local service as a process: started once, shared, ended with its last user. Small programs stand in for the server, which takes seconds to start."""
+"""The local service as a process, started once and ended with its last user. Small programs stand in for the server, which takes seconds."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import jacloom as jl
 import pytest
+
+import jacloom as jl
 from jacloom import _local
 from jacloom._deadline import Deadline
 

@@ -211,19 +211,44 @@ def test_holomorphic() -> None:
         transformed(Jacobian(holomorphic=True), jnp.exp, (X,))
 
 
-BAD = {
-    "argnum too large": (Jacobian(2), lambda x, y: x, (X, X), "`client.jacobian(f, argnums=2)`: f takes 2 positional arguments, so argnums must be 0 or 1"),
-    "argnum too small": (Gradient(-2), jnp.sum, (X,), "`client.grad(sum, argnums=-2)`: sum takes 1 positional argument, so argnums must be 0; got -2"),
+BAD: dict[str, tuple[Any, Any, Any, str]] = {
+    "argnum too large": (
+        Jacobian(2),
+        lambda x, y: x,
+        (X, X),
+        "`client.jacobian(f, argnums=2)`: f takes 2 positional arguments, so argnums must be 0 or 1",
+    ),
+    "argnum too small": (
+        Gradient(-2),
+        jnp.sum,
+        (X,),
+        "`client.grad(sum, argnums=-2)`: sum takes 1 positional argument, so argnums must be 0; got -2",
+    ),
     "argnum twice": (Jacobian((0, -2)), lambda x, y: x, (X, X), "names argument 0 twice"),
     "integer array": (Jacobian(), lambda p: p["n"] * 1.0, ({"n": np.arange(2)},), "args[0]['n'] is int64[2], and only floating-point"),
     "Python integer": (Jacobian(1), lambda x, n: x * n, (X, 3), "args[1] is a Python integer"),
-    "integer output": (Jacobian(), lambda x: {"k": jnp.argmax(x), "x": x}, (X,), "out['k'] of f is int64[], and only floating-point"),
+    "integer output": (
+        Jacobian(),
+        lambda x: {"k": jnp.argmax(x), "x": x},
+        (X,),
+        "out['k'] of f is int64[], and only floating-point",
+    ),
     "vector gradient": (Gradient(), lambda x: x, (X,), "must return a scalar, it returns float64[3]"),
-    "tree gradient": (Gradient(value=True), lambda x: (x[0], x[1]), (X,), "`client.value_and_grad(f)`: f must return one scalar, it returns (*, *)"),
-    "no pair": (Jacobian(has_aux=True), lambda x: [x, x], (X,), "`client.jacobian(f, has_aux=True)`: with has_aux=True, f must return a pair (out, aux); it returns [*, *]"),
+    "tree gradient": (
+        Gradient(value=True),
+        lambda x: (x[0], x[1]),
+        (X,),
+        "`client.value_and_grad(f)`: f must return one scalar, it returns (*, *)",
+    ),
+    "no pair": (
+        Jacobian(has_aux=True),
+        lambda x: [x, x],
+        (X,),
+        "`client.jacobian(f, has_aux=True)`: with has_aux=True, f must return a pair (out, aux); it returns [*, *]",
+    ),
     "complex gradient": (Gradient(), lambda x: x.sum() * 1j, (X,), "a gradient needs a real output"),
     "complex hessian": (Hessian(), lambda z: jnp.abs(z), (X + 1j,), "second derivatives need real inputs"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -1,0 +1,137 @@
+"""The command line: what it prints for people and for programs, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from unit.scripted import Script, serving
+
+import jacloom as jl
+from jacloom._version import VERSION
+from jacloom.cli import app as cli
+from jacloom.cli import doctor
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command in this process and returns its status, standard output and standard error."""
+    monkeypatch.delenv("JACLOOM_ADDRESS", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERM", "dumb")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["jacloom", *arguments])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        said = capsys.readouterr()
+        code = left.value.code
+        return (code if isinstance(code, int) else int(code is not None), said.out, said.err)
+
+    return run
+
+
+@pytest.fixture
+def service() -> Iterator[tuple[str, jl.RemoteFunction]]:
+    script = Script()
+    with serving(script) as port, jl.connect(f"127.0.0.1:{port}") as client:
+        yield f"127.0.0.1:{port}", client.register(lambda x: x * 2, np.zeros((2, 3)), name="doubled")
+
+
+def test_version(run: Run) -> None:
+    assert run("--version") == (0, f"jacloom {VERSION}\n", "")
+    done = subprocess.run([sys.executable, "-m", "jacloom", "--version"], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"jacloom {VERSION}\n"
+
+
+def test_help_names_every_command(run: Run) -> None:
+    status, out, _ = run("--help")
+    assert status == 0
+    assert [command for command in ("serve", "demo", "doctor", "functions") if command not in out] == []
+
+
+def test_every_command_speaks_json(run: Run) -> None:
+    for command in (["demo"], ["doctor"], ["functions", "list"], ["functions", "show"], ["functions", "delete"]):
+        assert "--json" in run(*command, "--help")[1]
+
+
+def test_functions(run: Run, service: tuple[str, jl.RemoteFunction]) -> None:
+    address, function = service
+    expected = {"name": function.name, "display_name": "doubled", "inputs": ["float64[2,3]"], "outputs": [], "nodes": 0, "created": ""}
+    status, out, _ = run("functions", "list", "--address", address, "--json")
+    assert (status, json.loads(out)) == (0, [expected])
+    status, out, _ = run("functions", "show", function.id, "--address", address, "--json")
+    assert (status, json.loads(out)) == (0, expected)
+    _, out, _ = run("functions", "list", "--address", address)
+    assert function.id in out
+    assert "doubled" in out
+    _, out, _ = run("functions", "show", function.name, "--address", address)
+    assert "float64[2,3]" in out
+    assert run("functions", "delete", function.id, "--address", address) == (0, f"deleted {function.id}\n", "")
+    assert json.loads(run("functions", "list", "--address", address, "--json")[1]) == []
+
+
+def test_address_from_the_environment(run: Run, service: tuple[str, jl.RemoteFunction], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JACLOOM_ADDRESS", service[0])
+    assert len(json.loads(run("functions", "list", "--json")[1])) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "text"),
+    [
+        (["list"], "OptionError", "Give --address host:port, or set JACLOOM_ADDRESS"),
+        (["list", "--address", "localhost:1"], "UnavailableError", "no jacloom service answers at localhost:1"),
+        (["list", "--address", "http://x"], "OptionError", "address must be 'host:port'"),
+        (["show", "abc", "--address", "SERVICE"], "ArgumentError", "64 hex digits"),
+        (["delete", "0" * 64, "--address", "SERVICE"], "FunctionNotFoundError", "no function"),
+    ],
+)
+def test_errors(run: Run, service: tuple[str, jl.RemoteFunction], arguments: list[str], kind: str, text: str) -> None:
+    arguments = [service[0] if argument == "SERVICE" else argument for argument in arguments]
+    status, out, err = run("functions", *arguments)
+    assert (status, out) == (1, "")
+    assert err.startswith("jacloom: ")
+    assert text in err
+    status, out, err = run("functions", *arguments, "--json")
+    error = json.loads(out)["error"]
+    assert (status, error["type"], err) == (1, kind, "")
+    assert text in error["message"]
+
+
+def test_unknown_problems_of_the_demo(run: Run, service: tuple[str, jl.RemoteFunction]) -> None:
+    status, _, err = run("demo", "perpetuum mobile", "--address", service[0])
+    assert status == 2
+    assert "no problem 'perpetuum mobile'; there are lecture" in err
+
+
+def test_serve_becomes_the_server(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+
+    def become(program: str, argv: list[str]) -> None:
+        started.append((program, argv))
+        raise SystemExit(0)
+
+    monkeypatch.setattr("os.execv", become)
+    assert run("serve", "--workers", "3", "--help")[0] == 0
+    assert started == [(sys.executable, [sys.executable, "-P", "-m", "jacloom_server", "--workers", "3", "--help"])]
+
+
+def test_doctor_without_a_service(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(doctor._PACKAGES, "a-package-that-is-not-there", "pip install it")
+    status, out, _ = run("doctor", "--address", "localhost:1", "--json")
+    found = json.loads(out)
+    checks = {check["check"]: check for check in found["checks"]}
+    assert (status, found["ok"]) == (1, False)
+    assert (checks["jacloom"]["state"], checks["jacloom"]["detail"]) == ("ok", VERSION)
+    assert checks["a-package-that-is-not-there"]["state"] == "missing"
+    assert (checks["service"]["state"], "no jacloom service" in checks["service"]["detail"]) == ("failed", True)
+    status, out, _ = run("doctor", "--address", "localhost:1")
+    assert status == 1
+    assert "✗ service" in out
