@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import tempfile
 import threading
 import weakref
 from importlib.util import find_spec
-from pathlib import Path
 
 from jacloom._connection import Endpoint, close_all
 from jacloom._deadline import Deadline
@@ -58,22 +56,21 @@ class LocalService:
         self._endpoint: Endpoint | None = None
         self._answered = False
         self._stopped = False
-        self._keep_log = False
-        self._folder = Path(tempfile.mkdtemp(prefix="jacloom-local-"))  # readable by this user alone
-        self._log = self._folder / "log"
         # Others on this machine reach the port as well, but do not have the token.
         self._token = secrets.token_hex(32)
-        token_file = self._folder / "token"
-        token_file.touch(0o600)
-        token_file.write_text(self._token)
-        options = ["--parent", "--address", "127.0.0.1:0", "--token-file", str(token_file)]
-        # A session of its own: Ctrl-C in the terminal reaches this process alone, which then decides. -P: the user's folder may hold a ray.py.
-        with self._log.open("wb") as log:
+        # Files without a name leave nothing behind, however this process ends.
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # read when the service has failed
+        with tempfile.TemporaryFile() as token:
+            token.write(self._token.encode())
+            token.flush()
+            options = ["--parent", "--address", "127.0.0.1:0", "--token-file", f"/dev/fd/{token.fileno()}"]
+            # A session of its own: Ctrl-C in the terminal reaches this process alone, which then decides. -P: the user's folder may hold a ray.py.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", SERVER_PROGRAM, *options],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=log,
+                stderr=self._log,
+                pass_fds=(token.fileno(),),
                 env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
                 start_new_session=True,
             )
@@ -137,8 +134,7 @@ class LocalService:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(3)
                     break
-        if not self._keep_log:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._log.close()
 
     def forget_in_child(self) -> None:
         """Closes a forked process's copy of the pipe, which would keep the service alive after its owner."""
@@ -169,13 +165,15 @@ class LocalService:
         return LocalServiceError(f"the local service ended with status {code}. {self._last_words()}")
 
     def _last_words(self) -> str:
-        self._keep_log = True
-        try:
-            lines = self._log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
-        except OSError:
-            lines = []
-        said = "\n".join(f"  {line}" for line in lines) or "  (nothing)"
-        return f"The end of its log {self._log}:\n{said}"
+        if self._log.closed:
+            return "It was stopped."
+        # Not by seek and read: the position is shared with the server, which may still write.
+        number = self._log.fileno()
+        text = os.pread(number, os.fstat(number).st_size, 0)
+        with tempfile.NamedTemporaryFile(prefix="jacloom-", suffix=".log", delete=False) as copy:
+            copy.write(text)
+        said = "\n".join(f"  {line}" for line in text.decode(errors="replace").splitlines()[-_LOG_LINES:]) or "  (nothing)"
+        return f"The end of its log, kept in {copy.name}:\n{said}"
 
 
 class Lease:

@@ -235,7 +235,8 @@ def differentiated(call: str, binding: Binding, argnums: int | tuple[int, ...]) 
             slot = binding.slots[leaf]
             type_ = None if slot is None else binding.signature.inputs[slot]
             if slot is None or type_ is None or not inexact(type_):
-                got = "a Python integer, bool or other fixed value" if type_ is None else str(type_)
+                value = binding.signature.fixed.get(leaf)
+                got = f"the Python {type(value).__name__} {value!r}" if type_ is None else str(type_)
                 raise ArgumentError(
                     f"`{call}`: {binding.paths[leaf]} is {got}, and only floating-point and complex inputs have derivatives. "
                     "Pass a float, or leave the argument out of argnums."

@@ -54,7 +54,8 @@ class Block:
     rows: int
     column: int
     columns: int
-    data: bytes
+    data: bytes | memoryview
+    """Elements row by row, as on the wire; a view of shared memory where they lie so already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,7 @@ def whole(number: int, array: Array, values: np.ndarray) -> Iterator[Block]:
     size = itemsize(array.type.dtype)
     data = raw(values)
     for cut in rectangles(array.rows, array.columns, size):
-        yield Block(number, cut.row, cut.rows, cut.column, cut.columns, bytes(data[cut.column * size : (cut.column + cut.columns) * size]))
+        yield Block(number, cut.row, cut.rows, cut.column, cut.columns, data[cut.column * size : (cut.column + cut.columns) * size])
 
 
 def of_tile(found: Sequence[Array], first: int, mode: Mode | None, tile: Tile, chosen: Selection, results: Sequence[np.ndarray]) -> Iterator[Block]:
@@ -177,9 +178,11 @@ def _matrix(number: int, array: Array, values: np.ndarray, row: int, column: int
         yield Block(number, row + cut.row, cut.rows, column + cut.column, cut.columns, _bytes(piece, dtype))
 
 
-def _bytes(piece: np.ndarray, dtype: np.dtype[Any]) -> bytes:
-    # One copy: tobytes() walks a strided view as it goes.
-    return piece.tobytes() if piece.dtype == dtype else piece.astype(dtype).tobytes()
+def _bytes(piece: np.ndarray, dtype: np.dtype[Any]) -> bytes | memoryview:
+    if piece.dtype != dtype:
+        piece = piece.astype(dtype)
+    # tobytes() walks a strided view as it copies; what lies in a row needs no copy at all.
+    return raw(piece) if piece.flags.c_contiguous else piece.tobytes()
 
 
 def _row(part: Part, type_: Type, output: int = 0, input: int = 0) -> Array:

@@ -20,6 +20,8 @@ from jacloom_graph.errors import Fault, Reason
 from jacloom_server import work
 from jacloom_server.blobs import Blobs, write_whole
 from jacloom_server.pool import Pool
+from jacloom_server.strategy import Plan
+from jacloom_server.tuning import Tuner
 from jacloom_worker.launch import INLINE_BYTES
 from jacloom_worker.protocol import Description, Kernel, Load, Survey, Validation
 
@@ -27,8 +29,8 @@ _LOG = logging.getLogger(__name__)
 
 _NAME: Final = re.compile(r"(?:functions/)?([0-9a-f]{64})", re.ASCII)
 _T = TypeVar("_T")
-_MOST_SURVEYS: Final = 256
-"""Surveys and widths remembered for one function."""
+_MOST_KNOWN: Final = 256
+"""Surveys, and kernels' widths, remembered for one function."""
 
 
 @dataclass(eq=False, slots=True)
@@ -41,8 +43,8 @@ class Function:
     created: datetime
     blobs: Blobs
     surveys: OrderedDict[tuple[object, ...], Survey | asyncio.Task[Survey]] = field(default_factory=OrderedDict)
-    widths: dict[tuple[Kernel, str], int] = field(default_factory=dict)
-    """The width that measurements found best, by kernel (with width 0) and platform."""
+    tuners: OrderedDict[tuple[Kernel, str], Tuner] = field(default_factory=OrderedDict)
+    """What measurements found, by kernel (with width 0) and platform."""
     _stored: Any = None
 
     @property
@@ -65,14 +67,14 @@ class Function:
             self._stored = self.graph if len(self.graph) <= INLINE_BYTES else ray.put(self.graph)
         return Load(self._stored, {name: self.blobs.find(name).ref for name in self.description.blobs})
 
-    def width(self, kernel: Kernel, platform: str) -> int:
-        """Returns the best width known for a kernel, or 0."""
-        return self.widths.get((kernel, platform), 0)
-
-    def remember(self, kernel: Kernel, platform: str, width: int) -> None:
-        """Notes the best width of a kernel."""
-        if len(self.widths) < _MOST_SURVEYS:
-            self.widths[kernel, platform] = width
+    def tuner(self, kernel: Kernel, platform: str, plan: Plan) -> Tuner:
+        """Returns what is known of a kernel's widths; at first, what the plan says."""
+        tuner = self.tuners.get((kernel, platform))
+        if tuner is None:
+            tuner = self.tuners[kernel, platform] = Tuner(plan.tile, plan.widest)
+            while len(self.tuners) > _MOST_KNOWN:
+                self.tuners.popitem(last=False)
+        return tuner
 
 
 class Functions:
@@ -204,7 +206,7 @@ class Functions:
             raise
         assert isinstance(answer, Survey)
         function.surveys[key] = answer
-        while len(function.surveys) > _MOST_SURVEYS:
+        while len(function.surveys) > _MOST_KNOWN:
             function.surveys.popitem(last=False)
         return answer
 

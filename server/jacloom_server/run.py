@@ -108,7 +108,7 @@ async def _tiled(
         weaver = Weaver(service.pool, lane, pattern, started)
         blocks: list[Block] = []
         size, flushed = 0, time.perf_counter()
-        while weaver.busy():
+        while weaver.busy:
             for block in await weaver.arrived(flushed + _FLUSH_SECONDS - time.perf_counter()):
                 blocks.append(block)
                 size += len(block.data)
@@ -133,8 +133,10 @@ async def _plan(service: Service, call: Call, function: Function, chosen: Select
         plan = strategy.hessian(problem, survey, workers=workers, tile=call.tile)
     else:
         plan = strategy.jacobian(problem, survey, workers=workers, mode=call.mode, tile=call.tile)
-    best = function.width(kernel_of(call, function, chosen, plan), platform_of(service.pool))
-    return plan if call.tile or not best else strategy.resized(plan, best, workers)
+    if call.tile or not plan.passes:
+        return plan
+    tuner = function.tuner(kernel_of(call, function, chosen, plan), platform_of(service.pool), plan)
+    return strategy.resized(plan, tuner.best, workers)
 
 
 def _closed(summary: Summary, started: float) -> Summary:

@@ -15,8 +15,8 @@ from jacloom_worker.protocol import Cost, Survey
 MOST_WIDTH: Final = 4096
 WIDTHS: Final = tuple(sorted({1, *(2**power for power in range(1, 13)), *(3 * 2**power for power in range(11))}))
 """Widths that are chosen: few, so that kernels are compiled once, and at most 1.5 apart, so that little of the last tile is padding."""
-CACHE_BYTES: Final = 2 << 20
-"""What one core keeps close at hand. Batches whose intermediates leave it slow down: on a scan, width 512 was 2.5 times slower than 8."""
+CACHE_BYTES: Final = 6 << 20
+"""Intermediates of one tile. Batches that outgrow the caches slow down: of a scan with 36 KiB a seed 64 to 128 were best, 512 took twice as long."""
 RESULT_BYTES: Final = 32 << 20
 """Most bytes that one tile answers with, so that a window of tiles fits the object store."""
 LEAST_TILE_SECONDS: Final = 0.002
@@ -25,9 +25,9 @@ MOST_TILE_SECONDS: Final = 0.25
 """How long a tile should take at most: a call that is cancelled waits for one."""
 LEAST_BATCH: Final = 8
 """Seeds that a tile has however long it takes: fewer leave vector units idle."""
-FLOPS: Final = 4e9
-BYTES: Final = 8e9
-"""What one core does in a second, roughly. Only ratios of prices decide; seconds are shown as the estimates they are."""
+FLOPS: Final = 2e10
+BYTES: Final = 5e10
+"""What one core does in a second, fitted to matrix products, stencils and scans within a factor of two. Only ratios of prices decide."""
 NEAR: Final = 1.05
 """Prices this close count as equal; forward mode then wins because it keeps no intermediates."""
 
@@ -167,7 +167,7 @@ def fitting(width: int) -> int:
 
 
 def _tiled(strategy: str, mode: Mode, passes: int, cost: Cost, answer: int, nbytes: int, workers: int, tile: int) -> Plan:
-    widest = max(candidate for candidate in WIDTHS if candidate <= max(1, RESULT_BYTES // max(1, answer)))
+    widest = _below(RESULT_BYTES // max(1, answer))
     plan = Plan(strategy, mode, passes, 0, 0, 0, nbytes, seconds(cost) * passes, widest=widest)
     if tile:
         # Asked for, so taken as it is: its kernel may be compiled already.
@@ -177,14 +177,19 @@ def _tiled(strategy: str, mode: Mode, passes: int, cost: Cost, answer: int, nbyt
 
 
 def _width(passes: int, cost: Cost, workers: int) -> int:
-    """Returns a width by rule: intermediates in cache, two tiles for each worker where the work is worth cutting."""
-    close = max(1, CACHE_BYTES // max(1, cost.peak))
+    """Returns a width by rule: two tiles for each worker where the work is worth cutting, none slow, intermediates in cache."""
     one = seconds(cost)
-    # Enough seeds to be worth a call, or all of them in as many tiles as keep every worker busy.
     worth = math.ceil(LEAST_TILE_SECONDS / one) if one > 0 else passes
-    share = math.ceil(passes / (2 * max(1, workers)))
     prompt = max(LEAST_BATCH, int(MOST_TILE_SECONDS / one)) if one > 0 else passes
-    return fitting(max(1, min(close, prompt, max(worth, share), passes)))
+    share = math.ceil(passes / (2 * max(1, workers)))
+    close = max(1, CACHE_BYTES // max(1, cost.peak))
+    return min(fitting(min(prompt, max(worth, share), passes)), _below(close))
+
+
+def _below(width: int) -> int:
+    """Returns the largest width to choose that is not above ``width``."""
+    widest: int = max(candidate for candidate in WIDTHS if candidate <= max(1, width))
+    return widest
 
 
 def _choose(costs: dict[Mode, Cost | Fault], passes: dict[Mode, int], asked: Mode | None) -> Mode:

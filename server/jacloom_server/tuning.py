@@ -14,56 +14,56 @@ _BETTER: Final = 0.9
 
 
 class Tuner:
-    """Climbs to the best width: larger as long as that helps, else smaller as long as that helps, one trial tile at a time.
+    """Climbs to the best width of one kernel on one platform: up as long as that helps, else down, one trial tile at a time.
 
-    The rule that gives the first width knows sizes, not machines; measured, the best width of a scan was 8 and that of a dense function 512.
+    The rule that gives the first width knows sizes, not machines; measured, the best width of a scan was 8 and that of a dense function 512. A
+    tuner outlives the call that made it: work that comes again is worth a trial just as much as work that is still to be done.
     """
 
-    def __init__(self, width: int, most: int, workers: int, *, fixed: bool = False) -> None:
+    def __init__(self, width: int, most: int = WIDTHS[-1], *, fixed: bool = False) -> None:
         """Begins at a width.
 
         Args:
             width: The first width.
             most: The largest width that may be tried.
-            workers: Workers that share the tiles.
-            fixed: Never try another width: it was asked for, or found before.
+            fixed: Never try another one.
         """
         self.best = width
         self._most = most
-        self._workers = max(1, workers)
         self._fixed = fixed
         self._seconds: dict[int, float] = {}
+        """Least seconds a seed took, by width."""
+        self._spent = 0.0
         self._compile = 0.0
         self._trial: int | None = None
-        self._step = 1
+        self._up = True
 
-    def next(self, left: int) -> int:
-        """Returns the width for the next tile, ``left`` seeds remaining: that of a trial where one is worth its price, else the best known."""
+    def next(self, left: int, workers: int) -> int:
+        """Returns the width for the next tile: that of a trial where one is worth its price, else the best known.
+
+        Args:
+            left: Seeds that the call still has to hand out.
+            workers: Workers that share them.
+        """
         if self._fixed or self._trial is not None or self.best not in self._seconds:
             return self.best
-        remaining = left * self._seconds[self.best] / self._workers
-        if remaining < max(_WORTH_SECONDS, _WORTH_COMPILES * self._compile):
+        # What was spent on this kernel so far is the best guess at what is to come in later calls.
+        expected = (self._spent + left * self._seconds[self.best]) / max(1, workers)
+        if expected < max(_WORTH_SECONDS, _WORTH_COMPILES * self._compile):
             return self.best
         self._trial = self._candidate(left)
         return self.best if self._trial is None else self._trial
 
     def record(self, width: int, count: int, seconds: float, compile_seconds: float) -> None:
-        """Notes what a tile took. Tiles that were mostly padding tell nothing."""
+        """Notes what a tile took. Tiles that were mostly padding tell nothing of a seed's price."""
         self._compile = max(self._compile, compile_seconds)
-        if 2 * count <= width:
-            if width == self._trial:
-                self._trial = None
-            return
-        a_seed = seconds / count
-        self._seconds[width] = min(a_seed, self._seconds.get(width, a_seed))
+        self._spent += seconds
+        if 2 * count > width:
+            a_seed = seconds / count
+            self._seconds[width] = min(a_seed, self._seconds.get(width, a_seed))
         if width == self._trial:
             self._trial = None
-            if self._seconds[width] < _BETTER * self._seconds[self.best]:
-                self.best = width
-            elif self._step > 0:
-                self._step = -1
-            else:
-                self._fixed = True
+            self._judge(width)
 
     def limit(self, width: int) -> None:
         """Uses no width above ``width`` from now on: a larger one did not fit into memory."""
@@ -72,13 +72,25 @@ class Tuner:
         self._trial = None
         self._fixed = True
 
+    def forget(self) -> None:
+        """Ends a trial whose call has gone without an answer."""
+        self._trial = None
+
+    def _judge(self, width: int) -> None:
+        if width in self._seconds and self._seconds[width] < _BETTER * self._seconds[self.best]:
+            self.best = width
+        elif self._up:
+            self._up = False
+        else:
+            self._fixed = True
+
     def _candidate(self, left: int) -> int | None:
-        """Returns the next width to try, or None if this is the end of the climb."""
-        while True:
-            wanted = self.best * 2 if self._step > 0 else self.best // 2
-            if WIDTHS[0] <= wanted <= min(self._most, left) and wanted not in self._seconds:
-                return wanted
-            if self._step < 0:
-                self._fixed = True
-                return None
-            self._step = -1
+        """Returns the next width to try, or None where the climb ends or this call has too few seeds left for it."""
+        larger, smaller = self.best * 2, self.best // 2
+        if self._up and larger <= self._most and larger not in self._seconds:
+            return larger if larger <= left else None
+        self._up = False
+        if smaller >= 1 and smaller not in self._seconds:
+            return smaller if smaller <= left else None
+        self._fixed = True
+        return None

@@ -74,12 +74,11 @@ class Weaver:
         self._started = started
         self._planned = time.perf_counter()
         self._kernel = kernel_of(call, pattern.function, pattern.chosen, plan)
-        self._platform = platform_of(pool)
         self._point = secrets.token_hex(8)
         self._first = sum(array.part is Part.VALUE for array in pattern.arrays)
         self._cutter = Cutter(plan.passes)
-        known = bool(call.tile or pattern.function.width(self._kernel, self._platform))
-        self._tuner = Tuner(max(1, plan.tile), plan.widest, plan.workers, fixed=known)
+        own = bool(call.tile) or not plan.passes
+        self._tuner = Tuner(plan.tile, fixed=True) if own else pattern.function.tuner(self._kernel, platform_of(pool), plan)
         self._arrivals: asyncio.Queue[tuple[Tile | None, asyncio.Future[Result]]] = asyncio.Queue()
         self._under_way = 0
         self._tiles = self._passes = 0
@@ -88,14 +87,15 @@ class Weaver:
             self._submit_values()
         self.fill()
 
+    @property
     def busy(self) -> bool:
-        """Returns whether anything is still to come."""
+        """Whether anything is still to come."""
         return self._under_way > 0
 
     def fill(self) -> None:
         """Sends out tiles until the window is full or none are left."""
         while self._cutter.left and self._under_way < self._window():
-            tile = self._cutter.take(self._tuner.next(self._cutter.left))
+            tile = self._cutter.take(self._tuner.next(self._cutter.left, self._pattern.plan.workers))
             task = Task(replace(self._kernel, width=tile.width), point=self._point, start=tile.start, count=tile.count)
             self._submit(tile, work.compute(Desk.TILES, task, self._pattern.operands, self._pattern.function.load, str(tile)))
 
@@ -126,13 +126,11 @@ class Weaver:
         self._tiles += 1
         self._passes += tile.count
         self._tuner.record(tile.width, tile.count, result.seconds, result.compile_seconds)
-        if self._tuner.best != pattern.plan.tile and not self._cutter.left:
-            pattern.function.remember(self._kernel, self._platform, self._tuner.best)
         return answer.of_tile(pattern.arrays, self._first, pattern.plan.mode, tile, pattern.chosen, result.arrays)
 
     def progress(self) -> Progress:
         """Returns how far the call has come."""
-        left = -(-self._cutter.left // self._tuner.best)
+        left = -(-self._cutter.left // max(1, self._tuner.best))
         return Progress(self._tiles, self._tiles + self._under_way + left, time.perf_counter() - self._started)
 
     def summary(self) -> Summary:

@@ -226,7 +226,7 @@ BAD: dict[str, tuple[Any, Any, Any, str]] = {
     ),
     "argnum twice": (Jacobian((0, -2)), lambda x, y: x, (X, X), "names argument 0 twice"),
     "integer array": (Jacobian(), lambda p: p["n"] * 1.0, ({"n": np.arange(2)},), "args[0]['n'] is int64[2], and only floating-point"),
-    "Python integer": (Jacobian(1), lambda x, n: x * n, (X, 3), "args[1] is a Python integer"),
+    "Python integer": (Jacobian(1), lambda x, n: x * n, (X, 3), "args[1] is the Python int 3, and only floating-point"),
     "integer output": (
         Jacobian(),
         lambda x: {"k": jnp.argmax(x), "x": x},

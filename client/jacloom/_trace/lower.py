@@ -34,7 +34,12 @@ class Body:
         self.values = len(self.inputs)
 
     def emit(self, op: str, operands: Sequence[int], attrs: Mapping[str, AttrValue], eqn: core.JaxprEqn) -> list[int]:
-        """Adds the node that stands for an equation and returns the numbers of its results."""
+        """Adds the node that stands for an equation and returns the numbers of its results.
+
+        An equation without results is there for an effect. What a graph cannot have was refused before; the rest has no node.
+        """
+        if not eqn.outvars:
+            return []
         types = tuple(type_of(var.aval) for var in eqn.outvars)
         self.nodes.append(Node(op, tuple(operands), attrs, len(types), types))
         self.sources.append(eqn.source_info)
