@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import grpc
 import jax
 import numpy as np
+import psutil
 
 from benchmarks.measure import Goal, Report, anonymous_bytes, service_processes
 from jacloom_api.v1 import derivative_service_pb2, derivative_service_pb2_grpc, function_service_pb2, function_service_pb2_grpc
@@ -32,10 +33,16 @@ class Peak:
     def sample(self) -> None:
         """Looks once."""
         found = service_processes()
-        for process in found["server"]:
-            self.server = max(self.server, anonymous_bytes(process.pid))
-        for process in found["workers"]:
-            self.worker = max(self.worker, anonymous_bytes(process.pid))
+        self.server = max([self.server, *map(_anonymous, found["server"])])
+        self.worker = max([self.worker, *map(_anonymous, found["workers"])])
+
+
+def _anonymous(process: psutil.Process) -> int:
+    # A process may end between being found and being looked at; raising would end the thread that watches, and with it the measurement.
+    try:
+        return anonymous_bytes(process.pid)
+    except (OSError, LookupError):
+        return 0
 
 
 @contextmanager
@@ -56,8 +63,8 @@ def watched(every: float = 0.1) -> Iterator[Peak]:
         thread.join()
 
 
-def wide_identity(n: int) -> tuple[Callable[[jax.Array], jax.Array], np.ndarray]:
-    """Returns a cheap function of ``n`` variables with ``n`` results, and a point."""
+def dense(n: int) -> tuple[Callable[[jax.Array], jax.Array], np.ndarray]:
+    """Returns a cheap function of ``n`` variables with a full ``n x n`` Jacobian, and a point."""
     return (lambda x: x * jax.numpy.sum(x)), np.linspace(0, 1, n)
 
 
@@ -83,7 +90,7 @@ def slow_reader(gib: float = 2.0, rate: float = 256e6) -> Report:
 
 def _slow_reader(address: str, gib: float, rate: float) -> Report:
     n = int(np.sqrt(gib * (1 << 30) / 8))
-    fun, x = wide_identity(n)
+    fun, x = dense(n)
     received = 0
     base = Peak()
     with watched() as peak, grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", 16 << 20)]) as channel:

@@ -33,7 +33,7 @@ def section(family: str, rows: tuple[Op, ...]) -> Iterator[str]:
     yield "| op | operands | attributes | what it computes |"
     yield "|---|---|---|---|"
     for op in rows:
-        doc = op.doc + (" *Derivative zero.*" if op.constant else "")
+        doc = op.doc + (" *Derivative zero.*" if op.zero_derivative else "")
         yield f"| `{op.name}` | {operands(op)} | {'<br>'.join(map(attribute, op.attrs))} | {cell(doc)} |"
     yield ""
 

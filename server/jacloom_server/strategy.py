@@ -197,9 +197,8 @@ def _choose(costs: dict[Mode, Cost | Fault], passes: dict[Mode, int], asked: Mod
         cost = costs[asked]
         if isinstance(cost, Fault):
             other = Mode.REVERSE if asked is Mode.FORWARD else Mode.FORWARD
-            instead = (
-                "there is no other mode either" if isinstance(costs[other], Fault) else f"use mode {other.value!r} or leave the choice to the service"
-            )
+            another = f"use mode {other.value!r}, or leave the choice to the service"
+            instead = "there is no other either" if isinstance(costs[other], Fault) else another
             raise _unavailable(f"the function has no derivative in {asked.value} mode ({instead})", cost)
         return asked
     prices = {mode: _price(cost, passes[mode]) for mode, cost in costs.items() if isinstance(cost, Cost)}

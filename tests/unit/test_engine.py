@@ -15,11 +15,11 @@ from jacloom_graph import identity, wire
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.tree import LEAF, tuple_of
 from jacloom_graph.types import AttrValue, Constant, Function, Graph, Node, Rule, Tree, TreeKind, Type, VjpRule
-from jacloom_worker import devices, engine, functions
+from jacloom_worker import engine, functions
 from jacloom_worker.engine import Engine
 from jacloom_worker.protocol import Answer, Cost, Description, Done, Kernel, Kind, Load, Missing, Survey, Task
 
-devices.configure("cpu")
+pytestmark = pytest.mark.usefixtures("worker_jax")
 
 VECTOR, SCALAR = Type("float64", (4,)), Type("float64")
 X = np.array([0.5, -1.0, 2.0, 0.25])

@@ -12,11 +12,10 @@ import pytest
 from jax import lax
 
 from jacloom_graph.errors import Fault, Reason
-from jacloom_worker import devices
 from jacloom_worker.modes import live
 from jacloom_worker.price import LOOP_GUESS, Tally, price
 
-devices.configure("cpu")
+pytestmark = pytest.mark.usefixtures("worker_jax")
 
 W = np.ones((3, 5))
 X = np.ones(5)

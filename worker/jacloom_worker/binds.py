@@ -51,11 +51,6 @@ def parameters(op: str, attrs: Mapping[str, Any]) -> Params:
     return {spec.name: _value(spec.kind, attrs.get(spec.name, spec.default)) for spec in TABLE[op].attrs}
 
 
-def highest(precision: Any) -> tuple[lax.Precision, lax.Precision]:
-    """Returns the precision of every product, whatever was asked: GPUs would otherwise round float32 operands to TF32."""
-    return (lax.Precision.HIGHEST, lax.Precision.HIGHEST)
-
-
 def dtype(name: str) -> Any:
     """Returns the dtype of a graph's dtype name."""
     return jax.numpy.dtype(name)
@@ -84,19 +79,23 @@ _EXTRA: Mapping[str, Params] = {
 """Parameters that JAX wants and that a graph has no word for, at their neutral values."""
 
 
+_HIGHEST = (lax.Precision.HIGHEST, lax.Precision.HIGHEST)
+"""The precision of every product, whatever was asked: GPUs would otherwise round float32 operands to TF32."""
+
+
 def _dot_general(params: Params) -> Params:
     contracting = (params["lhs_contracting"], params["rhs_contracting"])
     batch = (params["lhs_batch"], params["rhs_batch"])
     return {
         "dimension_numbers": (contracting, batch),
-        "precision": highest(params["precision"]),
+        "precision": _HIGHEST,
         "preferred_element_type": params["preferred_element_type"],
     }
 
 
 def _conv(params: Params) -> Params:
     specs = lax.ConvDimensionNumbers(params.pop("lhs_spec"), params.pop("rhs_spec"), params.pop("out_spec"))
-    return {**params, "dimension_numbers": specs, "precision": highest(params["precision"])}
+    return {**params, "dimension_numbers": specs, "precision": _HIGHEST}
 
 
 def _fft(params: Params) -> Params:

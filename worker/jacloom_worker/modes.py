@@ -10,6 +10,9 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 from jacloom_graph.errors import Fault, Place, Reason
 
+REVERSE_ONLY = "a function here has a reverse rule only (a custom_vjp), so it has no JVP; use reverse mode"
+"""What is said of forward mode through such a function, wherever it is noticed."""
+
 _SCOPE = re.compile(r"node(\d+)_(\d+)")
 
 
@@ -30,8 +33,7 @@ def live(closed: ClosedJaxpr) -> Jaxpr:
         if eqn.primitive.name == "custom_lin":
             scopes = _SCOPE.findall(str(eqn.source_info.name_stack))
             place = Place(int(scopes[-1][0]), int(scopes[-1][1]), "custom_call") if scopes else None
-            text = "a function here has a reverse rule only (a custom_vjp), so it has no JVP; use reverse mode"
-            raise Fault(Reason.MODE_UNAVAILABLE, text, place=place)
+            raise Fault(Reason.MODE_UNAVAILABLE, REVERSE_ONLY, place=place)
     return jaxpr
 
 

@@ -16,6 +16,7 @@ _MODULES = (
     "jax._src.lax.linalg",
     "jax._src.lax.control_flow.conditionals",
     "jax._src.prng",
+    "jax._src.random",
     "jax._src.random.prng",
 )
 

@@ -78,8 +78,8 @@ class Done:
 
     ``arrays`` in order. VALUE: ``values``. JVP: tangents of ``outputs``, then ``values``. VJP: cotangents of ``wrt``, then ``values``.
     GRADIENT and HVP: one per wrt leaf, then ``values``. FORWARD: one ``(size_i, count)`` per output i, dtype of the output.
-    REVERSE: one ``(count, size_j)`` per wrt leaf j, dtype of the leaf. HESSIAN: for each output i, for each wrt leaf j, one ``(size_i * size_j, count)``,
-    dtype ``np.result_type(output i, leaf j)``. All C-contiguous; where the answer's dtype is wider, the server widens.
+    REVERSE: one ``(count, size_j)`` per wrt leaf j, dtype of the leaf. HESSIAN: for each output i, for each wrt leaf j, one
+    ``(size_i * size_j, count)``, dtype ``np.result_type(output i, leaf j)``. All C-contiguous; where the answer's dtype is wider, the server widens.
     """
 
     arrays: tuple[np.ndarray, ...]

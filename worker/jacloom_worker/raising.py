@@ -14,13 +14,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from jacloom_graph import tensor
 from jacloom_graph.errors import Fault, Place, Reason
-from jacloom_graph.ops import TABLE
-from jacloom_graph.tensor import KEY_DATA
 from jacloom_graph.types import Constant, Graph, Node, Type
 from jacloom_worker.binds import bind
+from jacloom_worker.infer import enter, type_of
 from jacloom_worker.loops import STRUCTURED
-from jacloom_worker.modes import scope
+from jacloom_worker.modes import REVERSE_ONLY, scope
+from jacloom_worker.reach import reaching
 
 _LARGE = 64 * 1024
 """Constants above this many bytes are arguments of what is compiled, not part of it: the compiler would copy and fold them."""
@@ -53,7 +54,7 @@ class Program:
         values = [_resolve(constant, constants or {}) for constant in graph.constants]
         self._large_numbers = tuple(index for index, value in enumerate(values) if value.nbytes > _LARGE)
         self.large = tuple(values[index] for index in self._large_numbers)
-        self._small = [_as_key(constant.type, value) for constant, value in zip(graph.constants, values, strict=True)]
+        self._small: list[Any] = [enter(constant.type, value) for constant, value in zip(graph.constants, values, strict=True)]
         self._callables: dict[int, Callable[..., list[Any]]] = {}
 
     @property
@@ -115,23 +116,12 @@ class Program:
             return self._small
         constants = list(self._small)
         for index, value in zip(self._large_numbers, large, strict=True):
-            constants[index] = value
+            constants[index] = enter(self.graph.constants[index].type, value)
         return constants
 
     @cached_property
     def _reaching_large(self) -> frozenset[int]:
-        large = {-1 - number for number in self._large_numbers}
-        direct = {
-            number
-            for number, function in enumerate(self.graph.functions)
-            if large.intersection(function.outputs) or any(large.intersection(node.operands) for node in function.nodes)
-        }
-        references = [references_of(self.graph, number) for number in range(len(self.graph.functions))]
-        while True:
-            grown = direct | {number for number, reached in enumerate(references) if direct.intersection(reached)}
-            if grown == direct:
-                return frozenset(direct)
-            direct = grown
+        return reaching(self.graph, self._large_numbers)
 
     def _evaluate(self, node: Node, operands: list[Any], large: tuple[Any, ...], place: Place) -> list[Any]:
         try:
@@ -149,49 +139,16 @@ class Program:
         if len(results) != node.result_count:
             raise Fault(Reason.TYPE_MISMATCH, f"{node.op} has {len(results)} results here, the graph says {node.result_count}", place=place)
         for index, result in enumerate(results):
-            declared = node.result_types[index] if node.result_types else None
-            if declared is not None and (declared.shape != tuple(result.shape) or declared.dtype != dtype_name(result.dtype)):
-                found = Type(dtype_name(result.dtype), tuple(result.shape))
+            found = type_of(result)
+            declared = node.result_types[index] if node.result_types else found
+            if (declared.shape, declared.dtype) != (found.shape, found.dtype):
                 raise Fault(Reason.TYPE_MISMATCH, f"result {index} of {node.op} is {found}, the graph declares {declared}", place=place)
-            nbytes = Type("", tuple(result.shape)).size * max(1, _itemsize(result.dtype))
-            if nbytes > self._most_bytes:
+            if tensor.nbytes(found) > self._most_bytes:
                 raise Fault(
                     Reason.TOO_LARGE,
-                    f"result {index} of {node.op} would have {nbytes} bytes; at most {self._most_bytes} are allowed for one value",
+                    f"result {index} of {node.op} would have {tensor.nbytes(found):,} bytes; at most {self._most_bytes:,} are allowed for one value",
                     place=place,
                 )
-
-
-def references_of(graph: Graph, number: int) -> set[int]:
-    """Returns the functions that a function refers to directly, those of its rules included."""
-    found: set[int] = set()
-    for node in graph.functions[number].nodes:
-        for spec in TABLE[node.op].attrs:
-            value = node.attrs.get(spec.name)
-            if value is None:
-                continue
-            if spec.kind.name == "FUNCTION":
-                found.add(value)  # type: ignore[arg-type]  # the table says it is an int
-            elif spec.kind.name == "FUNCTIONS":
-                found.update(value)  # type: ignore[arg-type]
-            elif spec.kind.name == "RULE":
-                rule = graph.rules[value]  # type: ignore[index]
-                found.add(rule.function)
-                derivative = rule.derivative
-                if not isinstance(derivative, str):
-                    found.update(getattr(derivative, name) for name in ("function", "forward", "backward") if hasattr(derivative, name))
-    return found
-
-
-def dtype_name(dtype: Any) -> str:
-    """Returns the graph's name of a JAX dtype."""
-    if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
-        return f"key<{dtype._impl.name}>"
-    return str(np.dtype(dtype).name)
-
-
-def _itemsize(dtype: Any) -> int:
-    return int(getattr(dtype, "itemsize", 16))
 
 
 def _resolve(constant: Constant, blobs: Mapping[str, Any]) -> np.ndarray:
@@ -199,26 +156,11 @@ def _resolve(constant: Constant, blobs: Mapping[str, Any]) -> np.ndarray:
         return constant.data
     if constant.blob not in blobs:
         raise Fault(Reason.BLOB_NOT_FOUND, f"the graph's constant {constant.blob} is not stored here; upload it again")
-    key = constant.type.dtype.removeprefix("key<").removesuffix(">")
-    extra = KEY_DATA[key] if constant.type.dtype.startswith("key<") else ()
-    array = np.frombuffer(blobs[constant.blob], np.uint32 if extra else jax.numpy.dtype(constant.type.dtype))
-    shape = (*constant.type.shape, *extra)
-    if array.size != Type("", shape).size:
-        raise Fault(
-            Reason.ARGUMENT_MISMATCH, f"blob {constant.blob} has {array.size} elements, its constant {constant.type} needs {Type('', shape).size}"
-        )
-    return array.reshape(shape)
-
-
-def _as_key(type_: Type, value: np.ndarray) -> Any:
-    if type_.dtype.startswith("key<"):
-        return jax.random.wrap_key_data(jax.numpy.asarray(value), impl=type_.dtype[4:-1])
-    return value
+    return tensor.from_bytes(constant.type, blobs[constant.blob])
 
 
 def _explained(error: Exception, place: Place) -> Fault:
     text = str(error).strip().split("\n\n")[0][:1000]
     if "custom_vjp" in text and "forward-mode" in text:
-        message = "a function here has a reverse rule only (a custom_vjp), so there are no JVPs through it; use mode='reverse'"
-        return Fault(Reason.MODE_UNAVAILABLE, message, place=place)
+        return Fault(Reason.MODE_UNAVAILABLE, REVERSE_ONLY, place=place)
     return Fault(Reason.TYPE_MISMATCH, f"{place.op} does not fit its operands: {text}", place=place)

@@ -97,7 +97,7 @@ def _with_vjp(program: Any, rule: Rule, derivative: VjpRule, skip: int) -> Any:
         given = [cotangent for cotangent in cotangents if cotangent.dtype != float0]
         found = dict(zip(derivative.inputs, program.run(derivative.backward, large, [*residuals, *given]), strict=True))
         # None stands for a cotangent of zero.
-        return (*(None for _ in large), *([None] * (skip - len(large))), *(found.get(index) for index in range(len(rule.active))))
+        return (*(None for _ in large), *(found.get(index) for index in range(len(rule.active))))
 
     function.defvjp(forward, backward)
     return function

@@ -1,4 +1,4 @@
-"""Tracing: JAX functions become graphs. This package is the only part of the SDK that imports JAX."""
+"""Tracing: JAX functions become graphs. The only part of the SDK that reads JAX's programs; it is loaded when something is traced."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Activity:
         if rule is not None:
             return rule(self, eqn.params, flags)
         op = TABLE.get(name.replace("-", "_"))
-        reached = any(flags) and not (op is not None and op.constant)
+        reached = any(flags) and not (op is not None and op.zero_derivative)
         return (reached,) * len(eqn.outvars)
 
 

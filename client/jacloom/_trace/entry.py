@@ -19,7 +19,7 @@ from jacloom._trace.types import example, inexact
 from jacloom._version import VERSION
 from jacloom_graph import identity
 from jacloom_graph.errors import Fault, Place
-from jacloom_graph.types import Graph, Type
+from jacloom_graph.types import Graph
 
 MAX_RULE_ORDER = 4
 """How many derivatives deep a custom rule that calls ever new functions is followed."""
@@ -32,19 +32,12 @@ class Traced:
     graph: Graph
     id: str
     """SHA-256 of the graph's canonical form, 64 hex digits."""
-    in_treedef: Any
-    """JAX tree definition of ``(args, kwargs)``."""
     out_treedef: Any
     """JAX tree definition of the result."""
     notes: tuple[str, ...]
     """What was left out of the graph, for people."""
     sources: tuple[tuple[Any, ...], ...]
     """JAX's source information of each node of each function."""
-
-    @property
-    def input_types(self) -> tuple[Type, ...]:
-        """Types of the input leaves."""
-        return self.graph.entry.inputs
 
     def source(self, place: Place) -> str | None:
         """Returns the user's line ``"file:line (function)"`` that a node came from, where it is known."""
@@ -98,7 +91,7 @@ def trace(
     for old, new in enumerate(canonical.functions):
         if new is not None:
             sources[new] = sources[new] or tuple(lowering.sources[old])
-    return Traced(canonical.graph, canonical.id, in_treedef, out_treedef, tuple(lowering.notes), tuple(sources))
+    return Traced(canonical.graph, canonical.id, out_treedef, tuple(lowering.notes), tuple(sources))
 
 
 def _make_jaxpr(fun: Callable[..., Any], in_treedef: Any, leaves: list[Any]) -> tuple[Any, Any]:

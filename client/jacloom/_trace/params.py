@@ -161,7 +161,8 @@ def _dot(params: Params) -> dict[str, Any]:
 
 
 def _precise(params: dict[str, Any]) -> dict[str, Any]:
-    precision = params["precision"]
+    """Returns the parameters without the precision: the service computes at the highest, whatever was asked."""
+    precision = params.pop("precision")
     if precision is not None and not isinstance(precision, tuple):
         raise Unrepresentable(f"precision={precision!r}: algorithms are chosen by the service, which computes at the highest precision")
     return params

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from jacloom_graph.tree import LEAF
 from jacloom_graph.types import Tree, TreeKind
-
-LEAF = Tree(TreeKind.LEAF)
 
 
 def tree_of(treedef: Any) -> Tree:
@@ -27,8 +26,3 @@ def tree_of(treedef: Any) -> Tree:
     if isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields"):
         return Tree(TreeKind.NAMEDTUPLE, children, tuple(kind._fields), kind.__name__)
     return Tree(TreeKind.CUSTOM, children, name=getattr(kind, "__name__", str(kind)))
-
-
-def is_leaf(treedef: Any) -> bool:
-    """Returns whether a tree definition is a single leaf."""
-    return bool(treedef.num_leaves == 1 and treedef.num_nodes == 1)

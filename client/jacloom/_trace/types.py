@@ -36,7 +36,8 @@ def constant(value: Any, *, weak: bool) -> Constant:
     """Returns an array, scalar or key array as a constant of the graph."""
     if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
         return Constant(Type(dtype_name(value.dtype), tuple(value.shape)), np.asarray(jax.random.key_data(value)))
-    array = np.asarray(value)
+    # A Python number among a jaxpr's literals has a dtype of its own, which NumPy does not see.
+    array = np.asarray(value, getattr(value, "dtype", None))
     return Constant(Type(str(array.dtype.name), array.shape, weak), np.ascontiguousarray(array).reshape(array.shape))
 
 

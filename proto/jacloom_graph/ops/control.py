@@ -55,7 +55,7 @@ ROWS: tuple[Op, ...] = (
         0,
         "Number of the first entry of `platforms` that has the device's (names joined by commas; empty for any).",
         texts("platforms"),
-        constant=True,
+        zero_derivative=True,
     ),
     row(
         "linear_solve",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from jacloom_graph.ops.rows import choice, dtype, flag, integer, integers, pairs, real, row, texts
+from jacloom_graph.ops.rows import choice, dtype, flag, integer, integers, pairs, real, row
 from jacloom_graph.ops.table import Op
-
-_PRECISION = texts("precision", None, ("DEFAULT", "HIGH", "HIGHEST"))
 
 ROWS: tuple[Op, ...] = (
     row(
@@ -16,7 +14,6 @@ ROWS: tuple[Op, ...] = (
         integers("rhs_contracting", ()),
         integers("lhs_batch", ()),
         integers("rhs_batch", ()),
-        _PRECISION,
         dtype("preferred_element_type", None),
     ),
     row(
@@ -32,14 +29,17 @@ ROWS: tuple[Op, ...] = (
         integers("out_spec"),
         integer("feature_group_count", 1),
         integer("batch_group_count", 1),
-        _PRECISION,
         dtype("preferred_element_type", None),
     ),
     row("cholesky", 1, "Lower Cholesky factor; reads the lower triangle."),
     row("cholesky_update", 2, "Cholesky factor of R'R + vv' from an upper factor R and a vector v."),
     row("lu", 1, "LU factors in one matrix, pivots (int32) and permutation (int32)."),
     row(
-        "lu_pivots_to_permutation", 1, "Permutation of `permutation_size` rows that the pivots stand for.", integer("permutation_size"), constant=True
+        "lu_pivots_to_permutation",
+        1,
+        "Permutation of `permutation_size` rows that the pivots stand for.",
+        integer("permutation_size"),
+        zero_derivative=True,
     ),
     row("qr", 1, "QR factors, and with `pivoting` the permutation.", flag("pivoting"), flag("full_matrices", True), flag("use_magma", None)),
     row(

@@ -6,24 +6,26 @@ from jacloom_graph.ops.rows import choice, dtype, flag, integer, integers, row, 
 from jacloom_graph.ops.table import Op
 
 ROWS: tuple[Op, ...] = (
-    row("random_seed", 1, "Keys of implementation `impl` from integer seeds.", text("impl"), constant=True),
-    row("random_wrap", 1, "Keys of implementation `impl` from raw key data.", text("impl"), constant=True),
-    row("random_unwrap", 1, "Raw key data.", constant=True),
-    row("random_clone", 1, "The same keys, free to be used again.", constant=True),
-    row("random_split", 1, "`shape` new keys from each key.", integers("shape"), constant=True),
-    row("random_fold_in", 2, "New keys from keys and integers.", constant=True),
+    row("random_seed", 1, "Keys of implementation `impl` from integer seeds.", text("impl"), zero_derivative=True),
+    row("random_wrap", 1, "Keys of implementation `impl` from raw key data.", text("impl"), zero_derivative=True),
+    row("random_unwrap", 1, "Raw key data.", zero_derivative=True),
+    row("random_clone", 1, "The same keys, free to be used again.", zero_derivative=True),
+    row("random_split", 1, "`shape` new keys from each key.", integers("shape"), zero_derivative=True),
+    row("random_fold_in", 2, "New keys from keys and integers.", zero_derivative=True),
     row(
         "random_bits",
         1,
         "Uniform unsigned integers of `bit_width` bits, of `shape` for each key.",
         integer("bit_width"),
         integers("shape"),
-        constant=True,
+        zero_derivative=True,
     ),
     row("random_gamma", 2, "Gamma samples for keys and shape parameters; their logarithms if `log_space`.", flag("log_space")),
-    row("threefry2x32", 4, "The Threefry-2x32 hash of two key words and two counter arrays.", constant=True),
-    row("iota_2x32_shape", 0, "Upper and lower 32-bit words of the element numbers of an array of `shape`.", integers("shape"), constant=True),
-    row("rng_uniform", 2, "Uniform samples of `shape` between two bounds, from a state of the device's own.", integers("shape"), constant=True),
+    row("threefry2x32", 4, "The Threefry-2x32 hash of two key words and two counter arrays.", zero_derivative=True),
+    row("iota_2x32_shape", 0, "Upper and lower 32-bit words of the element numbers of an array of `shape`.", integers("shape"), zero_derivative=True),
+    row(
+        "rng_uniform", 2, "Uniform samples of `shape` between two bounds, from a state of the device's own.", integers("shape"), zero_derivative=True
+    ),
     row(
         "rng_bit_generator",
         1,
@@ -31,6 +33,6 @@ ROWS: tuple[Op, ...] = (
         integers("shape"),
         dtype("dtype", "uint32"),
         choice("algorithm", ("RNG_DEFAULT", "RNG_THREE_FRY", "RNG_PHILOX"), "RNG_DEFAULT"),
-        constant=True,
+        zero_derivative=True,
     ),
 )

@@ -15,8 +15,8 @@ _WINDOW = (
 _COMPARE = choice("select_prim", ("ge", "le"))
 
 
-def _reduce(name: str, what: str, *, constant: bool = False) -> Op:
-    return row(name, 1, f"{what} over `axes`.", integers("axes"), constant=constant)
+def _reduce(name: str, what: str, *, zero_derivative: bool = False) -> Op:
+    return row(name, 1, f"{what} over `axes`.", integers("axes"), zero_derivative=zero_derivative)
 
 
 def _running(name: str, what: str) -> Op:
@@ -28,9 +28,9 @@ ROWS: tuple[Op, ...] = (
     _reduce("reduce_prod", "Product"),
     _reduce("reduce_max", "Greatest element"),
     _reduce("reduce_min", "Least element"),
-    _reduce("reduce_and", "Bitwise and", constant=True),
-    _reduce("reduce_or", "Bitwise or", constant=True),
-    _reduce("reduce_xor", "Bitwise exclusive or", constant=True),
+    _reduce("reduce_and", "Bitwise and", zero_derivative=True),
+    _reduce("reduce_or", "Bitwise or", zero_derivative=True),
+    _reduce("reduce_xor", "Bitwise exclusive or", zero_derivative=True),
     row(
         "reduce",
         (2, None),
@@ -44,7 +44,7 @@ ROWS: tuple[Op, ...] = (
         "Index of the greatest element along the one axis in `axes`, of dtype `index_dtype`.",
         integers("axes"),
         dtype("index_dtype"),
-        constant=True,
+        zero_derivative=True,
     ),
     row(
         "argmin",
@@ -52,7 +52,7 @@ ROWS: tuple[Op, ...] = (
         "Index of the least element along the one axis in `axes`, of dtype `index_dtype`.",
         integers("axes"),
         dtype("index_dtype"),
-        constant=True,
+        zero_derivative=True,
     ),
     _running("cumsum", "sum"),
     _running("cumprod", "product"),

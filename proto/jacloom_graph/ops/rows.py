@@ -9,20 +9,20 @@ from jacloom_graph.types import AttrValue
 _NO_ATTRS: tuple[AttrSpec, ...] = ()
 
 
-def row(name: str, arity: int | tuple[int, int | None], doc: str, *attrs: AttrSpec, constant: bool = False) -> Op:
+def row(name: str, arity: int | tuple[int, int | None], doc: str, *attrs: AttrSpec, zero_derivative: bool = False) -> Op:
     """Returns a row; ``arity`` is an exact number of operands, or bounds."""
     bounds = (arity, arity) if isinstance(arity, int) else arity
-    return Op(name, bounds, attrs, doc, constant)
+    return Op(name, bounds, attrs, doc, zero_derivative)
 
 
-def unary(name: str, doc: str, *, constant: bool = False) -> Op:
+def unary(name: str, doc: str, *, zero_derivative: bool = False) -> Op:
     """Returns the row of an elementwise op of one operand without attributes."""
-    return Op(name, (1, 1), _NO_ATTRS, doc, constant)
+    return Op(name, (1, 1), _NO_ATTRS, doc, zero_derivative)
 
 
-def binary(name: str, doc: str, *, constant: bool = False) -> Op:
+def binary(name: str, doc: str, *, zero_derivative: bool = False) -> Op:
     """Returns the row of an elementwise op of two operands of one type, without attributes."""
-    return Op(name, (2, 2), _NO_ATTRS, doc, constant)
+    return Op(name, (2, 2), _NO_ATTRS, doc, zero_derivative)
 
 
 def integer(name: str, default: AttrValue | _Required = REQUIRED) -> AttrSpec:

@@ -19,7 +19,7 @@ class Op:
     attrs: tuple[AttrSpec, ...]
     doc: str
     """One line for the reference: what the op computes, with the meaning of its attributes."""
-    constant: bool = False
+    zero_derivative: bool = False
     """The derivative is zero everywhere (``floor``, ``sign``, ``stop_gradient``)."""
 
     @cached_property

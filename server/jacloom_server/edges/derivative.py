@@ -80,7 +80,7 @@ def decode(derivative: Derivative, request: pb.CallRequest) -> Call:
     mode = _MODES.get(options.mode, ...)
     if mode is ...:
         raise Fault(Reason.INVALID_OPTION, f"mode must be 0, 1 or 2, got {options.mode}", field="options.mode")
-    if not request.WhichOneof("target"):
+    if not request.function and not request.graph:
         raise Fault(Reason.INVALID_OPTION, "a call names a registered function or carries a graph; this one does neither", field="function")
     return Call(
         derivative=derivative,

@@ -1,0 +1,26 @@
+"""What all tests share: Ray's environment, and JAX set up as in a worker for those that ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+import pytest
+
+from jacloom_server import environment
+from jacloom_worker import devices
+
+# What Ray reads when it is loaded must be there before any test module loads it.
+environment.prepare(local=True)
+
+_SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_platforms")
+
+
+@pytest.fixture(scope="module")
+def worker_jax() -> Iterator[None]:
+    """JAX as workers have it, for the tests of one module: float64 kept, products at the highest precision."""
+    before = {name: getattr(jax.config, name) for name in _SETTINGS}
+    devices.configure("cpu")
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)

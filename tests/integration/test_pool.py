@@ -1,0 +1,266 @@
+"""The pool with real Ray and real workers, in this process: placing, cancelling, losing, refusing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from integration import graphs
+
+from jacloom_graph.errors import Fault, Reason
+from jacloom_graph.types import Graph, Type
+from jacloom_server import work
+from jacloom_server.cluster import Cluster
+from jacloom_server.config import Config
+from jacloom_server.pool import Pool
+from jacloom_server.work import Desk, Lane
+from jacloom_worker import launch
+from jacloom_worker.launch import Operand, Role, Seat
+from jacloom_worker.protocol import Description, Done, Kernel, Kind, Load, Survey, Task
+
+CLERK, NARROW, SECOND, WIDE = Seat(Role.CLERK, 0), Seat(Role.NARROW, 0), Seat(Role.NARROW, 1), Seat(Role.WIDE, 0)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    made = Cluster(Config(workers=4, object_store=256 << 20))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+async def pool(cluster: Cluster) -> AsyncIterator[Pool]:
+    made = Pool(lease=60.0, attempts=3, patience=20.0, abreast=4)
+    yield made
+    made.close()
+
+
+async def seated(pool: Pool, *seats: Seat) -> None:
+    pool.seat(seats)
+    async with asyncio.timeout(60):
+        while pool.ready() < len(seats):
+            await asyncio.sleep(0.05)
+
+
+def tile(graph: Graph, n: int, start: int = 0, width: int = 2, function: str = "f" * 64, desk: Desk = Desk.TILES) -> work.Assignment:
+    task = Task(Kernel(function, Kind.FORWARD, (0,), (0,), (), width), start=start, count=width)
+    operand = Operand(Type("float64", (n,)), np.linspace(0, 1, n).tobytes())
+    return work.compute(desk, task, [operand], lambda: Load(graphs.serialized(graph)), f"seeds {start} to {start + width - 1}")
+
+
+LONG = graphs.decay(4, 3_000_000)
+"""Some ten seconds of work a tile."""
+
+
+async def until_computing(lane: Lane) -> None:
+    while not lane.seats:
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(1.0)
+
+
+async def test_clerk_and_workers_answer(pool: Pool) -> None:
+    await seated(pool, CLERK, NARROW)
+    graph = graphs.serialized(graphs.sine(3))
+    described = await pool.ask(work.describe(Load(graph)))
+    assert isinstance(described, Description)
+    assert described.outputs == (Type("float64", (3,)),)
+    surveyed = await pool.ask(work.survey(Load(graph), (0,), (0,), False))
+    assert isinstance(surveyed, Survey)
+    done = await pool.ask(tile(graphs.sine(3), 3, function=described.id))
+    assert isinstance(done, Done)
+    np.testing.assert_allclose(done.arrays[0], np.diag(np.cos([0, 0.5, 1]))[:, :2])
+    assert done.compile_seconds > 0
+    with pytest.raises(Fault) as caught:
+        await pool.ask(work.describe(Load(b"no graph")))
+    assert caught.value.reason is Reason.INVALID_GRAPH
+
+
+async def test_single_passes_go_to_the_wide_worker_and_tiles_to_the_narrow(pool: Pool) -> None:
+    await seated(pool, NARROW, WIDE)
+    with pool.lane() as lane:
+        await pool.submit(lane, tile(graphs.sine(3), 3))
+        assert lane.seats == {"narrow worker 0"}
+    with pool.lane() as lane:
+        await pool.submit(lane, tile(graphs.sine(3), 3, desk=Desk.PASSES))
+        assert lane.seats == {"wide worker 0"}
+
+
+async def test_a_single_pass_does_not_wait_behind_a_long_one(pool: Pool) -> None:
+    await seated(pool, NARROW, WIDE)
+    with pool.lane() as long, pool.lane() as short:
+        pool.submit(long, tile(LONG, 4, desk=Desk.PASSES))
+        await until_computing(long)
+        started = time.monotonic()
+        assert isinstance(await pool.submit(short, tile(graphs.sine(3), 3, desk=Desk.PASSES, function="a" * 64)), Done)
+        assert time.monotonic() - started < 5
+        assert short.seats == {"narrow worker 0"}
+
+
+async def test_calls_take_turns(pool: Pool) -> None:
+    await seated(pool, NARROW)
+    await pool.ask(tile(graphs.sine(40), 40))
+    order: list[str] = []
+    with pool.lane() as many, pool.lane() as few:
+        futures = [pool.submit(many, tile(graphs.sine(40), 40, start)) for start in range(0, 40, 2)]
+        futures += [pool.submit(few, tile(graphs.sine(40), 40, start)) for start in range(0, 4, 2)]
+        for index, future in enumerate(futures):
+            future.add_done_callback(lambda _, name="many" if index < 20 else "few": order.append(name))
+        await asyncio.gather(*futures)
+    # Two of the first call's tiles are on their way when the second comes.
+    assert order.index("few") <= 4
+    assert [name for name in order if name == "few"] == ["few", "few"]
+    assert order[8:] == ["many"] * 14
+
+
+async def test_a_cancelled_call_frees_its_worker(pool: Pool) -> None:
+    await seated(pool, NARROW)
+    (hello,) = pool.processes()
+    with pool.lane() as lane:
+        futures = [pool.submit(lane, tile(LONG, 4, start)) for start in (0, 2, 0, 2)]
+        await until_computing(lane)
+    assert all(future.cancelled() for future in futures)
+    started = time.monotonic()
+    done = await pool.ask(tile(graphs.sine(3), 3, function="b" * 64))
+    assert isinstance(done, Done)
+    # The computation is given two seconds, then its process goes and another takes the seat.
+    assert 1.0 < time.monotonic() - started < 20
+    assert [process.pid for process in pool.processes()] != [hello.pid]
+
+
+async def test_cancelling_short_work_costs_no_worker(pool: Pool) -> None:
+    await seated(pool, NARROW)
+    (hello,) = pool.processes()
+    await pool.ask(tile(graphs.sine(40), 40))
+    with pool.lane() as lane:
+        for start in range(0, 40, 2):
+            pool.submit(lane, tile(graphs.sine(40), 40, start))
+    await pool.ask(tile(graphs.sine(40), 40))
+    await asyncio.sleep(2.5)
+    assert [process.pid for process in pool.processes()] == [hello.pid]
+
+
+async def test_a_worker_that_is_killed_is_replaced_and_its_work_run_again(pool: Pool) -> None:
+    await seated(pool, NARROW)
+    (hello,) = pool.processes()
+    slow = graphs.decay(4, 500_000)
+    with pool.lane() as lane:
+        futures = [pool.submit(lane, tile(slow, 4, start)) for start in (0, 2)]
+        await until_computing(lane)
+        os.kill(hello.pid, signal.SIGKILL)
+        answers = await asyncio.gather(*futures)
+        assert all(isinstance(answer, Done) for answer in answers)
+        assert lane.retries >= 1
+    assert [process.pid for process in pool.processes()] != [hello.pid]
+
+
+async def test_work_that_ends_every_worker_is_given_up_alone(pool: Pool) -> None:
+    await seated(pool, NARROW, SECOND)
+    killed: list[int] = []
+    with pool.lane() as lane, pool.lane() as other:
+        poisoned = pool.submit(lane, tile(LONG, 4, 2))
+
+        async def kill() -> None:
+            while not poisoned.done():
+                for process in pool.processes():
+                    if process.pid not in killed and working(process.pid):
+                        killed.append(process.pid)
+                        os.kill(process.pid, signal.SIGKILL)
+                await asyncio.sleep(0.1)
+
+        async with asyncio.timeout(90):
+            await kill()
+        fault = poisoned.result()
+        assert isinstance(fault, Fault)
+        assert (fault.reason, len(killed)) == (Reason.POISONED, 3)
+        assert "seeds 2 to 3" in fault.message
+        assert isinstance(await pool.submit(other, tile(graphs.sine(3), 3, function="c" * 64)), Done)
+
+
+def working(pid: int) -> bool:
+    """Returns whether a process computes; one that waits for work uses next to no time."""
+    import psutil
+
+    process = psutil.Process(pid)
+    before = sum(process.cpu_times()[:2])
+    time.sleep(0.3)
+    return sum(process.cpu_times()[:2]) - before > 0.15
+
+
+async def test_a_computation_past_its_lease_ends(cluster: Cluster) -> None:
+    pool = Pool(lease=2.0, attempts=3, patience=20.0, abreast=4)
+    try:
+        await seated(pool, NARROW)
+        with pytest.raises(Fault) as caught:
+            await pool.ask(tile(LONG, 4))
+        assert caught.value.reason is Reason.TOO_SLOW
+        assert "took longer than 2 s" in caught.value.message
+        assert isinstance(await pool.ask(tile(graphs.sine(3), 3)), Done)
+    finally:
+        pool.close()
+
+
+async def test_a_dropped_function_is_sent_again(pool: Pool) -> None:
+    await seated(pool, NARROW)
+    loads = []
+
+    def load() -> Load:
+        loads.append(1)
+        return Load(graphs.serialized(graphs.sine(3)))
+
+    def one() -> work.Assignment:
+        task = Task(Kernel("d" * 64, Kind.VALUE, values=(0,)))
+        return work.compute(Desk.TILES, task, [Operand(Type("float64", (3,)), np.zeros(3).tobytes())], load, "the value")
+
+    await pool.ask(one())
+    await pool.ask(one())
+    assert len(loads) == 1
+    for slot in pool._slots:
+        slot.functions.add("e" * 64)
+    stranger = replace(one(), function="e" * 64)
+    other = work.compute(
+        Desk.TILES, Task(Kernel("e" * 64, Kind.VALUE, values=(0,))), [Operand(Type("float64", (3,)), np.zeros(3).tobytes())], load, "it"
+    )
+    assert stranger.function == other.function
+    assert isinstance(await pool.ask(other), Done)
+    assert len(loads) == 2
+
+
+async def test_nobody_there(cluster: Cluster) -> None:
+    pool = Pool(lease=60.0, attempts=3, patience=1.0, abreast=4)
+    try:
+        with pytest.raises(Fault) as caught:
+            await pool.ask(tile(graphs.sine(3), 3))
+        assert caught.value.reason is Reason.NO_WORKERS
+    finally:
+        pool.close()
+    with pytest.raises(Fault) as caught:
+        await pool.ask(tile(graphs.sine(3), 3))
+    assert caught.value.reason is Reason.DRAINING
+
+
+async def test_a_worker_of_another_release_is_refused(pool: Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(launch, "PROTOCOL", launch.PROTOCOL + 1)
+    pool.seat([NARROW])
+    with pytest.raises(Fault) as caught:
+        await pool.ask(tile(graphs.sine(3), 3))
+    assert caught.value.reason is Reason.NO_WORKERS
+    assert "install the same release" in caught.value.message
+    assert "is refused" in caplog.text
+
+
+async def test_seats_come_and_go(pool: Pool) -> None:
+    await seated(pool, NARROW)
+    (first,) = pool.processes()
+    pool.seat([SECOND])
+    async with asyncio.timeout(60):
+        while not pool.ready():
+            await asyncio.sleep(0.05)
+    (second,) = pool.processes()
+    assert second.pid != first.pid
+    assert isinstance(await pool.ask(tile(graphs.sine(3), 3)), Done)

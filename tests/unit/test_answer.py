@@ -1,0 +1,108 @@
+"""The arrays of an answer and the blocks that fill them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from jacloom_graph.types import Type
+from jacloom_server import answer
+from jacloom_server.answer import Array, Block, Part
+from jacloom_server.call import Derivative, Selection
+from jacloom_server.strategy import Mode
+from jacloom_server.tiling import Tile
+
+F64, F32 = "float64", "float32"
+CHOSEN = Selection(
+    wrt=(4, 1),
+    outputs=(2, 0),
+    values=(1,),
+    wrt_types=(Type(F64, (2, 3)), Type(F32)),
+    output_types=(Type(F32, (4,)), Type(F64, (1, 2))),
+    value_types=(Type("int32", (2,)),),
+)
+
+
+def fill(arrays: Sequence[Array], blocks: Iterable[Block]) -> list[np.ndarray]:
+    made = [np.full((array.rows, array.columns), 99, answer.DTYPES[array.type.dtype]) for array in arrays]
+    for block in blocks:
+        values = np.frombuffer(block.data, made[block.array].dtype).reshape(block.rows, block.columns)
+        made[block.array][block.row : block.row + block.rows, block.column : block.column + block.columns] = values
+    return made
+
+
+def test_arrays_of_each_derivative() -> None:
+    def shown(derivative: Derivative) -> list[tuple[str, str, int, int, int]]:
+        return [(array.part.value, str(array.type), array.output, array.input, array.input2) for array in answer.arrays(derivative, CHOSEN)]
+
+    value = ("VALUE", "int32[2]", 1, 0, 0)
+    assert shown(Derivative.EVALUATE) == [value]
+    assert shown(Derivative.JVP) == [("TANGENT", "float32[4]", 2, 0, 0), ("TANGENT", "float64[1,2]", 0, 0, 0), value]
+    assert shown(Derivative.VJP) == [("COTANGENT", "float64[2,3]", 0, 0, 0), ("COTANGENT", "float32[]", 0, 1, 0), value]
+    assert shown(Derivative.JACOBIAN) == [
+        value,
+        ("JACOBIAN", "float64[4,2,3]", 2, 0, 0),
+        ("JACOBIAN", "float32[4]", 2, 1, 0),
+        ("JACOBIAN", "float64[1,2,2,3]", 0, 0, 0),
+        ("JACOBIAN", "float64[1,2]", 0, 1, 0),
+    ]
+    second = answer.arrays(Derivative.HESSIAN, CHOSEN)
+    assert len(second) == 1 + 2 * 2 * 2
+    assert (str(second[2].type), second[2].rows, second[2].columns) == ("float64[4,2,3]", 24, 1)
+    assert (str(second[3].type), second[3].input, second[3].input2) == ("float64[4,2,3]", 1, 0)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 7, 20])
+def test_columns_and_rows_fill_the_same_arrays(width: int) -> None:
+    arrays = answer.arrays(Derivative.JACOBIAN, CHOSEN)
+    rng = np.random.default_rng(0)
+    # float32 throughout, so that both modes can carry it: [output][leaf]
+    whole = rng.standard_normal((6, 7)).astype(F32)
+    columns, rows = [], []
+    for start in range(0, 7, width):
+        tile = Tile(start, min(width, 7 - start), width)
+        part = whole[:, start : start + tile.count]
+        results = [np.ascontiguousarray(part[:4]), part[4:].astype(F64)]
+        columns += answer.of_tile(arrays, 1, Mode.FORWARD, tile, CHOSEN, results)
+    for start in range(0, 6, width):
+        tile = Tile(start, min(width, 6 - start), width)
+        part = whole[start : start + tile.count]
+        results = [part[:, :6].astype(F64), np.ascontiguousarray(part[:, 6:])]
+        rows += answer.of_tile(arrays, 1, Mode.REVERSE, tile, CHOSEN, results)
+    expected = [whole[:4, :6], whole[:4, 6:], whole[4:, :6], whole[4:, 6:]]
+    for made in (fill(arrays, columns), fill(arrays, rows)):
+        for got, wanted in zip(made[1:], expected, strict=True):
+            np.testing.assert_array_equal(got, wanted)
+
+
+def test_a_large_array_comes_in_pieces_that_are_views() -> None:
+    array = Array(Part.TANGENT, Type(F64, (300_000,)), 1, 300_000)
+    values = np.arange(300_000.0)
+    blocks = list(answer.whole(0, array, values))
+    assert [block.columns for block in blocks] == [131_072, 131_072, 37_856]
+    assert all(isinstance(block.data, memoryview) for block in blocks)
+    np.testing.assert_array_equal(fill([array], blocks)[0][0], values)
+
+
+def test_keys_are_cut_by_whole_keys() -> None:
+    array = Array(Part.VALUE, Type("key<threefry2x32>", (2,)), 1, 2)
+    (block,) = answer.whole(0, array, np.array([[1, 2], [3, 4]], np.uint32))
+    assert (block.columns, bytes(block.data)) == (2, np.array([1, 2, 3, 4], np.uint32).tobytes())
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("float32", "float64", "float64"),
+        ("float16", "bfloat16", "float32"),
+        ("bfloat16", "bfloat16", "bfloat16"),
+        ("bfloat16", "float32", "float32"),
+        ("complex64", "float64", "complex128"),
+    ],
+)
+def test_promotion(first: str, second: str, expected: str) -> None:
+    assert answer.promote(first, second) == answer.promote(second, first) == expected
+    assert answer.DTYPES["bfloat16"] == ml_dtypes.bfloat16

@@ -1,0 +1,47 @@
+"""Which worker processes each machine gets."""
+
+from __future__ import annotations
+
+import pytest
+
+from jacloom_server.config import Config
+from jacloom_server.seats import layout
+from jacloom_worker.launch import Node, Role
+
+LAPTOP = Node("a" * 8, 4, 0, 8 << 30)
+SERVER = Node("b" * 8, 16, 2, 64 << 30)
+
+
+def roles(*nodes: Node, **settings: object) -> list[str]:
+    return [seat.role.value for seat in layout(nodes, Config(**settings), pinned=False)]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "settings", "expected"),
+    [
+        ([LAPTOP], {}, ["clerk", *["narrow"] * 4, "wide"]),
+        ([LAPTOP], {"workers": 1, "wide": False}, ["clerk", "narrow"]),
+        ([LAPTOP], {"workers": 0}, ["clerk", "wide"]),
+        ([SERVER], {}, ["clerk", "gpu", "gpu", "wide"]),
+        ([SERVER], {"gpus": 1, "workers": 2}, ["clerk", "gpu", "narrow", "narrow", "wide"]),
+        ([], {}, ["clerk"]),
+    ],
+)
+def test_roles_in_order_of_start(nodes: list[Node], settings: dict[str, object], expected: list[str]) -> None:
+    assert roles(*nodes, **settings) == expected
+
+
+def test_seats_of_a_cluster_stay_on_their_machine() -> None:
+    seats = layout([LAPTOP, SERVER], Config(), pinned=True)
+    assert seats[0].node == "", "the clerk may be anywhere"
+    assert {seat.node for seat in seats if seat.role is Role.NARROW} == {LAPTOP.id}
+    assert {seat.node for seat in seats if seat.role is Role.GPU} == {SERVER.id}
+    assert len(set(seats)) == len(seats)
+
+
+def test_memory_is_shared_out() -> None:
+    seats = layout([LAPTOP], Config(), pinned=False)
+    granted = sum(seat.memory or 0 for seat in seats)
+    assert granted == LAPTOP.memory
+    alone = layout([LAPTOP], Config(workers=0, memory=3 << 30), pinned=False)
+    assert alone[-1].memory == 3 << 30

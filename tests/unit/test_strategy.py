@@ -1,0 +1,120 @@
+"""From prices to plans."""
+
+from __future__ import annotations
+
+import pytest
+
+from jacloom_graph.errors import Fault, Place, Reason
+from jacloom_graph.types import Type
+from jacloom_server import strategy
+from jacloom_server.strategy import Mode, Problem
+from jacloom_worker.protocol import Cost, Survey
+
+VALUE = Cost(1e6, 1e5, 1000)
+FORWARD = Cost(2e6, 2e5, 10_000)
+REVERSE = Cost(4e6, 4e5, 10_000)
+REFUSED = Fault(Reason.MODE_UNAVAILABLE, "a custom_vjp has no forward rule", place=Place(1, 4, "custom_call"))
+
+
+def problem(n: int, m: int) -> Problem:
+    return Problem((Type("float64", (n,)),), (Type("float64", (m,)),), n * m * 8)
+
+
+def plan(n: int, m: int, survey: Survey = Survey(VALUE, FORWARD, REVERSE), workers: int = 2, **options: object) -> strategy.Plan:  # noqa: B008
+    return strategy.jacobian(problem(n, m), survey, workers=workers, **options)
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "mode", "passes"),
+    [
+        (3, 1000, Mode.FORWARD, 3),
+        (1000, 3, Mode.REVERSE, 3),
+        (100, 100, Mode.FORWARD, 100),  # a reverse pass costs two forward ones
+        (100, 51, Mode.FORWARD, 100),
+        (100, 40, Mode.REVERSE, 40),
+        (100, 49, Mode.FORWARD, 100),  # within 5 %: the mode that keeps nothing
+    ],
+)
+def test_prices_times_passes_decide(n: int, m: int, mode: Mode, passes: int) -> None:
+    made = plan(n, m)
+    assert (made.mode, made.passes, made.strategy) == (mode, passes, mode.value)
+    assert made.considered[0].strategy == mode.value
+    assert made.considered[0].verdict == "cheapest"
+    assert made.nbytes == n * m * 8
+
+
+def test_prices_are_relative_to_the_value() -> None:
+    forward, reverse = plan(3, 1000).considered
+    assert (round(forward.price, 9), round(reverse.price, 9)) == (2.0, 4.0)
+    assert reverse.verdict == "about 667 times the price"
+
+
+def test_an_asked_for_mode_is_taken() -> None:
+    made = plan(3, 1000, mode=Mode.REVERSE)
+    assert (made.mode, made.passes, made.considered[0].verdict) == (Mode.REVERSE, 1000, "asked for")
+
+
+def test_a_mode_that_is_not_there_is_avoided_or_refused() -> None:
+    survey = Survey(VALUE, REFUSED, REVERSE)
+    made = plan(3, 1000, survey)
+    assert (made.mode, made.considered[1].price) == (Mode.REVERSE, 0.0)
+    assert "custom_vjp" in made.considered[1].verdict
+    with pytest.raises(Fault, match=r"forward mode \(use mode 'reverse'.*custom_vjp has no forward rule") as caught:
+        plan(3, 1000, survey, mode=Mode.FORWARD)
+    assert (caught.value.reason, caught.value.field, caught.value.place) == (Reason.MODE_UNAVAILABLE, "options.mode", REFUSED.place)
+
+
+def test_no_mode_at_all() -> None:
+    survey = Survey(VALUE, REFUSED, Fault(Reason.MODE_UNAVAILABLE, "a while loop of unknown length"))
+    with pytest.raises(Fault, match="in neither mode: a custom_vjp has no forward rule; a while loop"):
+        plan(3, 5, survey)
+    with pytest.raises(Fault, match="there is no other either"):
+        plan(3, 5, survey, mode=Mode.FORWARD)
+
+
+@pytest.mark.parametrize(("n", "m"), [(0, 5), (5, 0), (0, 0)])
+def test_nothing_to_compute(n: int, m: int) -> None:
+    made = plan(n, m, Survey(VALUE, REFUSED, REFUSED))
+    assert (made.strategy, made.mode, made.passes, made.tiles, made.tile) == ("empty", None, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("passes", "cost", "workers", "tile"),
+    [
+        (5, Cost(10, 100, 100), 2, 6),  # next to nothing: one tile, in the next width there is
+        (1000, Cost(2e6, 2e6, 24_000), 2, 256),  # two tiles for each worker
+        (1000, Cost(2e6, 2e6, 24_000), 8, 64),
+        (512, Cost(6.8e6, 1.5e8, 36_864), 2, 96),  # a scan: intermediates in cache
+        (4096, Cost(1e9, 0, 8), 4, 8),  # 50 ms a seed: no fewer than a vector unit takes
+        (100_000, Cost(2e6, 0, 100 << 20), 2, 1),  # one seed alone outgrows the cache
+    ],
+)
+def test_widths_by_rule(passes: int, cost: Cost, workers: int, tile: int) -> None:
+    made = strategy.jacobian(problem(passes, 2000), Survey(VALUE, cost, REFUSED), workers=workers)
+    assert made.tile == tile
+    assert made.tiles == -(-passes // tile)
+    assert made.workers == min(workers, made.tiles)
+
+
+def test_an_asked_for_width_is_taken_as_it_is() -> None:
+    made = plan(10, 2000, tile=7)
+    assert (made.tile, made.tiles) == (7, 2)
+    assert plan(10, 2000, tile=64).tile == 64
+
+
+def test_wide_answers_keep_tiles_narrow() -> None:
+    made = strategy.jacobian(problem(1000, 1 << 20), Survey(VALUE, Cost(1, 1, 1), REFUSED), workers=2)
+    assert made.tile == made.widest == 4, "four columns of 8 MiB"
+
+
+def test_widths_are_few_and_near() -> None:
+    assert all(later / earlier <= 1.5 for earlier, later in zip(strategy.WIDTHS[1:], strategy.WIDTHS[2:], strict=False))
+    assert (strategy.fitting(65), strategy.fitting(1), strategy.fitting(10**9)) == (96, 1, strategy.MOST_WIDTH)
+
+
+def test_hessian_counts_columns_and_needs_forward_mode() -> None:
+    made = strategy.hessian(problem(30, 1), Survey(VALUE, FORWARD, REVERSE), workers=2)
+    assert (made.passes, made.mode, made.considered[0].strategy) == (30, Mode.FORWARD, "forward over reverse")
+    assert strategy.hessian(problem(30, 1), Survey(VALUE, FORWARD, REFUSED), workers=2).considered[0].strategy == "forward over forward"
+    with pytest.raises(Fault, match="no forward mode: a custom_vjp"):
+        strategy.hessian(problem(30, 1), Survey(VALUE, REFUSED, REVERSE), workers=2)
