@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,16 +17,22 @@ import ray
 import ray._private.node as ray_node
 from ray._raylet import AuthenticationMode, get_authentication_mode  # type: ignore[attr-defined]  # compiled, without types
 
-from jacloom_server.config import Config, ConfigError
+from jacloom_server.config import Config, ConfigError, split_address
 
 _LOG = logging.getLogger(__name__)
 
+_REACH_SECONDS: Final = 10.0
 _SOCKET_FOLDER: Final = 32
 """Longest folder that leaves room for Ray's socket paths, which must stay below 107 characters."""
 
 
 class Cluster:
-    """This process's connection to Ray. Make it in the main thread, before any gRPC object; Ray ends its processes when that thread ends."""
+    """This process's connection to Ray. Make it in the main thread, before any gRPC object; Ray ends its processes when that thread ends.
+
+    Attributes:
+        local: Ray is our own, on this machine.
+        folder: Where it keeps its files; None if it is not our own.
+    """
 
     def __init__(self, config: Config) -> None:
         """Connects.
@@ -34,7 +41,7 @@ class Cluster:
             ConfigError: There is no cluster at the address, or it would be joined without authentication.
         """
         self.local = config.ray_address is None
-        self._folder: Path | None = None
+        self.folder: Path | None = None
         if config.ray_address is None:
             self._start(config)
         else:
@@ -43,14 +50,14 @@ class Cluster:
     def close(self) -> None:
         """Leaves the cluster. One of our own ends, with all its processes and files."""
         ray.shutdown()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start(self, config: Config) -> None:
         home = tempfile.gettempdir()
-        self._folder = Path(tempfile.mkdtemp(prefix="jacloom-", dir=home if len(home) < _SOCKET_FOLDER else "/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix="jacloom-", dir=home if len(home) < _SOCKET_FOLDER else "/tmp"))
         options: dict[str, Any] = {
-            "_temp_dir": str(self._folder),
+            "_temp_dir": str(self.folder),
             "include_dashboard": False,
             "num_cpus": max(config.workers or 0, os.cpu_count() or 1),
         }
@@ -72,6 +79,8 @@ class Cluster:
                 "server with RAY_AUTH_MODE=token, or add --insecure on a network that you trust."
             )
         try:
+            # Ray itself would try for minutes, and fill the log.
+            socket.create_connection(split_address(address), _REACH_SECONDS).close()
             ray.init(address=address, log_to_driver=False, configure_logging=False)
         except Exception as error:
             _LOG.debug("joining %s failed", address, exc_info=error)

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError as FutureCancelled
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -310,15 +309,17 @@ class Pool:
             return
         if function:
             slot.functions.add(function)
-        run = Run(job, slot, sent, now, self._lease, loaded=loading, alone=job.deaths > 0)
+        run = Run(job, slot, now, self._lease, loaded=loading, alone=job.deaths > 0)
         slot.runs.append(run)
         job.lane.seats.add(str(slot.seat))
         if len(slot.runs) == 1:
             self._watch(run)
-        self._when_done(sent.future, lambda future: self._landed(run, future))
+        self._when_done(sent, lambda future: self._landed(run, future))
 
     def _watch(self, run: Run) -> None:
-        """Starts the clock of a run that the process has begun, or begins now."""
+        """Starts the clock of a run that the process has begun, or begins now; anew, and shorter, if its caller has gone."""
+        if run.timer is not None:
+            run.timer.cancel()
         run.began = self._loop.time()
         seconds = _CANCEL_GRACE if run.job.lane.closed else run.lease + _LEASE_MARGIN
         run.timer = self._loop.call_later(seconds, self._overdue, run)
@@ -343,9 +344,6 @@ class Pool:
             run.job.outages += 1
             self._again(run)
             self._probe(run.slot)
-        except (ray_errors.TaskCancelledError, FutureCancelled):
-            self._remove(run)
-            self._settle(run, Fault(Reason.INTERNAL, "cancelled"))
         except ray_errors.RayTaskError as error:
             self._remove(run)
             self._settle(run, to_fault(error))
@@ -432,6 +430,7 @@ class Pool:
         self._when_done(asked, heard)
 
     def _close_lane(self, lane: Lane) -> None:
+        """Drops what waits, and lets what is being computed go on for a moment; what comes after it in the same process likewise, once begun."""
         lane.closed = True
         if lane in self._lanes:
             self._lanes.remove(lane)
@@ -439,15 +438,11 @@ class Pool:
             job.future.cancel()
         lane.queue.clear()
         for slot in self._slots:
-            for position, run in enumerate(slot.runs):
-                if run.job.lane is lane and not run.settled:
+            for run in slot.runs:
+                if run.job.lane is lane:
                     run.job.future.cancel()
-                    if position == 0:
-                        if run.timer is not None:
-                            run.timer.cancel()
-                        run.timer = self._loop.call_later(_CANCEL_GRACE, self._overdue, run)
-                    else:
-                        run.sent.cancel()
+            if slot.runs and slot.runs[0].job.lane is lane:
+                self._watch(slot.runs[0])
 
     # Time.
 

@@ -10,8 +10,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TextIO
 
+from jacloom_server import reaper
 from jacloom_server.app import Server
 from jacloom_server.cluster import Cluster
 from jacloom_server.config import Config
@@ -34,15 +35,19 @@ def serve(config: Config, *, parent: bool) -> int:
         ConfigError: The settings cannot be had on this machine.
     """
     # Ray first: it starts processes, and gRPC's threads should not be there yet when it does. It also takes SIGTERM for itself, so ours come later.
-    cluster = Cluster(config)
-    try:
-        asyncio.run(_serve(config, cluster, parent))
-    finally:
-        cluster.close()
+    announce = _own_output()
+    with reaper.watch() as clear_away:
+        cluster = Cluster(config)
+        if cluster.folder is not None:
+            clear_away(cluster.folder)
+        try:
+            asyncio.run(_serve(config, cluster, announce if parent else None))
+        finally:
+            cluster.close()
     return 0
 
 
-async def _serve(config: Config, cluster: Cluster, parent: bool) -> None:
+async def _serve(config: Config, cluster: Cluster, parent: TextIO | None) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     grace = config.drain
 
@@ -68,13 +73,20 @@ async def _serve(config: Config, cluster: Cluster, parent: bool) -> None:
         address = await server.start()
         _LOG.info("serving on %s", address)
         if parent:
-            print(json.dumps({"address": address, "pid": os.getpid()}), flush=True)
+            print(json.dumps({"address": address, "pid": os.getpid()}), file=parent, flush=True)
         await stop.wait()
     finally:
         last_resort = threading.Timer(grace + _LAST_RESORT, os._exit, (1,))
         last_resort.daemon = True
         last_resort.start()
         await server.stop(grace)
+
+
+def _own_output() -> TextIO:
+    """Returns standard output for ourselves. Ray prints there when a worker dies; that goes to standard error, where the log is."""
+    own = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return own
 
 
 def _await_end_of_input(loop: asyncio.AbstractEventLoop, then: Callable[[], None]) -> None:

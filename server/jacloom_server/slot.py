@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Final
 
 from jacloom_server.work import Desk, Job
-from jacloom_worker.launch import Handle, Role, Seat, Sent
+from jacloom_worker.launch import Handle, Role, Seat
 from jacloom_worker.protocol import Hello
 
 CREDITS: Final = 2
@@ -37,7 +37,6 @@ class Run:
 
     job: Job
     slot: Slot
-    sent: Sent
     began: float
     """Loop time at which it was sent or, if another was before it, at which that one was done: then its own computation can have begun."""
     lease: float

@@ -68,6 +68,8 @@ class Plan:
     seconds: float = 0.0
     """Predicted computing time summed over workers; 0 where it is not known."""
     considered: tuple[Considered, ...] = ()
+    inner: Mode | None = None
+    """Mode of the first derivative within a second."""
     widest: int = MOST_WIDTH
     """The largest tile whose answer fits the window of tiles."""
 
@@ -131,22 +133,26 @@ def jacobian(problem: Problem, survey: Survey, *, workers: int, mode: Mode | Non
 def hessian(problem: Problem, survey: Survey, *, workers: int, tile: int = 0) -> Plan:
     """Returns the plan for dense second derivatives: forward over the cheaper first derivative, one seed per entry of the wrt leaves.
 
+    Whether forward mode goes through that first derivative is only known when it is compiled: the rows of a function with a reverse rule
+    (a custom_vjp) mostly have it, although the function itself has not.
+
     Raises:
-        Fault: MODE_UNAVAILABLE if the function has no forward derivative, which the outer pass needs, or no first derivative at all.
+        Fault: MODE_UNAVAILABLE if the function has no first derivative.
     """
     if not problem.n or not problem.m:
         return empty(problem.nbytes)
-    if isinstance(survey.forward, Fault):
-        raise _unavailable("second derivatives are a forward pass over a first derivative, and this function has no forward mode", survey.forward)
-    first = [price * seconds(cost) for price, cost in ((problem.n, survey.forward), (problem.m, survey.reverse)) if isinstance(cost, Cost)]
-    inner = min(first) / max(seconds(survey.forward), 1e-12)
+    costs = {Mode.REVERSE: survey.reverse, Mode.FORWARD: survey.forward}
+    passes = {Mode.REVERSE: problem.m, Mode.FORWARD: problem.n}
+    inner = _choose(costs, passes, None)
+    first, count = costs[inner], passes[inner]
+    assert isinstance(first, Cost)
     # One column costs a forward pass over everything that the whole first derivative does, which is about three times its own price.
-    cost = Cost(survey.forward.flops * inner * 3, survey.forward.bytes * inner * 3, int(survey.forward.peak * max(1.0, 2 * inner)))
+    cost = Cost(first.flops * count * 3, first.bytes * count * 3, first.peak * count * 2)
     answer = problem.m * problem.n * max(itemsize(type_.dtype) for type_ in (*problem.wrt, *problem.outputs))
     plan = _tiled("forward", Mode.FORWARD, problem.n, cost, answer, problem.nbytes, workers, tile)
-    order = "forward over reverse" if not isinstance(survey.reverse, Fault) else "forward over forward"
-    weighed = Considered(order, problem.n, seconds(cost) / max(seconds(survey.value), 1e-12), "one column of second derivatives a pass")
-    return replace(plan, considered=(weighed,))
+    price = seconds(cost) / max(seconds(survey.value), 1e-12)
+    weighed = Considered(f"forward over {inner.value}", problem.n, price, "one column of second derivatives a pass")
+    return replace(plan, inner=inner, considered=(weighed,))
 
 
 def seconds(cost: Cost) -> float:

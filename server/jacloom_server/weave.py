@@ -21,7 +21,7 @@ from jacloom_server.tiling import Cutter, Tile
 from jacloom_server.tuning import Tuner
 from jacloom_server.work import Desk, Lane
 from jacloom_worker.launch import Operand, Result, Role
-from jacloom_worker.protocol import Done, Kernel, Kind, Task
+from jacloom_worker.protocol import Done, Inner, Kernel, Kind, Task
 
 _WINDOW_BYTES: Final = 256 << 20
 """Most bytes of one call's tiles between their workers and the reader. They lie in shared memory, outside the server's own."""
@@ -44,10 +44,10 @@ class Pattern:
 def kernel_of(call: Call, function: Function, chosen: Selection, plan: Plan) -> Kernel:
     """Returns the kernel of a call's tiles, with its width left open."""
     if call.derivative is Derivative.HESSIAN:
-        kind = Kind.HESSIAN
-    else:
-        kind = Kind.REVERSE if plan.mode is Mode.REVERSE else Kind.FORWARD
-    return Kernel(function.id, kind, chosen.wrt, chosen.outputs, (), 0, call.holomorphic)
+        inner: Inner = "forward" if plan.inner is Mode.FORWARD else "reverse"
+        return Kernel(function.id, Kind.HESSIAN, chosen.wrt, chosen.outputs, holomorphic=call.holomorphic, inner=inner)
+    kind = Kind.REVERSE if plan.mode is Mode.REVERSE else Kind.FORWARD
+    return Kernel(function.id, kind, chosen.wrt, chosen.outputs, holomorphic=call.holomorphic)
 
 
 def platform_of(pool: Pool) -> str:

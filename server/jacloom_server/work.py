@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Any
 
-from jacloom_worker.launch import Handle, Operand, Result, Sent
+from jacloom_worker.launch import Handle, Operand, Result
 from jacloom_worker.protocol import Load, Task
 
 
@@ -30,7 +32,7 @@ class Assignment:
     desk: Desk
     label: str
     """What it is, for people: ``"seeds 64 to 127"``."""
-    send: Callable[[Handle, float, bool], Sent]
+    send: Callable[[Handle, float, bool], Future[Any]]
     """Asks a process, given the seconds that it may take and whether the function must go along because the process may not hold it."""
     function: str = ""
     """Id of the function that the process must hold, if any."""
@@ -39,7 +41,7 @@ class Assignment:
 def compute(desk: Desk, task: Task, operands: Sequence[Operand], load: Callable[[], Load], label: str) -> Assignment:
     """Returns a tile or a single pass as an assignment; ``load`` yields the function for processes that do not hold it."""
 
-    def send(handle: Handle, lease: float, loading: bool) -> Sent:
+    def send(handle: Handle, lease: float, loading: bool) -> Future[Any]:
         return handle.run(replace(task, load=load()) if loading else task, operands, lease)
 
     return Assignment(desk, label, send, task.kernel.function)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +14,7 @@ from conformance.roundtrip import through_bytes
 
 from jacloom._errors import TraceError
 from jacloom._trace import trace
+from jacloom_graph import identity
 from jacloom_graph.errors import Fault, Reason
 
 X = np.array([0.0, 0.5, -1.0, 2.0])
@@ -133,6 +137,54 @@ def test_what_is_not_data_is_refused_with_the_users_line(fun: object, reason: st
         trace(fun, (X,))  # type: ignore[arg-type]
     assert refusal.value.reason is Reason.UNSUPPORTED_OP
     assert "test_functions.py" in refusal.value.message
+
+
+def test_a_branch_that_calls_back_for_a_value_is_no_error_check() -> None:
+    def fun(x: jax.Array) -> Any:
+        return jax.lax.cond(x[1] > 0, lambda: eqx.filter_pure_callback(np.sin, x, result_shape_dtypes=x), lambda: x)
+
+    with pytest.raises(Fault, match="calls back into this Python process"):
+        trace(fun, (X,))
+
+
+def test_a_transpose_of_the_users_own_is_refused() -> None:
+    def fun(x: jax.Array) -> Any:
+        return jax.custom_derivatives.linear_call(lambda r, v: v / r, lambda r, ct: 3 * ct / r, jnp.ones(4), x)
+
+    with pytest.raises(Fault, match="no word for the transpose") as refusal:
+        trace(fun, (X,))
+    assert "test_functions.py" in refusal.value.message
+
+
+KEYS = jax.random.split(jax.random.key(0), 9_000)  # above 64 KiB
+
+
+def test_large_arrays_of_keys() -> None:
+    assert_same(lambda x: x * jax.random.normal(KEYS[5], (4,)), X)
+    assert_same(lambda x: x[1] * jax.lax.scan(lambda c, key: (c, jax.random.uniform(key)), 0.0, KEYS)[1][-3:], X)
+
+
+def test_cloned_keys() -> None:
+    assert_same(lambda x: x * jax.random.normal(jax.random.clone(jax.random.key(3)), (4,)), X)
+
+
+def test_python_numbers_of_a_32_bit_trace_keep_32_bits() -> None:
+    def fun(x: jax.Array) -> jax.Array:
+        return x * jax.random.randint(jax.random.key(3), (4,), -5, 10)
+
+    x = X.astype(np.float32)
+    program, _ = through_bytes(fun, (x,), x64=False)
+    expected = fun(jnp.asarray(x))
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(program(x)[0], expected)
+
+
+def test_constants_are_what_they_were_when_traced() -> None:
+    weights = np.arange(4.0)
+    traced = trace(lambda x: x * weights, (X,))
+    weights[:] = 7
+    np.testing.assert_array_equal(traced.graph.constants[0].data, np.arange(4.0))
+    assert identity.graph_id(traced.graph) == traced.id
 
 
 def test_printing_is_dropped_with_a_note() -> None:

@@ -144,6 +144,25 @@ def test_a_rule_that_refuses_is_only_asked_where_it_matters() -> None:
         jax.jacfwd(lambda *xs: program(*xs)[0], argnums=1)(X, X + 1)
 
 
+def test_a_refusal_does_not_tell_of_its_process() -> None:
+    def named(error: Exception) -> Any:
+        @jax.custom_jvp
+        def untouchable(x: jax.Array) -> jax.Array:
+            return x * 2
+
+        @untouchable.defjvp
+        def rule(primals: Any, tangents: Any) -> Any:
+            raise error
+
+        return untouchable
+
+    kept = [ValueError(f"not by {object()}\nat {line}") for line in "ab"]
+    assert str(kept[0]) != str(kept[1])
+    first, second = (trace(named(error), (X,)) for error in kept)
+    assert first.graph.rules[0].derivative == "the rule of untouchable refuses: ValueError: not by <object object>"
+    assert first.id == second.id
+
+
 def test_rules_inside_loops() -> None:
     assert_same(lambda x: jax.lax.scan(lambda c, a: (jax.nn.relu(c) * a, clipped(c)), x[1], x)[0], X, transforms=((REVERSE,),))
     assert_same(lambda x: jax.lax.scan(lambda c, a: (jax.nn.relu(c) * a + a, c), x[1], x)[0], X, transforms=SECOND)

@@ -220,11 +220,12 @@ class TestFaults:
         assert str(answer.place) == "function 0, node 0 (custom_call)"
         assert arrays(here.run(task(REVERSE_ONLY, Kind.GRADIENT), three)) == (3.0,)
 
-    def test_a_refused_order_of_the_hessian_gives_way_to_the_other(self) -> None:
+    def test_a_hessian_by_forward_mode_alone(self) -> None:
         # Twice the number has the second derivative zero; the loop doubles 1.5 seven times.
         here = Engine()
         assert arrays(here.run(task(DOUBLING, Kind.FORWARD, count=1, width=1), np.float64(1.5))) == (np.full((1, 1), 128.0),)
-        assert arrays(here.run(task(DOUBLING, Kind.HESSIAN, count=1, width=1), np.float64(1.5))) == (np.zeros((1, 1)),)
+        assert arrays(here.run(task(DOUBLING, Kind.HESSIAN, count=1, width=1, inner="forward"), np.float64(1.5))) == (np.zeros((1, 1)),)
+        assert fault(here.run(task(DOUBLING, Kind.HESSIAN, count=1, width=1), np.float64(1.5))).reason is Reason.MODE_UNAVAILABLE
 
     def test_a_program_larger_than_the_worker(self) -> None:
         wide = single((SCALAR,), (node("broadcast_in_dim", 0, shape=(1000, 1000)), node("sin", 1), node("reduce_sum", 2, axes=(0, 1))), (3,))

@@ -13,8 +13,8 @@ import pytest
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.types import Type
 from jacloom_worker import compiling, infer, kernels, requirements
-from jacloom_worker.kernels import Inner, Subject
-from jacloom_worker.protocol import Kernel, Kind
+from jacloom_worker.kernels import Subject
+from jacloom_worker.protocol import Inner, Kernel, Kind
 
 pytestmark = pytest.mark.usefixtures("worker_jax")
 
@@ -31,10 +31,10 @@ def subject_of(function: Callable[..., Sequence[Any]], *leaves: Any) -> Subject:
     return plain(function, inputs)
 
 
-def compiled(subject: Subject, kind: Kind, inner: Inner = "reverse", **options: Any) -> compiling.Compiled:
+def compiled(subject: Subject, kind: Kind, **options: Any) -> compiling.Compiled:
     kernel = Kernel("f" * 64, kind, **options)
     requirements.check(kernel, subject.inputs, subject.outputs)
-    return compiling.compile(kernels.computation(subject, kernel, inner))
+    return compiling.compile(kernels.computation(subject, kernel))
 
 
 def compute(subject: Subject, kind: Kind, *arguments: Any, **options: Any) -> list[np.ndarray]:

@@ -112,9 +112,11 @@ def test_widths_are_few_and_near() -> None:
     assert (strategy.fitting(65), strategy.fitting(1), strategy.fitting(10**9)) == (96, 1, strategy.MOST_WIDTH)
 
 
-def test_hessian_counts_columns_and_needs_forward_mode() -> None:
+def test_hessian_counts_columns_and_needs_a_first_derivative() -> None:
     made = strategy.hessian(problem(30, 1), Survey(VALUE, FORWARD, REVERSE), workers=2)
     assert (made.passes, made.mode, made.considered[0].strategy) == (30, Mode.FORWARD, "forward over reverse")
     assert strategy.hessian(problem(30, 1), Survey(VALUE, FORWARD, REFUSED), workers=2).considered[0].strategy == "forward over forward"
-    with pytest.raises(Fault, match="no forward mode: a custom_vjp"):
-        strategy.hessian(problem(30, 1), Survey(VALUE, REFUSED, REVERSE), workers=2)
+    through_a_rule = strategy.hessian(problem(30, 1), Survey(VALUE, REFUSED, REVERSE), workers=2)
+    assert (through_a_rule.inner, through_a_rule.considered[0].strategy) == (Mode.REVERSE, "forward over reverse")
+    with pytest.raises(Fault, match="neither mode"):
+        strategy.hessian(problem(30, 1), Survey(VALUE, REFUSED, REFUSED), workers=2)

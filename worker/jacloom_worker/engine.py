@@ -21,7 +21,7 @@ from jacloom_worker.bounded import Bounded
 from jacloom_worker.compiling import Compiled
 from jacloom_worker.faults import explain
 from jacloom_worker.functions import Blueprint
-from jacloom_worker.kernels import Inner, Subject
+from jacloom_worker.kernels import Subject
 from jacloom_worker.protocol import Answer, Description, Done, Kernel, Kind, Load, Missing, Survey, Task
 
 _FUNCTIONS, _FUNCTION_BYTES = 128, 4 << 30
@@ -161,29 +161,13 @@ class Engine:
 
 
 def _compiled(subject: Subject, kernel: Kernel) -> Compiled:
-    """Returns a function's kernel, compiled. A Hessian is got in the other way where JAX refuses the cheaper.
+    """Returns a function's kernel, compiled.
 
     Raises:
         Fault: Whatever is in the way of it.
     """
     requirements.check(kernel, subject.inputs, subject.outputs)
-    *others, last = _orders(subject, kernel)
-    for inner in others:
-        try:
-            return compiling.compile(kernels.computation(subject, kernel, inner))
-        except Exception as error:
-            fault = explain(error)
-            if fault.reason is not Reason.MODE_UNAVAILABLE:
-                raise fault from error
-    return compiling.compile(kernels.computation(subject, kernel, last))
-
-
-def _orders(subject: Subject, kernel: Kernel) -> tuple[Inner, ...]:
-    """Returns the ways to the Jacobian within a Hessian tile, the one with fewer passes first."""
-    if kernel.kind is not Kind.HESSIAN:
-        return ("reverse",)
-    m, n = sum(subject.outputs[index].size for index in kernel.outputs), sum(subject.inputs[index].size for index in kernel.wrt)
-    return ("reverse", "forward") if m <= n else ("forward", "reverse")
+    return compiling.compile(kernels.computation(subject, kernel))
 
 
 def _check_arguments(compiled: Compiled, task: Task, arrays: Sequence[np.ndarray]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, assert_never
+from typing import Any, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,6 @@ from jacloom_graph.types import Type
 from jacloom_worker import seeds
 from jacloom_worker.infer import Apply, enter, leave, promote
 from jacloom_worker.protocol import Kernel, Kind
-
-Inner = Literal["forward", "reverse"]
-"""How a Hessian tile gets the Jacobian that it differentiates once more."""
 
 START = Type("int64")
 """Type of the last argument of tiles: the number of the first seed."""
@@ -52,7 +49,7 @@ class Computation:
     """As ``protocol.Done.arrays`` has them, ``count`` being the width."""
 
 
-def computation(subject: Subject, kernel: Kernel, inner: Inner = "reverse") -> Computation:
+def computation(subject: Subject, kernel: Kernel) -> Computation:
     """Returns what a kernel computes, not yet compiled. ``kernel`` must have passed ``requirements.check``."""
     wrt = tuple(subject.inputs[index] for index in kernel.wrt)
     outputs = tuple(subject.outputs[index] for index in kernel.outputs)
@@ -82,7 +79,7 @@ def computation(subject: Subject, kernel: Kernel, inner: Inner = "reverse") -> C
     def call(constants: Sequence[Any], *arguments: jax.Array) -> list[jax.Array]:
         count = len(subject.inputs)
         leaves = [enter(type_, argument) for type_, argument in zip(subject.inputs, arguments[:count], strict=True)]
-        return method(_Point(subject, kernel, wrt, outputs, inner, constants, leaves), *arguments[count:])
+        return method(_Point(subject, kernel, wrt, outputs, constants, leaves), *arguments[count:])
 
     return Computation(call, subject.constants, (*subject.inputs, *extra), len(subject.inputs), results)
 
@@ -95,7 +92,6 @@ class _Point:
     kernel: Kernel
     wrt: tuple[Type, ...]
     outputs: tuple[Type, ...]
-    inner: Inner
     constants: Sequence[Any]
     leaves: Sequence[jax.Array]
 
@@ -177,7 +173,7 @@ class _Point:
         """Returns the whole Jacobian: for each output, for each wrt leaf, one ``(size(out), size(leaf))``."""
         heights, widths = [output.size for output in self.outputs], [leaf.size for leaf in self.wrt]
         m, n = sum(heights), sum(widths)
-        if self.inner == "forward":
+        if self.kernel.inner == "forward":
             columns = self.columns(self.differentiated, active, seeds.numbers(0, n))  # [leaf(out)]
             bands = [_split(column.reshape(height, n), widths, axis=1) for column, height in zip(columns, heights, strict=True)]
             return [block for band in bands for block in band]

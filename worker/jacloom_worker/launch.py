@@ -62,51 +62,44 @@ class Seat:
 
 
 class Handle:
-    """A worker process that was started: what it is asked, and how it is ended. Calls return at once; their futures end in a thread of Ray's."""
+    """A worker process that was started: what it is asked, and how it is ended.
+
+    Calls return at once. Their futures end, in a thread of Ray's, with what ``open_result`` opens, or with an exception of Ray's. A call cannot
+    be taken back: after ``ray.cancel`` of one that still waits, the process may wait half a minute for it before it goes on to the next.
+    """
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
 
     def hello(self) -> Future[Hello]:
         """Returns what the process says of itself, as soon as it is up."""
-        future: Future[Hello] = self._actor.hello.remote().future()
-        return future
+        return _future(self._actor.hello.remote())
 
-    def run(self, task: Task, operands: Sequence[Operand], lease: float) -> Sent:
+    def run(self, task: Task, operands: Sequence[Operand], lease: float) -> Future[Any]:
         """Sends a task and its arrays to a worker."""
         packed = envelope.pack_task(task, lease, [operand.type for operand in operands])
-        return Sent(self._actor.run.remote(packed, task.load, *(operand.data for operand in operands)))
+        return _future(self._actor.run.remote(packed, task.load, *(operand.data for operand in operands)))
 
-    def describe(self, load: Load, lease: float) -> Sent:
+    def describe(self, load: Load, lease: float) -> Future[Any]:
         """Asks a clerk for the description of a graph."""
-        return Sent(self._actor.describe.remote(load, lease))
+        return _future(self._actor.describe.remote(load, lease))
 
-    def validate(self, load: Load, lease: float) -> Sent:
+    def validate(self, load: Load, lease: float) -> Future[Any]:
         """Asks a clerk for the types of a graph's values."""
-        return Sent(self._actor.validate.remote(load, lease))
+        return _future(self._actor.validate.remote(load, lease))
 
-    def survey(self, load: Load, lease: float, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool) -> Sent:
+    def survey(self, load: Load, lease: float, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool) -> Future[Any]:
         """Asks a clerk which derivatives a function has, and their price."""
-        return Sent(self._actor.survey.remote(load, lease, wrt, outputs, holomorphic))
+        return _future(self._actor.survey.remote(load, lease, wrt, outputs, holomorphic))
 
     def kill(self) -> None:
         """Ends the process, whatever it is doing. The futures of its calls end with an exception."""
         ray.kill(self._actor, no_restart=True)
 
 
-class Sent:
-    """A call on its way."""
-
-    __slots__ = ("_ref", "future")
-
-    def __init__(self, ref: Any) -> None:
-        self._ref = ref
-        self.future: Future[Any] = ref.future()
-        """Ends with what ``open_result`` opens, or with an exception of Ray's."""
-
-    def cancel(self) -> None:
-        """Takes the call back if the worker has not begun it; otherwise it runs to its end. The future ends either way."""
-        ray.cancel(self._ref, force=False, recursive=False)
+def _future(ref: Any) -> Future[Any]:
+    future: Future[Any] = ref.future()
+    return future
 
 
 def start(seat: Seat) -> Handle:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from jacloom_graph.errors import Fault
 from jacloom_graph.types import Tree, Type
+
+Inner = Literal["forward", "reverse"]
 
 
 class Kind(Enum):
@@ -45,6 +47,8 @@ class Kernel:
     width: int = 0
     """Seeds per call for tile kinds; 0 for single-pass kinds."""
     holomorphic: bool = False
+    inner: Inner = "reverse"
+    """HESSIAN only: the mode of the first derivative, which is then differentiated forward."""
 
 
 @dataclass(frozen=True, slots=True)

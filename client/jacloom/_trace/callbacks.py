@@ -16,7 +16,7 @@ from jacloom._trace.lower import Lowering
 from jacloom._trace.types import type_of
 from jacloom_graph.types import Constant, Function, Type
 
-_CHECKING_MODULES = ("equinox.", "checkify.")
+_CHECKING_MODULES = ("equinox._errors", "checkify.")
 """Where callbacks that only raise are defined. A branch with any other callback is refused: it may compute something."""
 
 
@@ -26,7 +26,10 @@ def is_raising_branch(branch: core.ClosedJaxpr) -> bool:
     callbacks = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "pure_callback"]
     if not callbacks or not all(_only_raises(eqn.params["callback"]) for eqn in callbacks):
         return False
-    made = {var for eqn in callbacks for var in eqn.outvars}
+    made: set[Any] = set()
+    for eqn in jaxpr.eqns:
+        if eqn in callbacks or any(not isinstance(atom, core.Literal) and atom in made for atom in eqn.invars):
+            made.update(eqn.outvars)
     return all(not isinstance(atom, core.Literal) and atom in made for atom in jaxpr.outvars)
 
 

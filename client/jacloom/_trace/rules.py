@@ -8,6 +8,7 @@ rule refuses by name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -92,7 +93,12 @@ def _tied(lowering: Lowering, eqn: core.JaxprEqn, active: Flags, content: tuple[
 
 
 def _refusing(lowering: Lowering, eqn: core.JaxprEqn, active: Flags, error: Exception) -> int:
-    return _add(lowering, eqn, active, f"the rule of {_name(eqn)} refuses: {type(error).__name__}: {str(error)[:500]}")
+    # The text is part of the graph's id, so it must be the same in every process: JAX's further lines tell of this machine's files.
+    text = _ADDRESS.sub("", next(iter(str(error).strip().splitlines()), ""))[:500]
+    return _add(lowering, eqn, active, f"the rule of {_name(eqn)} refuses: {type(error).__name__}: {text}")
+
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 def _add(lowering: Lowering, eqn: core.JaxprEqn, active: Flags, refusal: str) -> int:

@@ -38,6 +38,8 @@ def constant(value: Any, *, weak: bool) -> Constant:
         return Constant(Type(dtype_name(value.dtype), tuple(value.shape)), np.asarray(jax.random.key_data(value)))
     # A Python number among a jaxpr's literals has a dtype of its own, which NumPy does not see.
     array = np.asarray(value, getattr(value, "dtype", None))
+    if array.flags.writeable:
+        array = array.copy()  # the caller may change it later, and the graph has an id
     return Constant(Type(str(array.dtype.name), array.shape, weak), np.ascontiguousarray(array).reshape(array.shape))
 
 

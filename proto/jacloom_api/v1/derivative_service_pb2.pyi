@@ -343,7 +343,7 @@ class Considered(_message.Message):
     PRICE_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
     strategy: _builtins.str
-    """As Plan.strategy."""
+    """As Plan.strategy; for second derivatives "forward over reverse" or "forward over forward"."""
     passes: _builtins.int
     """As Plan.passes."""
     price: _builtins.float
