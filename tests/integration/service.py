@@ -159,8 +159,8 @@ class Process:
         return self.log.read_text().count(" is ready: process ")
 
     def workers(self) -> list[psutil.Process]:
-        """Returns the worker processes that are up: those that have loaded JAX."""
-        return [process for process in self.tree() if process.name().startswith("ray::Worker")]
+        """Returns the worker processes that are up; Ray names processes by what they do."""
+        return [process for process in self.tree() if process.name() in ("ray::Worker", "ray::Worker.run")]
 
 
 @contextlib.contextmanager
