@@ -187,6 +187,11 @@ def test_constants_are_what_they_were_when_traced() -> None:
     assert identity.graph_id(traced.graph) == traced.id
 
 
+def test_random_numbers_that_workers_would_draw_differently_are_refused() -> None:
+    with jax.threefry_partitionable(False), pytest.raises(Fault, match="jax_threefry_partitionable"):
+        trace(lambda x: x * jax.random.normal(jax.random.key(0), (4,)), (X,))
+
+
 def test_printing_is_dropped_with_a_note() -> None:
     def fun(x: jax.Array) -> jax.Array:
         jax.debug.print("x = {}", x)

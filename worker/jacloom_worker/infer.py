@@ -29,10 +29,10 @@ def abstract(constants: Sequence[Any]) -> tuple[jax.ShapeDtypeStruct, ...]:
     return tuple(jax.ShapeDtypeStruct(constant.shape, constant.dtype) for constant in constants)  # type: ignore[no-untyped-call, unused-ignore]
 
 
-def enter(type_: Type, stored: jax.Array) -> jax.Array:
+def enter(type_: Type, stored: Any) -> Any:
     """Returns the value of a type from the array that stores it: keys are wrapped, all else is itself."""
     key = _KEY.fullmatch(type_.dtype)
-    return jax.random.wrap_key_data(stored, impl=key[1]) if key else stored
+    return jax.random.wrap_key_data(jnp.asarray(stored), impl=key[1]) if key else stored
 
 
 def leave(value: jax.Array) -> jax.Array:

@@ -18,7 +18,7 @@ from jacloom._trace.treedef import tree_of
 from jacloom._trace.types import example, inexact
 from jacloom._version import VERSION
 from jacloom_graph import identity
-from jacloom_graph.errors import Fault, Place
+from jacloom_graph.errors import Fault, Place, Reason
 from jacloom_graph.types import Graph
 
 MAX_RULE_ORDER = 4
@@ -70,13 +70,14 @@ def trace(
         Fault: UNSUPPORTED_OP if it uses an operation that cannot be part of a graph.
     """
     leaves, in_treedef = jax.tree.flatten((args, dict(kwargs or {})))
-    wide = x64 if x64 is not None else jax.config.read("jax_enable_x64") or any(map(_has_64_bits, leaves))
+    wide = x64 if x64 is not None else _is_on("jax_enable_x64") or any(map(_has_64_bits, leaves))
     with jax.enable_x64(wide):
         closed, out_treedef = _make_jaxpr(fun, in_treedef, leaves)
         chosen = range(len(leaves)) if active is None else active
         flags = tuple(index in chosen and inexact(var.aval) for index, var in enumerate(closed.jaxpr.invars))
         lowering = Lowering(STRUCTURED, lower_foreign, MAX_RULE_ORDER)
         lowering.function(closed, flags, getattr(fun, "__name__", "function"))
+        _require_partitionable(lowering)
     in_tree = tree_of(in_treedef)
     graph = Graph(
         tuple(function for function in lowering.functions if function is not None),
@@ -111,6 +112,22 @@ def _as_value(leaf: Any) -> Any:
     if isinstance(leaf, np.ndarray) and not leaf.dtype.isnative:
         return leaf.astype(leaf.dtype.newbyteorder("="))
     return leaf
+
+
+def _require_partitionable(lowering: Lowering) -> None:
+    """Refuses random numbers that workers would draw in another way.
+
+    Raises:
+        Fault: UNSUPPORTED_OP.
+    """
+    drawn = {node.op for function in lowering.functions if function is not None for node in function.nodes} & {"random_bits", "random_split"}
+    if drawn and not _is_on("jax_threefry_partitionable"):
+        message = "jax_threefry_partitionable is off in this process, so the service would draw other random numbers; switch it on (JAX's default)"
+        raise Fault(Reason.UNSUPPORTED_OP, message)
+
+
+def _is_on(flag: str) -> bool:
+    return bool(getattr(jax.config, flag))
 
 
 def _has_64_bits(leaf: Any) -> bool:

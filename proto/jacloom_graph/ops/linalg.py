@@ -71,6 +71,8 @@ ROWS: tuple[Op, ...] = (
     ),
     row("schur", 1, "Schur form and, as asked, vectors. CPU only.", flag("compute_schur_vectors", True), flag("sort_eig_vals")),
     row("hessenberg", 1, "Hessenberg form and Householder factors. CPU only."),
+    row("geqrf", 1, "QR factors as R over Householder reflectors, and the reflectors' factors."),
+    row("ormqr", 3, "Product of operand 2 and the Q of reflectors and factors, on the `left` or right of it.", flag("left", True), flag("transpose")),
     row("householder_product", 2, "Orthogonal matrix from Householder reflectors and their factors."),
     row("tridiagonal", 1, "Reduction of a symmetric matrix to tridiagonal form.", flag("lower", True)),
     row("symmetric_product", 2, "alpha A A' + beta C.", real("alpha", 1.0), real("beta", 0.0)),
