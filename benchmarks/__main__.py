@@ -14,7 +14,7 @@ from rich.table import Table
 
 import jacloom as jl
 from benchmarks import gradients, jacobians, memory, products, startup
-from benchmarks.measure import Report
+from benchmarks.measure import Report, settle
 
 _WITH_CLIENT: dict[str, Callable[[jl.Client], Report]] = {
     "jvp-small": products.small,
@@ -34,6 +34,8 @@ def run(names: list[str]) -> Iterator[Report]:
     chosen = [_WITH_CLIENT[name] for name in _WITH_CLIENT if name in names]
     if chosen:
         with jl.connect() as client:
+            client.evaluate(lambda x: x)(0.0)
+            settle()
             yield from (benchmark(client) for benchmark in chosen)
 
 

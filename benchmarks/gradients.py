@@ -32,18 +32,18 @@ def network(client: Client) -> Report:
 
     local = jax.jit(jax.grad(loss))
     service = client.grad(loss)
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves((params, examples, targets)))
     payload = memoryview(bytes(size))
     with echo() as floor:
         medians, spread = in_turn(
             {
                 "service": lambda: service(params, examples, targets),
                 "local grad": lambda: jax.block_until_ready(local(params, examples, targets)),
-                "chunked echo of the parameters": lambda: floor.chunked(payload),
+                "chunked echo of the arguments": lambda: floor.chunked(payload),
             },
             rounds=15,
             warm=3,
         )
-    bound = 1.2 * medians["local grad"] + medians["chunked echo of the parameters"]
+    bound = 1.2 * medians["local grad"] + medians["chunked echo of the arguments"]
     goal = Goal("at most 1.2 x local plus one round trip", medians["service"] * 1e3, bound * 1e3, "ms")
     return Report("Gradient of an MLP loss", medians, (goal,), spread)

@@ -69,6 +69,17 @@ def anonymous_bytes(pid: int) -> int:
     raise LookupError(f"no RssAnon in the status of process {pid}")
 
 
+def settle(most: float = 60.0) -> None:
+    """Waits until the local service is at rest: its workers go on starting after the first answer, and would be measured too."""
+    deadline, quiet = time.monotonic() + most, 0
+    while quiet < 3 and time.monotonic() < deadline:
+        processes = [process for group in service_processes().values() for process in group]
+        before = sum(sum(process.cpu_times()[:2]) for process in processes)
+        time.sleep(0.5)
+        busy = sum(sum(process.cpu_times()[:2]) for process in processes) - before
+        quiet = quiet + 1 if busy < 0.05 else 0
+
+
 def service_processes() -> dict[str, list[psutil.Process]]:
     """Returns the local service's processes by what they are: ``server``, ``workers`` (Ray actors)."""
     found: dict[str, list[psutil.Process]] = {"server": [], "workers": []}

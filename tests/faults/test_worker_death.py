@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
@@ -75,14 +76,15 @@ def test_tiles_of_a_killed_worker_are_run_again(client: Client, process: Process
 def test_a_tile_that_ends_every_worker_fails_alone_with_its_seeds_named(client: Client, process: Process) -> None:
     name = client.register(graphs.decay(5, 1_000_000_000))
     killed: list[psutil.Process] = []
-    stream = client.derivatives.Jacobian(request(name, [np.zeros(5)], tile=5), timeout=service.TIMEOUT)
-    while not stream.done() and len(killed) < 5:
-        victim = busiest(process)
-        if victim is not None:
-            killed.append(victim)
-            victim.kill()
-    with pytest.raises(grpc.RpcError) as caught:
-        service.collect(stream)
+    with ThreadPoolExecutor(1) as thread:
+        call = thread.submit(client.call, "Jacobian", request(name, [np.zeros(5)], tile=5))
+        while not call.done() and len(killed) < 5:
+            victim = busiest(process)
+            if victim is not None:
+                killed.append(victim)
+                victim.kill()
+        with pytest.raises(grpc.RpcError) as caught:
+            call.result()
     found = service.failure(caught.value)
     assert (found.code, found.reason, len(killed)) == (grpc.StatusCode.FAILED_PRECONDITION, "POISONED", 3)
     assert "seeds 0 to 4" in found.text
