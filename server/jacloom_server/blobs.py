@@ -121,12 +121,9 @@ class Blobs:
         return absent
 
     def release(self, name: str) -> None:
-        """Drops a blob before its time, unless a function needs it. Work under way keeps what it uses.
-
-        Raises:
-            Fault: BLOB_NOT_FOUND.
-        """
-        if not self.find(name, "name").pins:
+        """Drops a blob before its time, if it is held and no function needs it. Work under way keeps what it uses."""
+        blob = self._blobs.get(name)
+        if blob is not None and not blob.pins:
             self._drop(name)
 
     def pin(self, names: Iterable[str]) -> None:

@@ -17,7 +17,7 @@ def layout(nodes: Sequence[Node], config: Config, *, pinned: bool) -> list[Seat]
         pinned: Seats are tied to their machine. On a single machine there is no need.
     """
     order = {Role.CLERK: 0, Role.GPU: 1, Role.NARROW: 2, Role.WIDE: 3}
-    seats = [Seat(Role.CLERK, 0, memory=None)]
+    seats = [Seat(Role.CLERK, 0, limits=config.graph_limits)]
     for node in nodes:
         seats += _on(node, config, node.id if pinned else "")
     return sorted(seats, key=lambda seat: (order[seat.role], seat.index))
@@ -32,8 +32,9 @@ def _on(node: Node, config: Config, where: str) -> list[Seat]:
     # Half for the wide worker, half for the narrow ones together: either kind alone gets all.
     per_narrow = grant // (narrow * (1 + wide)) if narrow else 0
     per_wide = grant // (2 if narrow else 1)
+    limits = config.graph_limits
     return [
-        *(Seat(Role.GPU, index, where) for index in range(gpus)),
-        *(Seat(Role.NARROW, index, where, per_narrow) for index in range(narrow)),
-        *(Seat(Role.WIDE, index, where, per_wide) for index in range(wide)),
+        *(Seat(Role.GPU, index, where, limits=limits) for index in range(gpus)),
+        *(Seat(Role.NARROW, index, where, per_narrow, limits) for index in range(narrow)),
+        *(Seat(Role.WIDE, index, where, per_wide, limits) for index in range(wide)),
     ]

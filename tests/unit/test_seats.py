@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from jacloom_graph.limits import Limits
 from jacloom_server.config import Config
 from jacloom_server.seats import layout
 from jacloom_worker.launch import Node, Role
@@ -45,3 +46,8 @@ def test_memory_is_shared_out() -> None:
     assert granted == LAPTOP.memory
     alone = layout([LAPTOP], Config(workers=0, memory=3 << 30), pinned=False)
     assert alone[-1].memory == 3 << 30
+
+
+def test_limits_on_graphs_reach_every_worker() -> None:
+    limits = Limits(nodes=7)
+    assert {seat.limits for seat in layout([LAPTOP], Config(graph_limits=limits), pinned=False)} == {limits}

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from jacloom_graph.errors import Fault
+from jacloom_graph.limits import Limits
 from jacloom_graph.types import OPSET
 from jacloom_worker.envelope import pack_result, unpack_task
 from jacloom_worker.notes import Notes
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
 class Process:
     """What workers and clerks have in common: a configured JAX, an engine, a watchdog, and a word about themselves."""
 
-    def __init__(self, threads: int | None, gpu: bool, memory: int | None) -> None:
+    def __init__(self, threads: int | None, gpu: bool, memory: int | None, limits: Limits) -> None:
         """Prepares this process; takes seconds, because it imports JAX.
 
         Args:
             threads: Size of XLA's thread pool; None for one thread per core.
             gpu: Compute on the GPU that Ray assigned to this process.
             memory: Bytes that computations may allocate; None for no bound.
+            limits: Bounds on graphs.
         """
         # XLA reads NPROC when it is loaded, and nothing else bounds its CPU threads.
         if threads is not None:
@@ -44,7 +46,7 @@ class Process:
         if memory is not None and not gpu:
             memory_.limit(memory)
             self._device = replace(self._device, memory=memory)
-        self.engine: Engine = Engine(memory_limit=memory)
+        self.engine: Engine = Engine(limits, memory)
         self.watchdog = Watchdog()
         self.notes = Notes()
         logging.getLogger().addHandler(self.notes)
@@ -71,9 +73,9 @@ class Process:
 class Worker:
     """Computes tasks, one after the other."""
 
-    def __init__(self, threads: int | None, gpu: bool, memory: int | None) -> None:
+    def __init__(self, threads: int | None, gpu: bool, memory: int | None, limits: Limits) -> None:
         """See ``Process``."""
-        self._process = Process(threads, gpu, memory)
+        self._process = Process(threads, gpu, memory, limits)
 
     def hello(self) -> Hello:
         """See ``Process.hello``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from jacloom_graph.limits import Limits
 from jacloom_worker.actor import Process, fetched
 from jacloom_worker.envelope import Result, pack_result
 from jacloom_worker.protocol import Hello, Load
@@ -13,9 +14,9 @@ from jacloom_worker.protocol import Hello, Load
 class Clerk:
     """Parses, checks, identifies, infers and prices."""
 
-    def __init__(self, threads: int | None, gpu: bool, memory: int | None) -> None:
+    def __init__(self, threads: int | None, gpu: bool, memory: int | None, limits: Limits) -> None:
         """See ``Process``."""
-        self._process = Process(threads, gpu, memory)
+        self._process = Process(threads, gpu, memory, limits)
 
     def hello(self) -> Hello:
         """See ``Process.hello``."""

@@ -123,7 +123,7 @@ class Engine:
         """Returns the task's function, or None if it is neither held nor in the task."""
         subject = self._subjects.get(task.kernel.function)
         if subject is None and task.load is not None:
-            subject, nbytes = functions.load(task.load, self._most_bytes)
+            subject, nbytes = functions.load(task.load, self._limits, self._most_bytes)
             self._subjects.put(task.kernel.function, subject, nbytes)
         return subject
 

@@ -35,19 +35,20 @@ class Blueprint:
         return tuple(dict.fromkeys(constant.blob for constant in self.graph.constants if constant.blob))
 
 
-def load(source: Load, most_bytes: int = MOST_BYTES) -> tuple[Subject, int]:
+def load(source: Load, limits: Limits = DEFAULT, most_bytes: int = MOST_BYTES) -> tuple[Subject, int]:
     """Returns a function ready to be compiled, and the bytes that its constants hold.
 
     The graph is not checked again: the clerk that named it has done so.
 
     Args:
         source: The graph's bytes, and the bytes of every blob that it refers to.
+        limits: Bounds on the graph.
         most_bytes: Greatest size of any one value.
 
     Raises:
         Fault: BLOB_NOT_FOUND if a blob is missing; and what reading and inferring the graph finds wrong.
     """
-    graph = wire.from_bytes(source.graph, DEFAULT)
+    graph = wire.from_bytes(source.graph, limits)
     program = Program(graph, source.constants, most_bytes)
     # On a CPU this is a view of the blob where its alignment allows; JAX keeps the blob's memory for as long as it looks at it.
     constants = tuple(jax.device_put(constant) for constant in program.large)

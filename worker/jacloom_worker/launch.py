@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from jacloom_graph.limits import DEFAULT, Limits
 from jacloom_graph.types import OPSET
 from jacloom_worker import envelope
 from jacloom_worker.actor import Worker
@@ -56,6 +57,8 @@ class Seat:
     """Ray's id of the node it must run on; empty for any."""
     memory: int | None = None
     """Bytes that it may allocate; None for no bound."""
+    limits: Limits = DEFAULT
+    """Bounds on the graphs that it accepts."""
 
     def __str__(self) -> str:
         return f"{self.role.value} worker {self.index}" + (f" on node {self.node[:8]}" if self.node else "")
@@ -115,7 +118,7 @@ def start(seat: Seat) -> Handle:
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(seat.node, soft=False)
     threads = 1 if seat.role in (Role.NARROW, Role.CLERK) else None
     actor = ray.remote(Clerk if seat.role is Role.CLERK else Worker).options(**options)
-    return Handle(actor.remote(threads, seat.role is Role.GPU, seat.memory))
+    return Handle(actor.remote(threads, seat.role is Role.GPU, seat.memory, seat.limits))
 
 
 def open_result(packed: Any) -> tuple[Result, tuple[Note, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -22,6 +23,8 @@ from jacloom_server.status import reported
 from jacloom_server.strategy import Mode, Plan
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["DerivativeService"].full_name
+
+_LOG = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -56,6 +59,8 @@ class DerivativeServicer:
     async def answer(self, derivative: Derivative, request: pb.CallRequest, context: Context) -> AsyncIterator[bytes]:
         """Yields the encoded messages that answer a call."""
         # gRPC asks for the next message only when the reader has room for it, and so do we of the work behind it.
+        if request.request_id:
+            _LOG.info("%s of %s for request %r", derivative.value, request.function or "a graph", request.request_id)
         async with reported(context), aclosing(run.replies(self._service, decode(derivative, request))) as replies:
             async for reply in replies:
                 yield encode(reply)
