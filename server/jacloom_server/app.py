@@ -34,7 +34,9 @@ from jacloom_worker.launch import Role
 _LOG = logging.getLogger(__name__)
 
 SERVICES: Final = tuple(f"jacloom_api.v1.{name}" for name in ("DerivativeService", "FunctionService", "BlobService"))
-_SWEEP_SECONDS: Final = 15.0
+_UPKEEP_SECONDS: Final = 5.0
+_MOST_FAILURES: Final = 4
+"""Times in a row that Ray may not answer before it counts as gone."""
 _SPARE_STREAMS: Final = 64
 """Streams that gRPC admits beyond the limit on calls: refusals are answered on them, and health."""
 
@@ -105,7 +107,6 @@ class Server:
         except RuntimeError as error:
             raise ConfigError(f"cannot listen on {config.address}: is another server there already?") from error
         await self._grpc.start()
-        self._later(self._upkeep())
         self._later(self._functions.restore())
         if not is_loopback(host) and config.insecure:
             _LOG.warning("%s can be reached from other machines without %s", config.address, "TLS" if config.token_file else "a token")
@@ -131,16 +132,26 @@ class Server:
         for name in ("", *SERVICES):
             await self._health.set(name, status)
 
-    async def _upkeep(self) -> None:
-        """Drops blobs whose lease has run out, and follows machines that join or leave the cluster."""
-        while True:
-            await asyncio.sleep(_SWEEP_SECONDS)
+    async def lost(self) -> None:
+        """Returns when the Ray cluster is gone, or this machine is no longer part of it: nothing can be computed then, and Ray does not join again.
+
+        Meanwhile follows machines that join or leave, and drops blobs whose lease has run out.
+        """
+        here, failures = launch.here(), 0
+        while failures < _MOST_FAILURES:
+            await asyncio.sleep(_UPKEEP_SECONDS)
+            self._blobs.sweep()
             try:
-                self._blobs.sweep()
-                if not self._cluster.local:
-                    self.pool.seat(layout(await asyncio.to_thread(launch.nodes), self._config, pinned=True))
+                nodes = await asyncio.wait_for(asyncio.to_thread(launch.nodes), _UPKEEP_SECONDS)
             except Exception as error:
-                _LOG.error("upkeep failed; it is tried again in %.0f s", _SWEEP_SECONDS, exc_info=error)
+                failures += 1
+                _LOG.warning("Ray does not say which machines it has (%s)", type(error).__name__)
+                continue
+            failures = 0
+            if here not in [node.id for node in nodes]:
+                return
+            if not self._cluster.local:
+                self.pool.seat(layout(nodes, self._config, pinned=True))
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -1,4 +1,4 @@
-"""The pool: jobs from many calls to many processes, on credit; what is lost is run again elsewhere, what is cancelled stops."""
+"""The pool: errands from many calls to many processes, on credit; what is lost is run again elsewhere, what is cancelled stops."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ray import exceptions as ray_errors
 from jacloom_graph.errors import Fault, Reason
 from jacloom_server.slot import PROMPT, Run, Slot, State, choose
 from jacloom_server.status import to_fault
-from jacloom_server.work import Assignment, Desk, Job, Lane
+from jacloom_server.work import Assignment, Desk, Errand, Lane
 from jacloom_worker import launch
 from jacloom_worker.launch import Result, Role, Seat
 from jacloom_worker.protocol import Hello, Missing
@@ -31,23 +31,23 @@ _BREATH: Final = 1.5
 _REFUSED_PAUSE: Final = 30.0
 """Seconds between tries of a seat whose process did not fit this server."""
 _MOST_OUTAGES: Final = 10
-"""Times that a job's outcome may be lost on the way before the call is told that there are no workers."""
+"""Times that an errand's outcome may be lost on the way before the call is told that there are no workers."""
 _LEASE_MARGIN: Final = 5.0
 """Seconds beyond a lease after which the process counts as lost; its own watchdog should have ended it by then."""
 _TICK: Final = 1.0
 
 
 class Pool:
-    """Worker processes on seats, and the jobs for them. Lives on one event loop; nothing here is thread-safe."""
+    """Worker processes on seats, and the errands for them. Lives on one event loop; nothing here is thread-safe."""
 
     def __init__(self, *, lease: float, attempts: int, patience: float, abreast: int, changed: Callable[[], None] = lambda: None) -> None:
         """Makes a pool without seats.
 
         Args:
             abreast: Processes that start at the same time. Each keeps a core busy for some seconds; the first seats are wanted first.
-            lease: Seconds that one job may take.
-            attempts: Processes that one job may end before it is given up.
-            patience: Seconds that jobs wait while no process can take them.
+            lease: Seconds that one errand may take.
+            attempts: Processes that one errand may end before it is given up.
+            patience: Seconds that errands wait while no process can take them.
             changed: Called whenever a process becomes ready or is lost.
         """
         self._loop = asyncio.get_running_loop()
@@ -96,7 +96,7 @@ class Pool:
 
     @contextmanager
     def lane(self) -> Iterator[Lane]:
-        """Yields a queue for one call's jobs. At the end, however it comes, what is left of them is cancelled."""
+        """Yields a queue for one call's errands. At the end, however it comes, what is left of them is cancelled."""
         lane = Lane()
         try:
             yield lane
@@ -104,24 +104,24 @@ class Pool:
             self._close_lane(lane)
 
     def submit(self, lane: Lane, assignment: Assignment) -> asyncio.Future[Result]:
-        """Queues a job.
+        """Queues an errand.
 
         Returns:
             A future that ends with the answer. It is a ``Fault`` where the computation has one, or where the pool gave up: POISONED,
             TOO_SLOW, OUT_OF_MEMORY, NO_WORKERS, DRAINING, INTERNAL.
         """
-        job = Job(assignment, lane, self._loop.create_future(), self._loop.time())
+        errand = Errand(assignment, lane, self._loop.create_future(), self._loop.time())
         if self._closed:
-            job.settle(_draining())
-            return job.future
+            errand.settle(_draining())
+            return errand.future
         if not lane.queue:
             self._lanes.append(lane)
-        lane.queue.append(job)
+        lane.queue.append(errand)
         self._pump()
-        return job.future
+        return errand.future
 
     async def ask(self, assignment: Assignment) -> Result:
-        """Returns the answer to a single job; raises the fault where the answer is one."""
+        """Returns the answer to a single errand; raises the fault where the answer is one."""
         with self.lane() as lane:
             answer = await self.submit(lane, assignment)
         if isinstance(answer, Fault):
@@ -141,8 +141,8 @@ class Pool:
             slot.runs.clear()
             self._end(slot)
         for lane in self._lanes:
-            for job in lane.queue:
-                job.settle(_draining())
+            for errand in lane.queue:
+                errand.settle(_draining())
         self._lanes.clear()
         self._slots.clear()
 
@@ -203,13 +203,13 @@ class Pool:
         self._loop.call_later(_BREATH, self._launch_next)
 
     def _lose(self, slot: Slot, why: str, *, blame: bool = True, fault: Fault | None = None) -> None:
-        """Ends a slot's process, puts its jobs back into their queues, and has another process started.
+        """Ends a slot's process, puts its errands back into their queues, and has another process started.
 
         Args:
             slot: The slot.
             why: What happened, for the log.
-            blame: The job that was being computed counts as the cause.
-            fault: What that job ends with, if it shall not be tried again.
+            blame: The errand that was being computed counts as the cause.
+            fault: What that errand ends with, if it shall not be tried again.
         """
         runs, known = list(slot.runs), slot.state is State.READY
         slot.runs.clear()
@@ -220,12 +220,12 @@ class Pool:
             if run.settled:
                 continue
             first = position == 0
-            if run.job.lane.closed:
+            if run.errand.lane.closed:
                 self._settle(run, Fault(Reason.INTERNAL, "cancelled"))
             elif first and fault is not None:
                 self._settle(run, fault)
             else:
-                run.job.deaths += first and blame
+                run.errand.deaths += first and blame
                 self._again(run)
         if slot.retired or self._closed:
             return
@@ -250,30 +250,30 @@ class Pool:
             slot.handle = None
 
     def _again(self, run: Run) -> None:
-        """Puts a job whose outcome is lost back to the front of its queue, or gives it up."""
-        job = run.job
+        """Puts an errand whose outcome is lost back to the front of its queue, or gives it up."""
+        errand = run.errand
         run.settled = True
         if run.timer is not None:
             run.timer.cancel()
-        if job.deaths >= self._attempts:
+        if errand.deaths >= self._attempts:
             message = (
-                f"{job.assignment.label} ended {job.deaths} workers one after the other, so this part of the work is not tried again; "
+                f"{errand.assignment.label} ended {errand.deaths} workers one after the other, so this part of the work is not tried again; "
                 "it may need more memory than a worker has, or meet a defect of the compiler"
             )
-            job.settle(Fault(Reason.POISONED, message))
-        elif job.outages >= _MOST_OUTAGES:
-            job.settle(Fault(Reason.NO_WORKERS, "the workers cannot be reached reliably; try again in a while"))
+            errand.settle(Fault(Reason.POISONED, message))
+        elif errand.outages >= _MOST_OUTAGES:
+            errand.settle(Fault(Reason.NO_WORKERS, "the workers cannot be reached reliably; try again in a while"))
         else:
-            job.lane.retries += 1
-            job.since = self._loop.time()
-            if not job.lane.queue:
-                self._lanes.append(job.lane)
-            job.lane.queue.appendleft(job)
+            errand.lane.retries += 1
+            errand.since = self._loop.time()
+            if not errand.lane.queue:
+                self._lanes.append(errand.lane)
+            errand.lane.queue.appendleft(errand)
 
     # Jobs: out, back, cancelled.
 
     def _pump(self) -> None:
-        """Sends out whatever can be sent, one job of each lane in turn."""
+        """Sends out whatever can be sent, one errand of each lane in turn."""
         now = self._loop.time()
         idle = 0
         while self._lanes and idle < len(self._lanes):
@@ -285,10 +285,10 @@ class Pool:
                 continue
             idle = 0
             self._lanes.popleft()
-            job = lane.queue.popleft()
+            errand = lane.queue.popleft()
             if lane.queue:
                 self._lanes.append(lane)
-            self._send(job, slot, now)
+            self._send(errand, slot, now)
         if self._recheck is None and any(lane.queue[0].assignment.desk is Desk.PASSES for lane in self._lanes):
             # Another role may help out once the right process has been busy for long; nothing else would wake us then.
             self._recheck = self._loop.call_later(PROMPT, self._check_again)
@@ -297,21 +297,21 @@ class Pool:
         self._recheck = None
         self._pump()
 
-    def _send(self, job: Job, slot: Slot, now: float) -> None:
-        handle, function = slot.handle, job.assignment.function
+    def _send(self, errand: Errand, slot: Slot, now: float) -> None:
+        handle, function = slot.handle, errand.assignment.function
         assert handle is not None
         loading = bool(function) and function not in slot.functions
         try:
-            sent = job.assignment.send(handle, self._lease, loading)
+            sent = errand.assignment.send(handle, self._lease, loading)
         except Exception as error:
             # Arguments that cannot be sent: a function or blob that is gone, or an object store that is full.
-            job.settle(to_fault(error))
+            errand.settle(to_fault(error))
             return
         if function:
             slot.functions.add(function)
-        run = Run(job, slot, now, self._lease, loaded=loading, alone=job.deaths > 0)
+        run = Run(errand, slot, now, self._lease, loaded=loading, alone=errand.deaths > 0)
         slot.runs.append(run)
-        job.lane.seats.add(str(slot.seat))
+        errand.lane.seats.add(str(slot.seat))
         if len(slot.runs) == 1:
             self._watch(run)
         self._when_done(sent, lambda future: self._landed(run, future))
@@ -321,16 +321,16 @@ class Pool:
         if run.timer is not None:
             run.timer.cancel()
         run.began = self._loop.time()
-        seconds = _CANCEL_GRACE if run.job.lane.closed else run.lease + _LEASE_MARGIN
+        seconds = _CANCEL_GRACE if run.errand.lane.closed else run.lease + _LEASE_MARGIN
         run.timer = self._loop.call_later(seconds, self._overdue, run)
 
     def _overdue(self, run: Run) -> None:
         if run.settled:
             return
-        if run.job.lane.closed:
-            self._lose(run.slot, f"its caller had gone and {run.job.assignment.label} went on", blame=False)
+        if run.errand.lane.closed:
+            self._lose(run.slot, f"its caller had gone and {run.errand.assignment.label} went on", blame=False)
         else:
-            self._lose(run.slot, f"{run.job.assignment.label} took longer than {run.lease:.0f} s", fault=self._too_slow(run))
+            self._lose(run.slot, f"{run.errand.assignment.label} took longer than {run.lease:.0f} s", fault=self._too_slow(run))
 
     def _landed(self, run: Run, future: Future[Any]) -> None:
         """Takes an answer, or what came instead of one."""
@@ -341,7 +341,7 @@ class Pool:
         except ray_errors.ActorUnavailableError:
             # The reply is lost and the process perhaps not; whether it computed is unknown. Jobs may be computed twice, so that does not matter.
             self._remove(run)
-            run.job.outages += 1
+            run.errand.outages += 1
             self._again(run)
             self._probe(run.slot)
         except ray_errors.RayTaskError as error:
@@ -372,12 +372,12 @@ class Pool:
         self._remove(run)
         if isinstance(result, Missing):
             # The process dropped the function to make room; it gets it again, in front of all else.
-            run.slot.functions.discard(run.job.assignment.function)
+            run.slot.functions.discard(run.errand.assignment.function)
             run.settled = True
             if run.loaded:
-                run.job.settle(to_fault(RuntimeError(f"{run.slot.seat} does not take the function {run.job.assignment.function}")))
-            elif not run.job.lane.closed:
-                self._send(run.job, run.slot, self._loop.time())
+                run.errand.settle(to_fault(RuntimeError(f"{run.slot.seat} does not take the function {run.errand.assignment.function}")))
+            elif not run.errand.lane.closed:
+                self._send(run.errand, run.slot, self._loop.time())
             return
         self._settle(run, result)
 
@@ -396,7 +396,7 @@ class Pool:
         run.settled = True
         if run.timer is not None:
             run.timer.cancel()
-        run.job.settle(result)
+        run.errand.settle(result)
 
     def _died(self, run: Run, error: ray_errors.RayError) -> None:
         _LOG.debug("%s died", run.slot.seat, exc_info=error)
@@ -407,10 +407,10 @@ class Pool:
             text = "the machine ran out of memory while it worked on this call; use smaller tiles, or workers with more memory"
             self._lose(run.slot, "its machine ran out of memory", fault=Fault(Reason.OUT_OF_MEMORY, text))
         else:
-            self._lose(run.slot, f"its process ended while it was at {run.slot.runs[0].job.assignment.label if run.slot.runs else 'nothing'}")
+            self._lose(run.slot, f"its process ended while it was at {run.slot.runs[0].errand.assignment.label if run.slot.runs else 'nothing'}")
 
     def _too_slow(self, run: Run) -> Fault:
-        return Fault(Reason.TOO_SLOW, f"{run.job.assignment.label} took longer than {run.lease:.0f} s, compiling included; use smaller tiles")
+        return Fault(Reason.TOO_SLOW, f"{run.errand.assignment.label} took longer than {run.lease:.0f} s, compiling included; use smaller tiles")
 
     def _probe(self, slot: Slot) -> None:
         """Finds out whether a process that could not be reached is still there."""
@@ -434,20 +434,20 @@ class Pool:
         lane.closed = True
         if lane in self._lanes:
             self._lanes.remove(lane)
-        for job in lane.queue:
-            job.future.cancel()
+        for errand in lane.queue:
+            errand.future.cancel()
         lane.queue.clear()
         for slot in self._slots:
             for run in slot.runs:
-                if run.job.lane is lane:
-                    run.job.future.cancel()
-            if slot.runs and slot.runs[0].job.lane is lane:
+                if run.errand.lane is lane:
+                    run.errand.future.cancel()
+            if slot.runs and slot.runs[0].errand.lane is lane:
                 self._watch(slot.runs[0])
 
     # Time.
 
     def _tick(self) -> None:
-        """Gives up on jobs that nobody has been there for."""
+        """Gives up on errands that nobody has been there for."""
         self._ticker = self._loop.call_later(_TICK, self._tick)
         now = self._loop.time()
         for desk in Desk:
@@ -456,9 +456,11 @@ class Pool:
                 continue
             refused = bool(able) and all(slot.state is State.REFUSED for slot in able)
             for lane in list(self._lanes):
-                for job in [job for job in lane.queue if job.assignment.desk is desk and (refused or now - job.since > self._patience)]:
-                    lane.queue.remove(job)
-                    job.settle(Fault(Reason.NO_WORKERS, self._nobody(refused)))
+                for errand in [
+                    errand for errand in lane.queue if errand.assignment.desk is desk and (refused or now - errand.since > self._patience)
+                ]:
+                    lane.queue.remove(errand)
+                    errand.settle(Fault(Reason.NO_WORKERS, self._nobody(refused)))
                 if not lane.queue:
                     self._lanes.remove(lane)
 

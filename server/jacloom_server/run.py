@@ -18,7 +18,7 @@ from jacloom_server.functions import Function, Functions
 from jacloom_server.pool import Pool
 from jacloom_server.strategy import Plan, Problem
 from jacloom_server.tiling import BLOCK_BYTES
-from jacloom_server.weave import Pattern, Weaver, kernel_of, platform_of
+from jacloom_server.weave import Request, Weaver, kernel_of, platform_of
 from jacloom_server.work import Desk
 from jacloom_worker.launch import Operand
 from jacloom_worker.protocol import Done, Kernel, Task
@@ -103,9 +103,9 @@ async def _tiled(
     header: Header | None = Header(function.name, plan, tuple(found))
     # Every tile needs the arguments: those that are not small are stored once.
     shared = [Operand(operand.type, ray.put(operand.data)) if is_large(operand) else operand for operand in sent]
-    pattern = Pattern(call, function, chosen, plan, tuple(found), tuple(shared))
+    request = Request(call, function, chosen, plan, tuple(found), tuple(shared))
     with service.pool.lane() as lane:
-        weaver = Weaver(service.pool, lane, pattern, started)
+        weaver = Weaver(service.pool, lane, request, started)
         blocks: list[Block] = []
         size, flushed = 0, time.perf_counter()
         while weaver.busy:

@@ -9,8 +9,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from typing import Final, TextIO
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Final, TextIO, TypeVar
 
 from jacloom_server import reaper
 from jacloom_server.app import Server
@@ -19,6 +20,10 @@ from jacloom_server.config import Config
 
 _LOG = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
+_ORPHANED: Final = "the parent is gone"
+_LOST: Final = 70
+"""Exit code of a server that has lost Ray; whoever supervises it starts another."""
 _LAST_RESORT: Final = 15.0
 """Seconds after the drain at which the process ends whatever still hangs."""
 
@@ -41,45 +46,58 @@ def serve(config: Config, *, parent: bool) -> int:
         if cluster.folder is not None:
             clear_away(cluster.folder)
         try:
-            asyncio.run(_serve(config, cluster, announce if parent else None))
+            code = asyncio.run(_serve(config, cluster, announce if parent else None))
         finally:
             cluster.close()
-    return 0
+    return code
 
 
-async def _serve(config: Config, cluster: Cluster, parent: TextIO | None) -> None:
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    grace = config.drain
-
-    def told(name: str) -> None:
-        nonlocal grace
-        # Told twice: at once.
-        grace = 0.0 if stop.is_set() else grace
-        _LOG.info("%s: stopping%s", name, " now" if not grace else f", calls under way have {grace:.0f} s to finish")
-        stop.set()
-
-    def orphaned() -> None:
-        nonlocal grace
-        grace = 0.0
-        stop.set()
-
+async def _serve(config: Config, cluster: Cluster, parent: TextIO | None) -> int:
+    loop, told = asyncio.get_running_loop(), asyncio.Queue[str]()
     server = Server(config, cluster)
-    loop.add_signal_handler(signal.SIGTERM, told, "SIGTERM")
+    loop.add_signal_handler(signal.SIGTERM, told.put_nowait, "SIGTERM")
     # Ctrl-C in a terminal reaches every process in it. A server that belongs to another leaves the decision to that one.
-    loop.add_signal_handler(signal.SIGINT, (lambda: None) if parent else lambda: told("SIGINT"))
+    loop.add_signal_handler(signal.SIGINT, (lambda: None) if parent else partial(told.put_nowait, "SIGINT"))
     if parent:
-        threading.Thread(target=_await_end_of_input, args=(loop, orphaned), name="parent", daemon=True).start()
+        threading.Thread(target=_await_end_of_input, args=(loop, partial(told.put_nowait, _ORPHANED)), name="parent", daemon=True).start()
+    grace = 0.0
     try:
         address = await server.start()
         _LOG.info("serving on %s", address)
         if parent:
             print(json.dumps({"address": address, "pid": os.getpid()}), file=parent, flush=True)
-        await stop.wait()
+        reason = await _first(told.get(), server.lost())
+        if reason is None:
+            _LOG.error("Ray is gone, and this server cannot go on without it")
+            await server.stop(0.0)
+            # Ray would wait for what is not there any more.
+            os._exit(_LOST)
+        grace = 0.0 if reason == _ORPHANED else config.drain
+        _LOG.info("%s: stopping; calls under way have %.0f s to finish", reason, grace)
     finally:
-        last_resort = threading.Timer(grace + _LAST_RESORT, os._exit, (1,))
-        last_resort.daemon = True
-        last_resort.start()
+        _last_resort(grace + _LAST_RESORT)
+        # Told twice, at once: the shorter grace counts.
+        again = asyncio.create_task(told.get())
+        again.add_done_callback(lambda _: asyncio.create_task(server.stop(0.0)))
         await server.stop(grace)
+    return 0
+
+
+async def _first(*works: Coroutine[Any, Any, _T]) -> _T:
+    """Returns what the first of several works to end returns; the others are cancelled."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return done.pop().result()
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _last_resort(seconds: float) -> None:
+    timer = threading.Timer(seconds, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
 
 
 def _own_output() -> TextIO:

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from jacloom_server.work import Desk, Job
+from jacloom_server.work import Desk, Errand
 from jacloom_worker.launch import Handle, Role, Seat
 from jacloom_worker.protocol import Hello
 
 CREDITS: Final = 2
 """Jobs in flight for one process: one being computed, one waiting in its queue, so that it never idles for a round trip."""
 PROMPT: Final = 0.25
-"""Seconds: a process that has been at a job for longer is not given a single pass to queue behind it."""
+"""Seconds: a process that has been at an errand for longer is not given a single pass to queue behind it."""
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 10.0
 
@@ -33,9 +33,9 @@ class State(Enum):
 
 @dataclass(eq=False, slots=True)
 class Run:
-    """A job that was sent to a process."""
+    """A errand that was sent to a process."""
 
-    job: Job
+    errand: Errand
     slot: Slot
     began: float
     """Loop time at which it was sent or, if another was before it, at which that one was done: then its own computation can have begun."""
@@ -75,24 +75,24 @@ class Slot:
         return min(_FIRST_PAUSE * 2.0**self.failures, _LONGEST_PAUSE)
 
     def serves(self, desk: Desk) -> bool:
-        """Returns whether jobs of that kind are this seat's business, or may become so when nobody better is there."""
+        """Returns whether errands of that kind are this seat's business, or may become so when nobody better is there."""
         return (self.seat.role is Role.CLERK) == (desk is Desk.CLERK)
 
-    def accepts(self, job: Job) -> bool:
-        """Returns whether a job can be sent to the process now."""
+    def accepts(self, errand: Errand) -> bool:
+        """Returns whether an errand can be sent to the process now."""
         if self.state is not State.READY or len(self.runs) >= CREDITS:
             return False
-        if job.deaths and self.runs:
+        if errand.deaths and self.runs:
             return False
         return not any(run.alone for run in self.runs)
 
     def prompt(self, now: float) -> bool:
-        """Returns whether a job sent now would be begun soon."""
+        """Returns whether an errand sent now would be begun soon."""
         return not self.runs or now - self.runs[0].began < PROMPT
 
 
 def preference(desk: Desk, role: Role) -> int:
-    """Returns how well a role suits a kind of job: 0 best. Roles further down help out when none better is ready, or when those are busy for long."""
+    """Returns how well a role suits a kind of errand: 0 best. Roles further down help out when none better is ready, or those are long busy."""
     match desk:
         case Desk.CLERK:
             return 0
@@ -102,22 +102,22 @@ def preference(desk: Desk, role: Role) -> int:
             return {Role.GPU: 0, Role.WIDE: 1, Role.NARROW: 2, Role.CLERK: 9}[role]
 
 
-def choose(job: Job, slots: list[Slot], now: float) -> Slot | None:
-    """Returns the slot that a job should be sent to now, or None if it had better wait.
+def choose(errand: Errand, slots: list[Slot], now: float) -> Slot | None:
+    """Returns the slot that an errand should be sent to now, or None if it had better wait.
 
     Tiles fill every credit of the best ready role. A single pass goes to an idle process of the best role; if those are at something long, to
     an idle one of the next role, whose answer comes sooner even if it must compile first.
     """
-    desk = job.assignment.desk
+    desk = errand.assignment.desk
     ready = [slot for slot in slots if slot.state is State.READY and slot.serves(desk)]
     if not ready:
         return None
     best = min(preference(desk, slot.seat.role) for slot in ready)
 
     def rank(slot: Slot) -> tuple[int, int, bool, int]:
-        return (preference(desk, slot.seat.role), len(slot.runs), job.assignment.function not in slot.functions, slot.seat.index)
+        return (preference(desk, slot.seat.role), len(slot.runs), errand.assignment.function not in slot.functions, slot.seat.index)
 
-    free = [slot for slot in ready if slot.accepts(job)]
+    free = [slot for slot in ready if slot.accepts(errand)]
     if desk is Desk.PASSES:
         free = [slot for slot in free if slot.prompt(now) and (preference(desk, slot.seat.role) == best or not slot.runs)]
         if any(preference(desk, slot.seat.role) == best for slot in ready if slot.prompt(now)):

@@ -30,7 +30,7 @@ _AHEAD: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Pattern:
+class Request:
     """What a call's tiles have in common."""
 
     call: Call
@@ -58,32 +58,32 @@ def platform_of(pool: Pool) -> str:
 class Weaver:
     """Keeps a window of tiles under way: enough for every worker, no more than the reader keeps up with."""
 
-    def __init__(self, pool: Pool, lane: Lane, pattern: Pattern, started: float) -> None:
+    def __init__(self, pool: Pool, lane: Lane, request: Request, started: float) -> None:
         """Sends out the first tiles.
 
         Args:
             pool: The workers.
             lane: The call's queue; closing it cancels what is under way.
-            pattern: The call.
+            request: The call.
             started: ``time.perf_counter()`` when the call began.
         """
-        call, plan = pattern.call, pattern.plan
+        call, plan = request.call, request.plan
         self._pool = pool
         self._lane = lane
-        self._pattern = pattern
+        self._pattern = request
         self._started = started
         self._planned = time.perf_counter()
-        self._kernel = kernel_of(call, pattern.function, pattern.chosen, plan)
+        self._kernel = kernel_of(call, request.function, request.chosen, plan)
         self._point = secrets.token_hex(8)
-        self._first = sum(array.part is Part.VALUE for array in pattern.arrays)
+        self._first = sum(array.part is Part.VALUE for array in request.arrays)
         self._cutter = Cutter(plan.passes)
         own = bool(call.tile) or not plan.passes
-        self._tuner = Tuner(plan.tile, fixed=True) if own else pattern.function.tuner(self._kernel, platform_of(pool), plan)
+        self._tuner = Tuner(plan.tile, fixed=True) if own else request.function.tuner(self._kernel, platform_of(pool), plan)
         self._arrivals: asyncio.Queue[tuple[Tile | None, asyncio.Future[Result]]] = asyncio.Queue()
         self._under_way = 0
         self._tiles = self._passes = 0
         self._seconds = self._compile_seconds = 0.0
-        if pattern.chosen.values:
+        if request.chosen.values:
             self._submit_values()
         self.fill()
 
@@ -119,14 +119,14 @@ class Weaver:
         assert isinstance(result, Done)
         self._seconds += result.seconds
         self._compile_seconds += result.compile_seconds
-        pattern = self._pattern
+        request = self._pattern
         if tile is None:
-            values = enumerate(zip(pattern.arrays, result.arrays, strict=False))
+            values = enumerate(zip(request.arrays, result.arrays, strict=False))
             return (block for number, (array, leaf) in values for block in answer.whole(number, array, leaf))
         self._tiles += 1
         self._passes += tile.count
         self._tuner.record(tile.width, tile.count, result.seconds, result.compile_seconds)
-        return answer.of_tile(pattern.arrays, self._first, pattern.plan.mode, tile, pattern.chosen, result.arrays)
+        return answer.of_tile(request.arrays, self._first, request.plan.mode, tile, request.chosen, result.arrays)
 
     def progress(self) -> Progress:
         """Returns how far the call has come."""

@@ -63,7 +63,7 @@ def survey(graph: Load, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorp
 
 
 @dataclass(eq=False, slots=True)
-class Job:
+class Errand:
     """An assignment on its way through the pool."""
 
     assignment: Assignment
@@ -77,7 +77,7 @@ class Job:
     """Times that its outcome was lost although the process may live."""
 
     def settle(self, result: Result) -> None:
-        """Ends the job, unless its caller has gone."""
+        """Ends the errand, unless its caller has gone."""
         if not self.future.done():
             self.future.set_result(result)
 
@@ -86,7 +86,7 @@ class Job:
 class Lane:
     """The queue of one call. Lanes take turns, so that a call with many tiles does not keep others waiting."""
 
-    queue: deque[Job] = field(default_factory=deque)
+    queue: deque[Errand] = field(default_factory=deque)
     retries: int = 0
     """Jobs that were run again."""
     seats: set[str] = field(default_factory=set)

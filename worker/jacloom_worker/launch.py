@@ -19,7 +19,7 @@ from jacloom_worker.clerk import Clerk
 from jacloom_worker.envelope import INLINE_BYTES, Note, Operand, Result
 from jacloom_worker.protocol import PROTOCOL, Hello, Load, Task
 
-__all__ = ["INLINE_BYTES", "Handle", "Node", "Note", "Operand", "Result", "Role", "Seat", "nodes", "open_result", "refusal", "start"]
+__all__ = ["INLINE_BYTES", "Handle", "Node", "Note", "Operand", "Result", "Role", "Seat", "here", "nodes", "open_result", "refusal", "start"]
 
 
 class Role(Enum):
@@ -133,6 +133,12 @@ def refusal(hello: Hello) -> str | None:
     if hello.opset != OPSET:
         return f"it has op table {hello.opset} and this server {OPSET}; install the same release of jacloom on every machine"
     return None
+
+
+def here() -> str:
+    """Returns Ray's id of the machine that this process runs on."""
+    node: str = ray.get_runtime_context().get_node_id()
+    return node
 
 
 def nodes() -> list[Node]:
