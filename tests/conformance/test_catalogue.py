@@ -28,8 +28,8 @@ def test_case(case: test_harnesses.Harness) -> None:
 
 def compare(case: test_harnesses.Harness) -> None:
     """Asserts that a case's value is JAX's bit for bit, and its derivatives JAX's to rounding, or refused where JAX refuses."""
-    # Cases of float32 that ask for 64-bit indices need 64-bit types too.
-    wide = case.dtype == np.float64 or "64" in case.fullname
+    # Cases of float32 that ask for wider types need those types.
+    wide = case.dtype == np.float64 or any(bits in case.fullname for bits in ("64", "128"))
     with jax.enable_x64(True):
         args = case.dyn_args_maker(np.random.RandomState(0))
     with jax.enable_x64(wide):
