@@ -24,8 +24,8 @@ _T = TypeVar("_T")
 _ORPHANED: Final = "the parent is gone"
 _LOST: Final = 70
 """Exit code of a server that has lost Ray; whoever supervises it starts another."""
-_LAST_RESORT: Final = 15.0
-"""Seconds after the drain at which the process ends whatever still hangs."""
+_LAST_RESORT: Final = 8.0
+"""Seconds after which the process ends whatever still hangs: of the drain, and again of leaving the cluster."""
 
 
 def serve(config: Config, *, parent: bool) -> int:
@@ -48,6 +48,8 @@ def serve(config: Config, *, parent: bool) -> int:
         try:
             code = asyncio.run(_serve(config, cluster, announce if parent else None))
         finally:
+            # Ray waits for a cluster that does not answer any more.
+            _last_resort(_LAST_RESORT)
             cluster.close()
     return code
 
