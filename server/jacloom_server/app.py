@@ -37,6 +37,8 @@ SERVICES: Final = tuple(f"jacloom_api.v1.{name}" for name in ("DerivativeService
 _UPKEEP_SECONDS: Final = 5.0
 _MOST_FAILURES: Final = 4
 """Times in a row that Ray may not answer before it counts as gone."""
+_LAST_WORDS: Final = 1.0
+"""Seconds between the end of the work and that of the connections, for the answers that say so."""
 _SPARE_STREAMS: Final = 64
 """Streams that gRPC admits beyond the limit on calls: refusals are answered on them, and health."""
 
@@ -118,10 +120,13 @@ class Server:
         with contextlib.suppress(TimeoutError):
             # A watcher of health that does not read must not keep us.
             await asyncio.wait_for(self._health.enter_graceful_shutdown(), 1.0)
-        await self._grpc.stop(grace)
+        stopping = asyncio.create_task(self._grpc.stop(grace + _LAST_WORDS))
+        await asyncio.wait([stopping], timeout=grace)
+        # Calls that are left end now, and say why; gRPC cuts off only those that do not even listen.
+        self.pool.close()
+        await stopping
         for task in self._tasks:
             task.cancel()
-        self.pool.close()
 
     def _tell_health(self) -> None:
         self._later(self._set_health())

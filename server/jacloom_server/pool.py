@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Final
 
 from ray import exceptions as ray_errors
 
 from jacloom_graph.errors import Fault, Reason
-from jacloom_server.slot import PROMPT, Run, Slot, State, choose
+from jacloom_server.crew import Crew, on_loop
+from jacloom_server.slot import PROMPT, Run, Slot, State, choose, reserve
 from jacloom_server.status import to_fault
 from jacloom_server.work import Assignment, Desk, Errand, Lane
 from jacloom_worker import launch
@@ -24,12 +25,6 @@ _LOG = logging.getLogger(__name__)
 
 _CANCEL_GRACE: Final = 2.0
 """Seconds that a cancelled computation may go on before its process, with all that it has compiled, is ended."""
-_START_SECONDS: Final = 120.0
-"""Seconds until a process must have said hello: it imports JAX, perhaps on a busy machine."""
-_BREATH: Final = 1.5
-"""Seconds between a process's hello and the start of the next: the first call is waiting for the first processes, and would share their cores."""
-_REFUSED_PAUSE: Final = 30.0
-"""Seconds between tries of a seat whose process did not fit this server."""
 _MOST_OUTAGES: Final = 10
 """Times that an errand's outcome may be lost on the way before the call is told that there are no workers."""
 _LEASE_MARGIN: Final = 5.0
@@ -44,10 +39,10 @@ class Pool:
         """Makes a pool without seats.
 
         Args:
-            abreast: Processes that start at the same time. Each keeps a core busy for some seconds; the first seats are wanted first.
             lease: Seconds that one errand may take.
             attempts: Processes that one errand may end before it is given up.
             patience: Seconds that errands wait while no process can take them.
+            abreast: Processes that start at the same time. Each keeps a core busy for some seconds.
             changed: Called whenever a process becomes ready or is lost.
         """
         self._loop = asyncio.get_running_loop()
@@ -55,13 +50,9 @@ class Pool:
         self._attempts = attempts
         self._patience = patience
         self._changed = changed
-        self._abreast = abreast
-        self._slots: list[Slot] = []
-        self._starting: deque[Slot] = deque()
-        """Slots whose turn to start a process has not come."""
+        self._crew = Crew(abreast, self._crew_changed)
         self._lanes: deque[Lane] = deque()
         """Lanes with something in their queue, in the order of their turns."""
-        self._refusal = ""
         self._closed = False
         self._ticker = self._loop.call_later(_TICK, self._tick)
         self._recheck: asyncio.TimerHandle | None = None
@@ -69,30 +60,25 @@ class Pool:
     def seat(self, seats: Iterable[Seat]) -> None:
         """Makes these the pool's seats: starts processes on new ones, in order, and ends those on seats that are no longer there."""
         wanted = list(seats)
-        for slot in [slot for slot in self._slots if slot.seat not in wanted]:
-            slot.retired = True
-            self._slots.remove(slot)
-            self._lose(slot, f"{slot.seat} is no longer wanted", blame=False)
-        present = {slot.seat for slot in self._slots}
-        for seat in wanted:
-            if seat not in present:
-                slot = Slot(seat)
-                self._slots.append(slot)
-                self._starting.append(slot)
-        self._launch_next()
+        for slot in [slot for slot in self._crew.slots if slot.seat not in wanted]:
+            runs = self._taken(slot)
+            self._crew.retire(slot)
+            self._rerun(runs)
+        self._crew.add(wanted)
+        self._pump()
 
     def ready(self, *roles: Role) -> int:
         """Returns how many processes of some roles are ready; of any, without roles."""
-        return sum(slot.state is State.READY and (not roles or slot.seat.role in roles) for slot in self._slots)
+        return self._crew.ready(*roles)
 
     def workers_for_tiles(self) -> int:
         """Returns how many processes tiles are spread over, those that are about to start included."""
-        tilers = sum(slot.seat.role in (Role.NARROW, Role.GPU) for slot in self._slots)
-        return tilers or sum(slot.seat.role is Role.WIDE for slot in self._slots)
+        tilers = sum(slot.seat.role in (Role.NARROW, Role.GPU) for slot in self._crew.slots)
+        return tilers or sum(slot.seat.role is Role.WIDE for slot in self._crew.slots)
 
     def processes(self) -> list[Hello]:
         """Returns what each ready process said of itself."""
-        return [slot.hello for slot in self._slots if slot.state is State.READY and slot.hello is not None]
+        return [slot.hello for slot in self._crew.slots if slot.state is State.READY and slot.hello is not None]
 
     @contextmanager
     def lane(self) -> Iterator[Lane]:
@@ -129,81 +115,28 @@ class Pool:
         return answer
 
     def close(self) -> None:
-        """Ends all processes. Jobs that are left end with DRAINING."""
+        """Ends all processes. Errands that are left end with DRAINING."""
         self._closed = True
         self._ticker.cancel()
         if self._recheck is not None:
             self._recheck.cancel()
-        for slot in self._slots:
-            slot.retired = True
-            for run in slot.runs:
+        for slot in self._crew.slots:
+            for run in self._taken(slot):
                 self._settle(run, _draining())
-            slot.runs.clear()
-            self._end(slot)
+        self._crew.close()
         for lane in self._lanes:
             for errand in lane.queue:
                 errand.settle(_draining())
         self._lanes.clear()
-        self._slots.clear()
 
-    # Processes: start, greet, lose, replace.
+    # Processes that come and go.
 
-    def _launch_next(self) -> None:
-        """Starts processes on slots that wait for their turn, as many as may start at the same time."""
-        starting = sum(slot.state is State.STARTING for slot in self._slots)
-        while self._starting and starting < self._abreast:
-            self._launch(self._starting.popleft())
-            starting += 1
-
-    def _launch(self, slot: Slot) -> None:
-        if slot.retired or self._closed:
-            return
-        slot.state = State.STARTING
-        slot.functions.clear()
-        try:
-            slot.handle = handle = launch.start(slot.seat)
-            greeting = handle.hello()
-        except Exception as error:
-            _LOG.error("%s could not be started", slot.seat, exc_info=error)
-            self._lose(slot, "it could not be started", blame=False)
-            return
-        slot.timer = self._loop.call_later(_START_SECONDS, self._overslept, slot, handle)
-        self._when_done(greeting, lambda future: self._greeted(slot, handle, future))
-
-    def _overslept(self, slot: Slot, handle: launch.Handle) -> None:
-        if slot.handle is handle and slot.state is State.STARTING:
-            self._lose(slot, f"it did not start within {_START_SECONDS:.0f} s", blame=False)
-
-    def _greeted(self, slot: Slot, handle: launch.Handle, future: Future[Hello]) -> None:
-        if slot.handle is not handle or slot.state is not State.STARTING:
-            return
-        error = future.exception()
-        if error is not None:
-            _LOG.debug("%s failed to start", slot.seat, exc_info=error)
-            # An exception in the constructor repeats itself: its text is the only way to learn why nothing works.
-            self._lose(slot, f"it failed to start: {_brief(error)}", blame=False)
-            return
-        hello = future.result()
-        refusal = launch.refusal(hello)
-        if refusal is not None:
-            self._refusal = refusal
-            _LOG.error("%s (process %d) is refused: %s", slot.seat, hello.pid, refusal)
-            self._end(slot)
-            slot.state = State.REFUSED
-            slot.timer = self._loop.call_later(_REFUSED_PAUSE, self._launch, slot)
-            self._launch_next()
-            return
-        if slot.timer is not None:
-            slot.timer.cancel()
-        slot.hello = hello
-        slot.state = State.READY
-        _LOG.info("%s is ready: process %d, %s, JAX %s", slot.seat, hello.pid, hello.device, hello.jax)
+    def _crew_changed(self) -> None:
         self._changed()
         self._pump()
-        self._loop.call_later(_BREATH, self._launch_next)
 
     def _lose(self, slot: Slot, why: str, *, blame: bool = True, fault: Fault | None = None) -> None:
-        """Ends a slot's process, puts its errands back into their queues, and has another process started.
+        """Ends a slot's process and has its errands run elsewhere.
 
         Args:
             slot: The slot.
@@ -211,43 +144,29 @@ class Pool:
             blame: The errand that was being computed counts as the cause.
             fault: What that errand ends with, if it shall not be tried again.
         """
-        runs, known = list(slot.runs), slot.state is State.READY
-        slot.runs.clear()
-        self._end(slot)
-        slot.state = State.DOWN
-        slot.hello = None
-        for position, run in enumerate(runs):
-            if run.settled:
-                continue
-            first = position == 0
-            if run.errand.lane.closed:
-                self._settle(run, Fault(Reason.INTERNAL, "cancelled"))
-            elif first and fault is not None:
-                self._settle(run, fault)
-            else:
-                run.errand.deaths += first and blame
-                self._again(run)
-        if slot.retired or self._closed:
-            return
-        _LOG.warning("%s is lost: %s; another is started in %.1f s", slot.seat, why, slot.pause())
-        slot.timer = self._loop.call_later(slot.pause(), self._launch, slot)
-        slot.failures += 1
-        if known:
-            self._changed()
+        first, *others = [*self._taken(slot), None]
+        self._crew.dismiss(slot, why)
+        if first is not None:
+            first.errand.deaths += blame
+            if fault is not None:
+                self._settle(first, fault)
+        self._rerun([run for run in (first, *others) if run is not None])
         self._pump()
-        self._launch_next()
 
-    def _end(self, slot: Slot) -> None:
-        """Ends a slot's process and all timers that watch it."""
-        for timer in (slot.timer, *(run.timer for run in slot.runs)):
-            if timer is not None:
-                timer.cancel()
-        if slot.handle is not None:
-            try:
-                slot.handle.kill()
-            except Exception as error:
-                _LOG.debug("ending %s failed", slot.seat, exc_info=error)
-            slot.handle = None
+    def _taken(self, slot: Slot) -> list[Run]:
+        """Takes all runs out of a slot and returns those that are still to be answered, the one being computed first."""
+        runs = list(slot.runs)
+        slot.runs.clear()
+        for run in runs:
+            if run.timer is not None:
+                run.timer.cancel()
+        return runs
+
+    def _rerun(self, runs: Sequence[Run]) -> None:
+        """Puts errands whose outcome is lost back to the front of their queues, in order."""
+        for run in reversed(runs):
+            if not run.settled:
+                self._again(run)
 
     def _again(self, run: Run) -> None:
         """Puts an errand whose outcome is lost back to the front of its queue, or gives it up."""
@@ -255,6 +174,8 @@ class Pool:
         run.settled = True
         if run.timer is not None:
             run.timer.cancel()
+        if errand.lane.closed:
+            return
         if errand.deaths >= self._attempts:
             message = (
                 f"{errand.assignment.label} ended {errand.deaths} workers one after the other, so this part of the work is not tried again; "
@@ -270,7 +191,7 @@ class Pool:
                 self._lanes.append(errand.lane)
             errand.lane.queue.appendleft(errand)
 
-    # Jobs: out, back, cancelled.
+    # Errands: out, back, cancelled.
 
     def _pump(self) -> None:
         """Sends out whatever can be sent, one errand of each lane in turn."""
@@ -278,8 +199,9 @@ class Pool:
         idle = 0
         while self._lanes and idle < len(self._lanes):
             lane = self._lanes[0]
-            slot = choose(lane.queue[0], self._slots, now)
+            slot = choose(lane.queue[0], self._crew.slots, now)
             if slot is None:
+                reserve(lane.queue[0], self._crew.slots)
                 self._lanes.rotate(-1)
                 idle += 1
                 continue
@@ -314,7 +236,7 @@ class Pool:
         errand.lane.seats.add(str(slot.seat))
         if len(slot.runs) == 1:
             self._watch(run)
-        self._when_done(sent, lambda future: self._landed(run, future))
+        on_loop(self._loop, sent, lambda future: self._landed(run, future))
 
     def _watch(self, run: Run) -> None:
         """Starts the clock of a run that the process has begun, or begins now; anew, and shorter, if its caller has gone."""
@@ -339,7 +261,7 @@ class Pool:
         try:
             packed = future.result()
         except ray_errors.ActorUnavailableError:
-            # The reply is lost and the process perhaps not; whether it computed is unknown. Jobs may be computed twice, so that does not matter.
+            # The reply is lost and the process perhaps not; whether it computed is unknown. Errands may be computed twice, so that does not matter.
             self._remove(run)
             run.errand.outages += 1
             self._again(run)
@@ -427,7 +349,7 @@ class Pool:
             if slot.handle is handle and isinstance(future.exception(), ray_errors.ActorDiedError):
                 self._lose(slot, "its process ended")
 
-        self._when_done(asked, heard)
+        on_loop(self._loop, asked, heard)
 
     def _close_lane(self, lane: Lane) -> None:
         """Drops what waits, and lets what is being computed go on for a moment; what comes after it in the same process likewise, once begun."""
@@ -437,7 +359,7 @@ class Pool:
         for errand in lane.queue:
             errand.future.cancel()
         lane.queue.clear()
-        for slot in self._slots:
+        for slot in self._crew.slots:
             for run in slot.runs:
                 if run.errand.lane is lane:
                     run.errand.future.cancel()
@@ -451,7 +373,7 @@ class Pool:
         self._ticker = self._loop.call_later(_TICK, self._tick)
         now = self._loop.time()
         for desk in Desk:
-            able = [slot for slot in self._slots if slot.serves(desk)]
+            able = [slot for slot in self._crew.slots if slot.serves(desk)]
             if any(slot.state is State.READY for slot in able):
                 continue
             refused = bool(able) and all(slot.state is State.REFUSED for slot in able)
@@ -466,25 +388,9 @@ class Pool:
 
     def _nobody(self, refused: bool) -> str:
         if refused:
-            return f"the workers do not fit this server: {self._refusal}"
+            return f"the workers do not fit this server: {self._crew.refusal}"
         return f"no worker has been available for {self._patience:.0f} s; the service's log says why they do not start. Try again in a while"
-
-    def _when_done(self, future: Future[Any], then: Callable[[Future[Any]], None]) -> None:
-        """Calls back on the loop when a future of Ray's ends, which it does in a thread of Ray's."""
-
-        def handover(done: Future[Any]) -> None:
-            # The loop may be closed: then the server has ended, and with it whoever waited.
-            with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(then, done)
-
-        future.add_done_callback(handover)
 
 
 def _draining() -> Fault:
     return Fault(Reason.DRAINING, "the service is shutting down; try again in a while")
-
-
-def _brief(error: BaseException) -> str:
-    """Returns the last line of an exception's text: Ray puts the remote traceback before it."""
-    lines = str(error).strip().splitlines()
-    return lines[-1][:300] if lines else type(error).__name__

@@ -13,7 +13,7 @@ from jacloom_worker.launch import Handle, Role, Seat
 from jacloom_worker.protocol import Hello
 
 CREDITS: Final = 2
-"""Jobs in flight for one process: one being computed, one waiting in its queue, so that it never idles for a round trip."""
+"""Errands in flight for one process: one being computed, one waiting in its queue, so that it never idles for a round trip."""
 PROMPT: Final = 0.25
 """Seconds: a process that has been at an errand for longer is not given a single pass to queue behind it."""
 _FIRST_PAUSE: Final = 0.1
@@ -33,7 +33,7 @@ class State(Enum):
 
 @dataclass(eq=False, slots=True)
 class Run:
-    """A errand that was sent to a process."""
+    """An errand that was sent to a process."""
 
     errand: Errand
     slot: Slot
@@ -64,6 +64,8 @@ class Slot:
     """Processes in a row that ended before they answered anything."""
     timer: asyncio.TimerHandle | None = None
     retired: bool = False
+    reserved: Errand | None = None
+    """An errand that waits until the process has nothing else to do; meanwhile others go elsewhere."""
 
     @property
     def platform(self) -> str:
@@ -83,6 +85,8 @@ class Slot:
         if self.state is not State.READY or len(self.runs) >= CREDITS:
             return False
         if errand.deaths and self.runs:
+            return False
+        if self.reserved is not None and self.reserved is not errand and not self.reserved.future.done():
             return False
         return not any(run.alone for run in self.runs)
 
@@ -126,3 +130,13 @@ def choose(errand: Errand, slots: list[Slot], now: float) -> Slot | None:
     else:
         free = [slot for slot in free if preference(desk, slot.seat.role) == best]
     return min(free, key=rank, default=None)
+
+
+def reserve(errand: Errand, slots: list[Slot]) -> None:
+    """Keeps a process free for an errand that must be alone, because it ended one before: where many call, none would ever be idle."""
+    if not errand.deaths or any(slot.reserved is errand for slot in slots):
+        return
+    able = [slot for slot in slots if slot.state is State.READY and slot.serves(errand.assignment.desk)]
+    best = min(able, key=lambda slot: (preference(errand.assignment.desk, slot.seat.role), len(slot.runs)), default=None)
+    if best is not None:
+        best.reserved = errand

@@ -51,7 +51,8 @@ def is_right(client: Client) -> bool:
         name = client.register(graphs.cubes(3))
         answer = client.call("Gradient", request(name, [np.arange(3.0)]), timeout=10)
     except grpc.RpcError as error:
-        assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-        return False
+        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            return False
+        raise
     np.testing.assert_allclose(answer.arrays[0], [0.0, 3.0, 12.0])
     return True

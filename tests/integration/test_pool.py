@@ -220,7 +220,7 @@ async def test_a_function_travels_once_and_again_when_it_was_dropped(pool: Pool)
     await pool.ask(value("d" * 64))
     assert len(loads) == 1
     # As if the process had held it and then made room.
-    pool._slots[0].functions.add("e" * 64)
+    pool._crew.slots[0].functions.add("e" * 64)
     assert isinstance(await pool.ask(value("e" * 64)), Done)
     assert len(loads) == 2
 

@@ -156,6 +156,19 @@ def test_sigterm_lets_calls_finish_and_exits_with_0(server: subprocess.Popen[str
     service.assert_gone(started)
 
 
+def test_calls_that_outlast_the_drain_are_ended(tmp_path: Path) -> None:
+    with service.process(tmp_path / "log", *SMALL, "--drain", "1") as running, service.client(running) as client:
+        name = client.register(graphs.decay(4, 1_000_000_000))
+        call = client.derivatives.Jacobian(request(name, [np.zeros(4)]), timeout=60)
+        time.sleep(2)
+        running.popen.send_signal(signal.SIGTERM)
+        with pytest.raises(grpc.RpcError) as caught:
+            service.collect(call)
+        ended = service.failure(caught.value)
+        assert (ended.code, ended.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+        assert running.popen.wait(20) == 0
+
+
 def test_a_server_that_is_killed_is_started_again_and_its_processes_go(server: subprocess.Popen[str]) -> None:
     where = address(server)
     with grpc.insecure_channel(where) as channel:
