@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 
 import grpc
 import numpy as np
@@ -19,21 +20,29 @@ from jacloom._retry import retrying
 from jacloom._status import from_rpc
 from jacloom_api.v1 import derivative_service_pb2 as pb
 from jacloom_api.v1 import graph_pb2
+from jacloom_graph.framing import Pieces, field
+from jacloom_graph.types import Type
 
 _MODES = {"auto": pb.MODE_UNSPECIFIED, "forward": pb.FORWARD, "reverse": pb.REVERSE}
 
 
-def request(name: str, query: Query, args: list[graph_pb2.Tensor], seeds: list[graph_pb2.Tensor]) -> pb.CallRequest:
-    """Returns the request for a query about the function of that resource name."""
+def request(name: str, query: Query, types: Sequence[Type] = ()) -> pb.CallRequest:
+    """Returns the request for a query about the function of that resource name; of its arguments it has at most the types."""
     return pb.CallRequest(
         function=name,
-        args=args,
+        args=[graph_pb2.Tensor(dtype=type_.dtype, shape=type_.shape) for type_ in types],
         wrt=query.wrt,
         outputs=query.outputs,
         values=query.values,
-        seeds=seeds,
         options=_options(query.mode, 0 if query.tile == "auto" else query.tile, query.holomorphic),
     )
+
+
+def serialized(message: pb.CallRequest, args: Sequence[Pieces], seeds: Sequence[Pieces]) -> bytes:
+    """Returns a request as it travels, with arguments and seeds as ``_upload.tensors`` makes them."""
+    numbers = pb.CallRequest.ARGS_FIELD_NUMBER, pb.CallRequest.SEEDS_FIELD_NUMBER
+    fields = (field(number, *pieces) for number, tensors in zip(numbers, (args, seeds), strict=True) for pieces in tensors)
+    return b"".join([message.SerializeToString(), *chain.from_iterable(fields)])
 
 
 @lru_cache(maxsize=256)
@@ -41,8 +50,8 @@ def _options(mode: str, tile: int, holomorphic: bool) -> pb.Options:
     return pb.Options(mode=_MODES[mode], tile=tile, holomorphic=holomorphic)
 
 
-def compute(connection: Connection, message: pb.CallRequest, query: Query, deadline: Deadline, watch: Watch) -> Mapping[ArrayKey, np.ndarray]:
-    """Returns the arrays of an answer, all complete.
+def compute(connection: Connection, message: bytes, query: Query, deadline: Deadline, watch: Watch) -> Mapping[ArrayKey, np.ndarray]:
+    """Returns the arrays of the answer to a serialized request, all complete.
 
     A service that is unavailable before the first reply is asked again. When this call is interrupted, the service is told to stop.
 

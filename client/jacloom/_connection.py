@@ -19,7 +19,7 @@ from jacloom._errors import ClientStateError, OptionError
 from jacloom._query import Kind
 from jacloom._retry import retrying
 from jacloom._status import from_rpc
-from jacloom_api.v1 import blob_service_pb2_grpc, derivative_service_pb2, derivative_service_pb2_grpc, function_service_pb2_grpc
+from jacloom_api.v1 import blob_service_pb2, blob_service_pb2_grpc, derivative_service_pb2, derivative_service_pb2_grpc, function_service_pb2_grpc
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
@@ -27,6 +27,8 @@ Metadata = tuple[tuple[str, str], ...]
 
 MESSAGE_BYTES = 64 << 20
 """Largest message either way; services send far smaller ones."""
+_DERIVATIVES = derivative_service_pb2.DESCRIPTOR.services_by_name["DerivativeService"].full_name
+_BLOBS = blob_service_pb2.DESCRIPTOR.services_by_name["BlobService"].full_name
 CONTROL_SECONDS = 120.0
 """Limit for calls that compute nothing, where the user sets none: a large graph takes a while to be checked."""
 
@@ -62,7 +64,10 @@ class Service(Protocol):
 class Stubs:
     """The methods of a service."""
 
-    compute: Mapping[Kind, grpc.UnaryStreamMultiCallable[derivative_service_pb2.CallRequest, derivative_service_pb2.CallReply]]
+    compute: Mapping[Kind, grpc.UnaryStreamMultiCallable[bytes, derivative_service_pb2.CallReply]]
+    """The methods of ``DerivativeService`` that compute, for serialized requests; see ``jacloom_graph.framing``."""
+    put: grpc.StreamUnaryMultiCallable[bytes, blob_service_pb2.Blob]
+    """``BlobService.Put``, likewise."""
     derivatives: derivative_service_pb2_grpc.DerivativeServiceStub
     functions: function_service_pb2_grpc.FunctionServiceStub
     blobs: blob_service_pb2_grpc.BlobServiceStub
@@ -183,10 +188,10 @@ def _open(endpoint: Endpoint) -> grpc.Channel:
 
 
 def _stubs(channel: grpc.Channel, token: str | None) -> Stubs:
-    derivatives = derivative_service_pb2_grpc.DerivativeServiceStub(channel)
     return Stubs(
-        {kind: getattr(derivatives, kind.value) for kind in Kind},
-        derivatives,
+        {kind: channel.unary_stream(f"/{_DERIVATIVES}/{kind.value}", None, derivative_service_pb2.CallReply.FromString) for kind in Kind},
+        channel.stream_unary(f"/{_BLOBS}/Put", None, blob_service_pb2.Blob.FromString),
+        derivative_service_pb2_grpc.DerivativeServiceStub(channel),
         function_service_pb2_grpc.FunctionServiceStub(channel),
         blob_service_pb2_grpc.BlobServiceStub(channel),
         () if token is None else (("authorization", f"Bearer {token}"),),

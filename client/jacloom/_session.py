@@ -63,7 +63,7 @@ class Session:
 
             def attempt() -> Plan:
                 self._ensure(binding, deadline)
-                message = _call.request(binding.signature.name, query, _upload.types_only(binding.signature.inputs), [])
+                message = _call.request(binding.signature.name, query, binding.signature.inputs)
                 return _call.explain(self.connection, message, query.kind, deadline)
 
             plan: Plan = self._reviving(binding, attempt)
@@ -142,8 +142,8 @@ class Session:
 
         def attempt() -> Mapping[ArrayKey, np.ndarray]:
             self._ensure(binding, deadline)
-            messages, leased = _upload.tensors(self.connection, arrays, types, deadline)
-            message = _call.request(signature.name, query, messages[:count], messages[count:])
+            tensors, leased = _upload.tensors(self.connection, arrays, types, deadline)
+            message = _call.serialized(_call.request(signature.name, query), tensors[:count], tensors[count:])
             try:
                 with Watch(f"{transform.call} of {signature.label}", options.on_progress) as watch:
                     return _call.compute(self.connection, message, query, deadline, watch)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -144,31 +144,6 @@ def to_message(array: ArrayLike, dtype: str | None = None) -> graph_pb2.Tensor:
     if dtype is not None and dtype != name:
         shape = _key_shape(values, dtype)
     return graph_pb2.Tensor(dtype=dtype or name, shape=shape, data=bytes(raw(values)))
-
-
-def from_message(
-    message: graph_pb2.Tensor, blobs: Callable[[str], Buffer] | None = None, field: str = "", limits: Limits = DEFAULT
-) -> NDArray[np.generic]:
-    """Returns the array of a message as a read-only view of its bytes; for keys their raw data.
-
-    Args:
-        message: Elements inline, or the name of a blob.
-        blobs: Yields a blob's bytes by name. Default: blobs are refused.
-        field: Path of the tensor in the request, for errors.
-        limits: Bounds on rank and extents.
-
-    Raises:
-        Fault: ARGUMENT_MISMATCH if the bytes do not fit the type, TOO_LARGE if nothing could; and whatever ``blobs`` raises.
-    """
-    type_ = type_of(message, field, limits)
-    data: Buffer
-    if message.WhichOneof("content") != "blob":
-        data = message.data
-    elif blobs is None:
-        raise Fault(Reason.ARGUMENT_MISMATCH, "elements must be inline here, got the name of a blob", field=f"{field}.blob" if field else "blob")
-    else:
-        data = blobs(message.blob)
-    return from_bytes(type_, data, field)
 
 
 def from_bytes(type_: Type, data: Buffer, field: str = "") -> NDArray[np.generic]:

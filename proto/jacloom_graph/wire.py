@@ -242,6 +242,8 @@ def _constant_from_message(message: graph_pb2.Constant, index: int, limits: Limi
     content, field = message.tensor, f"constants[{index}].tensor"
     type_ = Type(content.dtype, tuple(content.shape), message.weak)
     tensor.check_type(type_, limits, reason=Reason.INVALID_GRAPH, field=field)
+    if content.offset:
+        raise Fault(Reason.INVALID_GRAPH, f"a constant begins where its blob does, got offset {content.offset}", field=f"{field}.offset")
     if content.WhichOneof("content") == "blob":
         return Constant(type_, None, content.blob)
     try:

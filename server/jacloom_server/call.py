@@ -45,6 +45,8 @@ class Array:
     type: Type
     data: bytes | None
     blob: str = ""
+    offset: int = 0
+    """First byte of the elements in the blob."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,16 +140,16 @@ def is_large(operand: Operand) -> bool:
 def _operand(array: Array, type_: Type, field: str, blobs: Blobs) -> Operand:
     if (array.type.dtype, array.type.shape) != (type_.dtype, type_.shape):
         raise Fault(Reason.ARGUMENT_MISMATCH, f"the function takes {type_} here, got {array.type}; arrays are never cast", field=field)
+    needed = nbytes(type_)
     if array.blob:
         blob = blobs.find(array.blob, f"{field}.blob")
-        size, data = blob.size, blob.ref
-    else:
-        data = array.data or b""
-        size = len(data)
-    if size != nbytes(type_):
-        raise Fault(
-            Reason.ARGUMENT_MISMATCH, f"{type_} has {nbytes(type_):,} bytes, got {size:,}", field=f"{field}.{'blob' if array.blob else 'data'}"
-        )
+        if array.offset + needed > blob.size:
+            message = f"{type_} has {needed:,} bytes, and the blob {max(0, blob.size - array.offset):,} from byte {array.offset:,} on"
+            raise Fault(Reason.ARGUMENT_MISMATCH, message, field=f"{field}.blob")
+        return Operand(type_, blob.ref, array.offset)
+    data = array.data or b""
+    if len(data) != needed:
+        raise Fault(Reason.ARGUMENT_MISMATCH, f"{type_} has {needed:,} bytes, got {len(data):,}", field=f"{field}.data")
     return Operand(type_, data)
 
 

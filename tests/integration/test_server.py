@@ -202,6 +202,21 @@ def test_large_arrays_travel_as_blobs_and_answers_in_blocks(client: Client) -> N
     assert (gone.code, gone.reason, gone.metadata["field"]) == (grpc.StatusCode.NOT_FOUND, "BLOB_NOT_FOUND", "args[0].blob")
 
 
+@pytest.mark.parametrize("start", [0, 64, 8, 3])
+def test_a_blob_may_hold_many_arrays(client: Client, start: int) -> None:
+    x, v = np.linspace(1, 2, 5), np.arange(5.0)
+    blob = client.put(bytes(start) + x.tobytes() + v.tobytes())
+    name = client.register(graphs.sine(5))
+    point, seed, beyond = (
+        graph_pb2.Tensor(dtype="float64", shape=[5], blob=blob.name, offset=offset) for offset in (start, start + x.nbytes, start + x.nbytes + 1)
+    )
+    answer = client.call("Jvp", request(name, [point], seeds=[seed]))
+    np.testing.assert_allclose(answer.arrays[0], np.cos(x) * v, rtol=1e-15)
+    wrong = refused(client, "Jvp", request(name, [point], seeds=[beyond]))
+    assert (wrong.reason, wrong.metadata["field"]) == ("ARGUMENT_MISMATCH", "seeds[0].blob")
+    assert "has 40 bytes, and the blob 39 from byte" in wrong.text
+
+
 def test_constants_travel_by_digest(client: Client) -> None:
     matrix = np.arange(6.0).reshape(2, 3) + 100
     named = graphs.linear(matrix)

@@ -21,7 +21,7 @@ from jacloom_api.v1 import derivative_service_pb2_grpc as pb_grpc
 from jacloom_api.v1 import function_service_pb2 as function
 from jacloom_api.v1 import function_service_pb2_grpc as function_grpc
 from jacloom_api.v1 import graph_pb2
-from jacloom_graph import identity, wire
+from jacloom_graph import identity, tensor, wire
 from jacloom_graph.errors import Reason
 
 Step = Callable[[pb.CallRequest, Any], Iterator[pb.CallReply]]
@@ -157,14 +157,11 @@ def echo(script: Script) -> Step:
 
 def parts(argument: graph_pb2.Tensor, blobs: dict[str, bytes]) -> tuple[pb.Header, pb.Block]:
     """Returns header and block of an answer that is an argument."""
-    type_ = graph_pb2.Type(dtype=argument.dtype, shape=argument.shape)
-    size = 1
-    for extent in argument.shape:
-        size *= extent
-    array = pb.Array(part=pb.VALUE, output=0, type=type_, rows=1, columns=size)
-    data = blobs[argument.blob] if argument.blob else argument.data
+    type_ = tensor.type_of(argument)
+    array = pb.Array(part=pb.VALUE, output=0, type=wire.type_to_message(type_), rows=1, columns=type_.size)
+    data = blobs[argument.blob][argument.offset :][: tensor.nbytes(type_)] if argument.blob else argument.data
     plan = pb.Plan(strategy="single pass", passes=1, tiles=1, workers=1, nbytes=len(data))
-    return pb.Header(plan=plan, arrays=[array]), pb.Block(array=0, row=0, rows=1, column=0, columns=size, data=data)
+    return pb.Header(plan=plan, arrays=[array]), pb.Block(array=0, row=0, rows=1, column=0, columns=type_.size, data=data)
 
 
 def hang(script: Script) -> Step:

@@ -63,6 +63,22 @@ def test_big_arguments_travel_as_leased_blobs(client: jl.Client, script: Script)
     assert script.blobs == {}
 
 
+def test_big_arguments_share_one_upload_and_begin_where_workers_can_read_them_in_place(client: jl.Client, script: Script) -> None:
+    arrays = [np.random.default_rng(0).normal(size=size) for size in (200_001, 90_007, 3)]
+    script.steps = [echo(script)]
+    client.evaluate(lambda x, y, z: x + 0 * y.sum() + 0 * z.sum())(*arrays)
+    assert script.calls == ["Register", "Put", "Evaluate"]
+    request = script.requests[0]
+    assert [(argument.WhichOneof("content"), argument.offset % 64) for argument in request.args] == [("blob", 0), ("data", 0), ("data", 0)]
+    script.steps = [echo(script)]
+    arrays[1] = np.random.default_rng(1).normal(size=150_003)
+    client.evaluate(lambda x, y, z: x + 0 * y.sum() + 0 * z.sum())(*arrays)
+    first, second, third = script.requests[1].args
+    assert (first.blob, first.offset, second.blob, second.offset % 64) == (second.blob, 0, first.blob, 0)
+    assert second.offset >= arrays[0].nbytes
+    assert third.data == arrays[2].tobytes()
+
+
 def test_large_constants_are_uploaded_once(client: jl.Client, script: Script) -> None:
     big = np.random.default_rng(0).normal(size=(2, 100, 100))
     script.steps = [echo(script), echo(script)]

@@ -122,6 +122,15 @@ def test_a_constant_with_a_blob_name_goes_by_name() -> None:
     assert (back.constants[0].blob, back.constants[0].data) == (constant.blob, None)
 
 
+def test_a_constant_begins_where_its_blob_does() -> None:
+    graph = Graph((Function("", (), (), (-1,)),), (), (Constant(ROW, None, "blobs/sha256:" + "00" * 32),), tuple_of(0), LEAF)
+    message = graph_pb2.Graph.FromString(to_bytes(graph))
+    message.constants[0].tensor.offset = 64
+    with pytest.raises(Fault, match="a constant begins where its blob does, got offset 64") as caught:
+        from_bytes(message.SerializeToString())
+    assert (caught.value.reason, caught.value.field) == (Reason.INVALID_GRAPH, "constants[0].tensor.offset")
+
+
 @pytest.mark.parametrize(
     ("node", "reason", "text"),
     [

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from jacloom_graph.errors import Fault
-from jacloom_graph.tensor import from_bytes
+from jacloom_graph.tensor import from_bytes, nbytes
 from jacloom_graph.types import Type
 from jacloom_worker.protocol import Answer, Description, Done, Load, Missing, Survey, Task, Validation
 
@@ -31,6 +31,8 @@ class Operand:
     type: Type
     data: Any
     """Its elements as in ``Tensor.data``: bytes, or a Ray ObjectRef of bytes or of a ``uint8`` array."""
+    offset: int = 0
+    """Where in ``data`` the elements begin, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,27 +44,28 @@ class Note:
     text: str
 
 
-def pack_task(task: Task, lease: float, types: Sequence[Type]) -> bytes:
+def pack_task(task: Task, lease: float, operands: Sequence[Operand]) -> bytes:
     """Returns a task, without its ``load``, as bytes.
 
     Args:
         task: The task.
         lease: Seconds it may take.
-        types: Types of the arrays that travel beside it.
+        operands: Its arrays; their data travels beside it.
     """
-    return pickle.dumps((replace(task, load=None), lease, tuple(types)), protocol=5)
+    return pickle.dumps((replace(task, load=None), lease, tuple((operand.type, operand.offset) for operand in operands)), protocol=5)
 
 
 def unpack_task(data: bytes, load: Load | None, buffers: Sequence[Any]) -> tuple[Task, float, list[np.ndarray]]:
     """Returns the task, its lease in seconds, and its arrays as read-only views of the buffers.
 
     Raises:
-        Fault: ARGUMENT_MISMATCH if a buffer does not have the size of its type.
+        Fault: ARGUMENT_MISMATCH if a buffer does not have the bytes of its array.
     """
-    task, lease, types = pickle.loads(data)
-    arrays = [
-        from_bytes(type_, memoryview(buffer).cast("B"), f"args[{index}]") for index, (type_, buffer) in enumerate(zip(types, buffers, strict=True))
-    ]
+    task, lease, places = pickle.loads(data)
+    arrays = []
+    for index, ((type_, offset), buffer) in enumerate(zip(places, buffers, strict=True)):
+        elements = memoryview(buffer).cast("B")[offset : offset + nbytes(type_)]
+        arrays.append(from_bytes(type_, elements, f"args[{index}]"))
     return replace(task, load=load), lease, arrays
 
 

@@ -80,7 +80,7 @@ class Handle:
 
     def run(self, task: Task, operands: Sequence[Operand], lease: float) -> Future[Any]:
         """Sends a task and its arrays to a worker."""
-        packed = envelope.pack_task(task, lease, [operand.type for operand in operands])
+        packed = envelope.pack_task(task, lease, operands)
         return _future(self._actor.run.remote(packed, task.load, *(operand.data for operand in operands)))
 
     def describe(self, load: Load, lease: float) -> Future[Any]:

@@ -65,12 +65,17 @@ class Tensor(_message.Message):
     SHAPE_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     BLOB_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
     dtype: _builtins.str
     """As in Type. A key array travels as its raw key data: `shape` is the shape of the keys, the data has the implementation's extra axes."""
     data: _builtins.bytes
     """Elements in C order (last axis fastest), little-endian, no padding. Exactly product(shape) x itemsize bytes; a bool is one byte, 0 or 1."""
     blob: _builtins.str
     """Resource name of an uploaded blob, "blobs/<id>", that holds those bytes."""
+    offset: _builtins.int
+    """Where in the blob the elements begin, in bytes: one blob may hold many arrays of a call. At multiples of 64 they are read without a copy.
+    Default 0; always 0 for constants, whose blobs hold nothing else.
+    """
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """As in Type."""
@@ -82,10 +87,11 @@ class Tensor(_message.Message):
         shape: _abc.Iterable[_builtins.int] | None = ...,
         data: _builtins.bytes = ...,
         blob: _builtins.str = ...,
+        offset: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "content", b"content", "data", b"data"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "content", b"content", "data", b"data", "dtype", b"dtype", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "content", b"content", "data", b"data", "dtype", b"dtype", "offset", b"offset", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["data", "blob"]  # noqa: Y015
     _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015

@@ -13,6 +13,7 @@ import grpc
 from jacloom_api.v1 import derivative_service_pb2 as pb
 from jacloom_api.v1 import graph_pb2
 from jacloom_graph.errors import Fault, Reason
+from jacloom_graph.framing import Pieces, field
 from jacloom_graph.tensor import type_of
 from jacloom_graph.wire import type_to_message
 from jacloom_server import answer, run
@@ -30,10 +31,6 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 _MODES: Final = {pb.MODE_UNSPECIFIED: None, pb.FORWARD: Mode.FORWARD, pb.REVERSE: Mode.REVERSE}
 _MODE_NUMBERS: Final = {mode: number for number, mode in _MODES.items()}
-_BYTES_FIELD: Final = 2
-_BLOCKS: Final = bytes([pb.CallReply.BLOCKS_FIELD_NUMBER << 3 | _BYTES_FIELD])
-_DATA: Final = bytes([pb.Block.DATA_FIELD_NUMBER << 3 | _BYTES_FIELD])
-"""Keys of the fields that are laid down by hand: number and wire type."""
 _EXPLAINED: Final = {"": Derivative.JACOBIAN, "jacobian": Derivative.JACOBIAN, "hessian": Derivative.HESSIAN}
 
 
@@ -104,10 +101,7 @@ def decode(derivative: Derivative, request: pb.CallRequest) -> Call:
 
 
 def encode(reply: answer.Reply) -> bytes:
-    """Returns a message of an answer as it travels.
-
-    Blocks are laid down by hand: protobuf's own encoder takes 4.5 ms for a block of 1 MiB, most of them for growing its buffer, and this 0.03 ms.
-    """
+    """Returns a message of an answer as it travels."""
     message = pb.CallReply()
     if reply.header is not None:
         header = reply.header
@@ -127,36 +121,25 @@ def encode(reply: answer.Reply) -> bytes:
                 tile=summary.tile,
             )
         )
-    pieces: list[bytes | memoryview] = [message.SerializeToString()]
+    pieces: Pieces = [message.SerializeToString()]
     for block in reply.blocks:
         place = pb.Block(array=block.array, row=block.row, rows=block.rows, column=block.column, columns=block.columns).SerializeToString()
-        data = _DATA + _varint(len(block.data))
-        pieces += (_BLOCKS + _varint(len(place) + len(data) + len(block.data)), place, data, block.data)
+        pieces += field(pb.CallReply.BLOCKS_FIELD_NUMBER, place, *field(pb.Block.DATA_FIELD_NUMBER, block.data))
     return b"".join(pieces)
 
 
-def _varint(number: int) -> bytes:
-    """Returns a length as protobuf writes it: seven bits a byte, the lowest first."""
-    found = bytearray()
-    while number > 0x7F:
-        found.append(number & 0x7F | 0x80)
-        number >>= 7
-    found.append(number)
-    return bytes(found)
+def _arrays(tensors: Iterable[graph_pb2.Tensor], where: str) -> tuple[Array, ...]:
+    return tuple(_operand(tensor, f"{where}[{index}]") for index, tensor in enumerate(tensors))
 
 
-def _arrays(tensors: Iterable[graph_pb2.Tensor], field: str) -> tuple[Array, ...]:
-    return tuple(_operand(tensor, f"{field}[{index}]") for index, tensor in enumerate(tensors))
-
-
-def _operand(tensor: graph_pb2.Tensor, field: str) -> Array:
-    type_ = type_of(tensor, field)
+def _operand(tensor: graph_pb2.Tensor, where: str) -> Array:
+    type_ = type_of(tensor, where)
     if tensor.WhichOneof("content") != "blob":
         return Array(type_, tensor.data)
     if not is_name(tensor.blob):
         text = f"a blob's name is blobs/<32 hex digits> or blobs/sha256:<64 hex digits>, got {tensor.blob[:100]!r}"
-        raise Fault(Reason.ARGUMENT_MISMATCH, text, field=f"{field}.blob")
-    return Array(type_, None, tensor.blob)
+        raise Fault(Reason.ARGUMENT_MISMATCH, text, field=f"{where}.blob")
+    return Array(type_, None, tensor.blob, tensor.offset)
 
 
 def _array(array: answer.Array) -> pb.Array:
