@@ -70,7 +70,7 @@ class Weaver:
         call, plan = request.call, request.plan
         self._pool = pool
         self._lane = lane
-        self._pattern = request
+        self._request = request
         self._started = started
         self._planned = time.perf_counter()
         self._kernel = kernel_of(call, request.function, request.chosen, plan)
@@ -95,9 +95,9 @@ class Weaver:
     def fill(self) -> None:
         """Sends out tiles until the window is full or none are left."""
         while self._cutter.left and self._under_way < self._window():
-            tile = self._cutter.take(self._tuner.next(self._cutter.left, self._pattern.plan.workers))
+            tile = self._cutter.take(self._tuner.next(self._cutter.left, self._request.plan.workers))
             task = Task(replace(self._kernel, width=tile.width), point=self._point, start=tile.start, count=tile.count)
-            self._submit(tile, work.compute(Desk.TILES, task, self._pattern.operands, self._pattern.function.load, str(tile)))
+            self._submit(tile, work.compute(Desk.TILES, task, self._request.operands, self._request.function.load, str(tile)))
 
     async def arrived(self, seconds: float) -> Iterable[Block]:
         """Returns the blocks of the next tile that arrives; none if none does within some seconds.
@@ -119,7 +119,7 @@ class Weaver:
         assert isinstance(result, Done)
         self._seconds += result.seconds
         self._compile_seconds += result.compile_seconds
-        request = self._pattern
+        request = self._request
         if tile is None:
             values = enumerate(zip(request.arrays, result.arrays, strict=False))
             return (block for number, (array, leaf) in values for block in answer.whole(number, array, leaf))
@@ -140,8 +140,8 @@ class Weaver:
         return Summary(self._passes, self._tiles, self._lane.retries, len(self._lane.seats), seconds, width)
 
     def _submit_values(self) -> None:
-        kernel = Kernel(self._pattern.function.id, Kind.VALUE, (), (), self._pattern.chosen.values)
-        self._submit(None, work.compute(Desk.PASSES, Task(kernel), self._pattern.operands, self._pattern.function.load, "the value"))
+        kernel = Kernel(self._request.function.id, Kind.VALUE, (), (), self._request.chosen.values)
+        self._submit(None, work.compute(Desk.PASSES, Task(kernel), self._request.operands, self._request.function.load, "the value"))
 
     def _submit(self, tile: Tile | None, assignment: work.Assignment) -> None:
         self._under_way += 1
@@ -150,13 +150,13 @@ class Weaver:
 
     def _window(self) -> int:
         """Returns how many tiles may be under way: the workers' credits and a few more, as far as their answers fit."""
-        plan = self._pattern.plan
+        plan = self._request.plan
         a_tile = plan.nbytes * self._tuner.best // max(1, plan.passes)
         return max(2, min(CREDITS * self._pool.workers_for_tiles() + _AHEAD, _WINDOW_BYTES // max(1, a_tile)))
 
     def _smaller(self, tile: Tile, fault: Fault) -> bool:
         """Returns whether a tile that did not fit into memory can be tried in smaller pieces, and if so has that done."""
-        if fault.reason is not Reason.OUT_OF_MEMORY or tile.width == 1 or self._pattern.call.tile:
+        if fault.reason is not Reason.OUT_OF_MEMORY or tile.width == 1 or self._request.call.tile:
             return False
         self._tuner.limit(tile.width // 2)
         self._cutter.give_back(tile)

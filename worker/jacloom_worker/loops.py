@@ -2,54 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 from jax import lax
 
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.ops import TABLE
-from jacloom_graph.types import Graph, Node
+from jacloom_graph.types import Node
 from jacloom_worker import rules
 from jacloom_worker.binds import parameters, scatter
+from jacloom_worker.rules import Functions
+
+Structured = Callable[[Functions, Node, list[Any]], Any]
+"""Evaluates one op: ``(frame, node, operands) -> its results``, a sequence."""
 
 
-class Functions(Protocol):
-    """What a structured op needs of the program it is part of; see ``raising.Program``."""
-
-    graph: Graph
-
-    def callable(self, number: int, large: tuple[Any, ...]) -> Callable[..., list[Any]]:
-        """Returns a function of the graph, to be traced in place."""
-
-    def call(self, number: int, large: tuple[Any, ...], args: Sequence[Any]) -> list[Any]:
-        """Returns the results of a function of the graph."""
-
-    def run(self, number: int, large: tuple[Any, ...], args: Sequence[Any]) -> list[Any]:
-        """Returns the results of a function of the graph, evaluated in place."""
-
-    def needed(self, number: int, large: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Returns ``large`` where the function reaches a large constant, else nothing."""
+def _call(frame: Functions, node: Node, operands: list[Any]) -> Any:
+    return frame.call(_attr(node, "function"), operands)
 
 
-Structured = Callable[[Any, Node, list[Any], tuple[Any, ...]], Any]
-"""Evaluates one op: ``(program, node, operands, large constants) -> its results``, a sequence."""
-
-
-def _call(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Any:
-    return program.call(_attr(node, "function"), large, operands)
-
-
-def _checkpoint(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Any:
+def _checkpoint(frame: Functions, node: Node, operands: list[Any]) -> Any:
     policy = _attr(node, "policy")
     keep = getattr(jax.checkpoint_policies, policy) if policy else None
-    function = jax.checkpoint(program.callable(_attr(node, "function"), large), prevent_cse=_attr(node, "prevent_cse"), policy=keep)
+    function = jax.checkpoint(frame.callable(_attr(node, "function")), prevent_cse=_attr(node, "prevent_cse"), policy=keep)
     return function(*operands)
 
 
-def _scan(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Any:
-    body = program.callable(_attr(node, "function"), large)
+def _scan(frame: Functions, node: Node, operands: list[Any]) -> Any:
+    body = frame.callable(_attr(node, "function"))
     first, last = _attr(node, "num_consts"), _attr(node, "num_consts") + _attr(node, "num_carry")
     constants, carries, arrays = operands[:first], operands[first:last], operands[last:]
 
@@ -61,8 +43,8 @@ def _scan(program: Functions, node: Node, operands: list[Any], large: tuple[Any,
     return [*final, *stacked]
 
 
-def _while(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Any:
-    test, body = program.callable(_attr(node, "cond"), large), program.callable(_attr(node, "body"), large)
+def _while(frame: Functions, node: Node, operands: list[Any]) -> Any:
+    test, body = frame.callable(_attr(node, "cond")), frame.callable(_attr(node, "body"))
     first, last = _attr(node, "cond_consts"), _attr(node, "cond_consts") + _attr(node, "body_consts")
     of_test, of_body, carries = operands[:first], operands[first:last], operands[last:]
 
@@ -81,18 +63,18 @@ def _while(program: Functions, node: Node, operands: list[Any], large: tuple[Any
     return lax.while_loop(lambda carry: running(carry).any(), step, carries)
 
 
-def _switch(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Any:
-    branches = [program.callable(number, large) for number in _attr(node, "branches")]
+def _switch(frame: Functions, node: Node, operands: list[Any]) -> Any:
+    branches = [frame.callable(number) for number in _attr(node, "branches")]
     return lax.switch(operands[0], branches, *operands[1:])
 
 
-def _linear_solve(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Any:
+def _linear_solve(frame: Functions, node: Node, operands: list[Any]) -> Any:
     names = ("matvec", "vecmat", "solve", "transpose_solve")
     functions: dict[str, Callable[..., list[Any]] | None] = {}
     at = 0
     for name, count in zip(names, _attr(node, "const_lengths"), strict=True):
         number, constants = _attr(node, name), operands[at : at + count]
-        functions[name] = None if number is None else _closed(program.callable(number, large), constants)
+        functions[name] = None if number is None else _closed(frame.callable(number), constants)
         at += count
     matvec, solve, transpose_solve = functions["matvec"], functions["solve"], functions["transpose_solve"]
     if matvec is None or solve is None:
@@ -109,15 +91,15 @@ def _closed(function: Callable[..., list[Any]], constants: list[Any]) -> Callabl
     return lambda *args: function(*constants, *args)
 
 
-def _reduce(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Any:
+def _reduce(frame: Functions, node: Node, operands: list[Any]) -> Any:
     half = len(operands) // 2
-    combine = program.callable(_attr(node, "function"), large)
+    combine = frame.callable(_attr(node, "function"))
     return lax.reduce(operands[:half], operands[half:], lambda left, right: combine(*left, *right), _attr(node, "dimensions"))
 
 
-def _reduce_window(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Any:
+def _reduce_window(frame: Functions, node: Node, operands: list[Any]) -> Any:
     half = len(operands) // 2
-    combine = program.callable(_attr(node, "function"), large)
+    combine = frame.callable(_attr(node, "function"))
     return lax.reduce_window(
         operands[:half],
         operands[half:],
@@ -130,14 +112,14 @@ def _reduce_window(program: Functions, node: Node, operands: list[Any], large: t
     )
 
 
-def _scatter(program: Functions, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Any:
+def _scatter(frame: Functions, node: Node, operands: list[Any]) -> Any:
     number = _attr(node, "function")
-    combine = None if number is None else program.callable(number, large)
+    combine = None if number is None else frame.callable(number)
     return [scatter(operands, parameters("scatter", node.attrs), combine)]
 
 
-def _custom_call(program: Any, node: Node, operands: list[Any], large: tuple[Any, ...]) -> Any:
-    return rules.custom_call(program, _attr(node, "rule"), operands, large)
+def _custom_call(frame: Functions, node: Node, operands: list[Any]) -> Any:
+    return rules.custom_call(frame, _attr(node, "rule"), operands)
 
 
 def _attr(node: Node, name: str) -> Any:

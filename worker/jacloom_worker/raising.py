@@ -54,8 +54,8 @@ class Program:
         values = [_resolve(constant, constants or {}) for constant in graph.constants]
         self._large_numbers = tuple(index for index, value in enumerate(values) if value.nbytes > _LARGE)
         self.large = tuple(values[index] for index in self._large_numbers)
-        self._small: list[Any] = [enter(constant.type, value) for constant, value in zip(graph.constants, values, strict=True)]
-        self._callables: dict[int, Callable[..., list[Any]]] = {}
+        self._values: list[Any] = [enter(constant.type, value) for constant, value in zip(graph.constants, values, strict=True)]
+        self._shared: dict[int, Callable[..., list[Any]]] = {}
 
     @property
     def inputs(self) -> tuple[Type, ...]:
@@ -76,66 +76,34 @@ class Program:
         Raises:
             Fault: with the place, where a node does not fit its operands, differs from its declared types, or is too large.
         """
-        return self.run(0, tuple(large), leaves)
+        return self.frame(large).run(0, leaves)
 
-    def run(self, number: int, large: tuple[Any, ...], args: Sequence[Any]) -> list[Any]:
-        """Returns the results of one of the graph's functions."""
-        function = self.graph.functions[number]
-        constants = self._constants(large)
-        values = list(args)
-        for index, node in enumerate(function.nodes):
-            operands = [values[operand] if operand >= 0 else constants[-1 - operand] for operand in node.operands]
-            place = Place(number, index, node.op)
-            results = self._evaluate(node, operands, large, place)
-            self._verify(node, results, place)
-            values.extend(results)
-        return [values[operand] if operand >= 0 else constants[-1 - operand] for operand in function.outputs]
-
-    def callable(self, number: int, large: tuple[Any, ...]) -> Callable[..., list[Any]]:
-        """Returns one of the graph's functions for JAX to trace in place: it may close over ``large``."""
-        return lambda *args: self.run(number, large, args)
-
-    def call(self, number: int, large: tuple[Any, ...], args: Sequence[Any]) -> list[Any]:
-        """Returns the results of a function that is traced once for all its calls, unless it is small."""
-        if len(self.graph.functions[number].nodes) < _INLINE:
-            return self.run(number, large, args)
-        return self.shared(number)(self.needed(number, large), *args)
+    def frame(self, large: Sequence[Any]) -> Frame:
+        """Returns the program with values for its large constants; without any, as far as functions go that use none."""
+        if not large:
+            return Frame(self, (), self._values)
+        values = list(self._values)
+        for number, value in zip(self._large_numbers, large, strict=True):
+            values[number] = enter(self.graph.constants[number].type, value)
+        return Frame(self, tuple(large), values)
 
     def shared(self, number: int) -> Callable[..., list[Any]]:
-        """Returns the function ``(large, *args)`` as one object for the life of the program, so that JAX recognizes it."""
-        if number not in self._callables:
-            self._callables[number] = jax.jit(lambda large, *args: self.run(number, large, args))
-        return self._callables[number]
-
-    def needed(self, number: int, large: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Returns ``large`` for functions that reach a large constant, else nothing. A shared callable must not close over it."""
-        return large if number in self._reaching_large else ()
-
-    def _constants(self, large: tuple[Any, ...]) -> list[Any]:
-        if not large or not self._large_numbers:
-            return self._small
-        constants = list(self._small)
-        for index, value in zip(self._large_numbers, large, strict=True):
-            constants[index] = enter(self.graph.constants[index].type, value)
-        return constants
+        """Returns a function ``(large, *args)`` as one object for the life of the program, so that JAX recognizes it and traces it once."""
+        if number not in self._shared:
+            self._shared[number] = jax.jit(lambda large, *args: self.frame(large).run(number, args))
+        return self._shared[number]
 
     @cached_property
-    def _reaching_large(self) -> frozenset[int]:
+    def reaching_large(self) -> frozenset[int]:
+        """The functions that use a large constant, themselves or through others."""
         return reaching(self.graph, self._large_numbers)
 
-    def _evaluate(self, node: Node, operands: list[Any], large: tuple[Any, ...], place: Place) -> list[Any]:
-        try:
-            if node.op in STRUCTURED:
-                # The name of its scope is all that a rule's refusal knows of its place when it comes after tracing; see modes.live.
-                with jax.named_scope(scope(place)):
-                    return list(STRUCTURED[node.op](self, node, operands, large))
-            return bind(node.op, operands, node.attrs)
-        except Fault as fault:
-            raise fault if fault.place else Fault(fault.reason, fault.message, field=fault.field, place=place) from fault
-        except (TypeError, ValueError, NotImplementedError, AssertionError, IndexError, KeyError) as error:
-            raise _explained(error, place) from error
+    def verify(self, node: Node, results: Sequence[Any], place: Place) -> None:
+        """Checks a node's results against the types that it declares, and their size.
 
-    def _verify(self, node: Node, results: list[Any], place: Place) -> None:
+        Raises:
+            Fault: TYPE_MISMATCH or TOO_LARGE, with the place.
+        """
         if len(results) != node.result_count:
             raise Fault(Reason.TYPE_MISMATCH, f"{node.op} has {len(results)} results here, the graph says {node.result_count}", place=place)
         for index, result in enumerate(results):
@@ -149,6 +117,67 @@ class Program:
                     f"result {index} of {node.op} would have {tensor.nbytes(found):,} bytes; at most {self._most_bytes:,} are allowed for one value",
                     place=place,
                 )
+
+
+class Frame:
+    """A program within one trace of JAX: its functions, and the constants as that trace has them.
+
+    Large constants are arguments of whatever JAX traces apart (a compiled kernel, a shared call, a custom rule), which therefore has a frame of
+    its own. Everything else is traced in place and closes over the frame around it.
+    """
+
+    def __init__(self, program: Program, large: tuple[Any, ...], constants: Sequence[Any]) -> None:
+        """See ``Program.frame``."""
+        self.program = program
+        self._large = large
+        self._constants = constants
+
+    def run(self, number: int, args: Sequence[Any]) -> list[Any]:
+        """Returns the results of one of the graph's functions, evaluated in place."""
+        function, constants = self.graph.functions[number], self._constants
+        values = list(args)
+        for index, node in enumerate(function.nodes):
+            operands = [values[operand] if operand >= 0 else constants[-1 - operand] for operand in node.operands]
+            place = Place(number, index, node.op)
+            results = self._evaluate(node, operands, place)
+            self.program.verify(node, results, place)
+            values.extend(results)
+        return [values[operand] if operand >= 0 else constants[-1 - operand] for operand in function.outputs]
+
+    def callable(self, number: int) -> Callable[..., list[Any]]:
+        """Returns one of the graph's functions for JAX to trace in place."""
+        return lambda *args: self.run(number, args)
+
+    @property
+    def graph(self) -> Graph:
+        """The program's graph."""
+        return self.program.graph
+
+    def call(self, number: int, args: Sequence[Any]) -> list[Any]:
+        """Returns the results of a function that is traced once for all its calls, unless it is small."""
+        if len(self.graph.functions[number].nodes) < _INLINE:
+            return self.run(number, args)
+        return self.program.shared(number)(self.large_for(number), *args)
+
+    def apart(self, large: tuple[Any, ...]) -> Frame:
+        """Returns the frame of something that JAX traces apart, given ``large_for`` it as that trace has it."""
+        return self.program.frame(large)
+
+    def large_for(self, *numbers: int) -> tuple[Any, ...]:
+        """Returns the large constants if one of some functions uses any, else nothing: what a frame for those functions needs."""
+        return () if self.program.reaching_large.isdisjoint(numbers) else self._large
+
+    def _evaluate(self, node: Node, operands: list[Any], place: Place) -> list[Any]:
+        try:
+            if node.op in STRUCTURED:
+                # The name of its scope is all that a rule's refusal knows of its place when it comes after tracing; see modes.live.
+                with jax.named_scope(scope(place)):
+                    return list(STRUCTURED[node.op](self, node, operands))
+            return bind(node.op, operands, node.attrs)
+        except Fault as fault:
+            raise fault if fault.place else Fault(fault.reason, fault.message, field=fault.field, place=place) from fault
+        except (TypeError, ValueError, NotImplementedError, AssertionError, IndexError, KeyError) as error:
+            raise _explained(error, place) from error
 
 
 def _resolve(constant: Constant, blobs: Mapping[str, Any]) -> np.ndarray:

@@ -36,12 +36,13 @@ def _references(graph: Graph, number: int) -> Iterator[int]:
             targets = flatten(spec, value).ints
             if spec.kind is AttrKind.RULE:
                 for target in targets:
-                    yield from _functions_of(graph.rules[target])
+                    yield from functions_of(graph.rules[target])
             else:
                 yield from targets
 
 
-def _functions_of(rule: Rule) -> Iterator[int]:
+def functions_of(rule: Rule) -> Iterator[int]:
+    """Yields the functions that a rule consists of, the one it belongs to first."""
     yield rule.function
     match rule.derivative:
         case JvpRule(function=function):

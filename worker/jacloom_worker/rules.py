@@ -6,8 +6,8 @@ derivatives follow the references.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -15,45 +15,59 @@ from jax.custom_derivatives import SymbolicZero
 from jax.dtypes import float0
 
 from jacloom_graph.errors import Fault, Reason
-from jacloom_graph.types import JvpRule, Rule, VjpRule
+from jacloom_graph.types import Graph, JvpRule, Rule, VjpRule
+from jacloom_worker.reach import functions_of
 
 
-def custom_call(program: Any, number: int, operands: Sequence[Any], large: tuple[Any, ...]) -> list[Any]:
+class Functions(Protocol):
+    """What an op that holds functions needs of the program around it; see ``raising.Frame``."""
+
+    @property
+    def graph(self) -> Graph:
+        """The program's graph."""
+
+    def run(self, number: int, args: Sequence[Any]) -> list[Any]:
+        """Returns the results of a function of the graph, evaluated in place."""
+
+    def callable(self, number: int) -> Callable[..., list[Any]]:
+        """Returns a function of the graph, to be traced in place."""
+
+    def call(self, number: int, args: Sequence[Any]) -> list[Any]:
+        """Returns the results of a function of the graph, which may be traced once for all its calls."""
+
+    def large_for(self, *numbers: int) -> tuple[Any, ...]:
+        """Returns the large constants that some functions of the graph need when they are traced apart."""
+
+    def apart(self, large: tuple[Any, ...]) -> Functions:
+        """Returns the functions of the graph within something that is traced apart, where the large constants have other values."""
+
+
+def custom_call(frame: Functions, number: int, operands: Sequence[Any]) -> list[Any]:
     """Returns the results of a function that has a rule.
 
     Large constants are operands without a tangent: JAX does not let a rule close over values of the trace around it.
     """
-    rule: Rule = program.graph.rules[number]
-    kept = program.needed(rule.function, large) or _needed_by_rule(program, rule, large)
+    rule = frame.graph.rules[number]
+    large = frame.large_for(*functions_of(rule))
     match rule.derivative:
         case JvpRule():
-            function = _with_jvp(program, rule, rule.derivative, len(kept))
+            function = _with_jvp(frame, rule, rule.derivative, len(large))
         case VjpRule():
-            function = _with_vjp(program, rule, rule.derivative, len(kept))
+            function = _with_vjp(frame, rule, rule.derivative, len(large))
         case str(text):
-            function = _refusing(program, rule, text, len(kept))
-    return list(function(*kept, *operands))
+            function = _refusing(frame, rule, text, len(large))
+    return list(function(*large, *operands))
 
 
-def _needed_by_rule(program: Any, rule: Rule, large: tuple[Any, ...]) -> tuple[Any, ...]:
-    match rule.derivative:
-        case JvpRule(function=function):
-            return tuple(program.needed(function, large))
-        case VjpRule(forward=forward, backward=backward):
-            return tuple(program.needed(forward, large) or program.needed(backward, large))
-        case _:
-            return ()
-
-
-def _with_jvp(program: Any, rule: Rule, derivative: JvpRule, skip: int) -> Any:
+def _with_jvp(frame: Functions, rule: Rule, derivative: JvpRule, skip: int) -> Any:
     @jax.custom_jvp
     def function(*args: Any) -> list[Any]:
-        return list(program.run(rule.function, args[:skip], args[skip:]))
+        return list(frame.apart(args[:skip]).run(rule.function, args[skip:]))
 
     def jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[list[Any], list[Any]]:
         large, values = primals[:skip], primals[skip:]
         given = [_instantiated(tangent, flag) for tangent, flag in zip(tangents[skip:], rule.active, strict=True)]
-        results = program.run(derivative.function, large, [*values, *(tangent for tangent in given if tangent is not None)])
+        results = frame.apart(large).run(derivative.function, [*values, *(tangent for tangent in given if tangent is not None)])
         outputs = results[: len(results) - len(derivative.outputs)]
         found = dict(zip(derivative.outputs, results[len(outputs) :], strict=True))
         return outputs, [found.get(index, _no_tangent(output)) for index, output in enumerate(outputs)]
@@ -81,21 +95,21 @@ def _no_tangent(output: Any) -> Any:
     return SymbolicZero(jax.typeof(output).to_tangent_aval())
 
 
-def _with_vjp(program: Any, rule: Rule, derivative: VjpRule, skip: int) -> Any:
-    count = len(program.graph.functions[rule.function].outputs)
+def _with_vjp(frame: Functions, rule: Rule, derivative: VjpRule, skip: int) -> Any:
+    count = len(frame.graph.functions[rule.function].outputs)
 
     @jax.custom_vjp
     def function(*args: Any) -> list[Any]:
-        return list(program.run(rule.function, args[:skip], args[skip:]))
+        return list(frame.apart(args[:skip]).run(rule.function, args[skip:]))
 
     def forward(*args: Any) -> tuple[list[Any], tuple[Any, ...]]:
-        results = program.run(derivative.forward, args[:skip], args[skip:])
+        results = frame.apart(args[:skip]).run(derivative.forward, args[skip:])
         return results[len(results) - count :], (args[:skip], results[: len(results) - count])
 
     def backward(kept: tuple[Any, ...], cotangents: Sequence[Any]) -> tuple[Any, ...]:
         large, residuals = kept
         given = [cotangent for cotangent in cotangents if cotangent.dtype != float0]
-        found = dict(zip(derivative.inputs, program.run(derivative.backward, large, [*residuals, *given]), strict=True))
+        found = dict(zip(derivative.inputs, frame.apart(large).run(derivative.backward, [*residuals, *given]), strict=True))
         # None stands for a cotangent of zero.
         return (*(None for _ in large), *(found.get(index) for index in range(len(rule.active))))
 
@@ -103,15 +117,15 @@ def _with_vjp(program: Any, rule: Rule, derivative: VjpRule, skip: int) -> Any:
     return function
 
 
-def _refusing(program: Any, rule: Rule, text: str, skip: int) -> Any:
+def _refusing(frame: Functions, rule: Rule, text: str, skip: int) -> Any:
     @jax.custom_jvp
     def function(*args: Any) -> list[Any]:
-        return list(program.run(rule.function, args[:skip], args[skip:]))
+        return list(frame.apart(args[:skip]).run(rule.function, args[skip:]))
 
     def jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[list[Any], list[Any]]:
         if any(not isinstance(tangent, SymbolicZero) and np.dtype(tangent.dtype) != float0 for tangent in tangents):
             raise Fault(Reason.MODE_UNAVAILABLE, text)
-        outputs = program.run(rule.function, primals[:skip], primals[skip:])
+        outputs = frame.apart(primals[:skip]).run(rule.function, primals[skip:])
         return outputs, [_no_tangent(output) for output in outputs]
 
     function.defjvp(jvp, symbolic_zeros=True)

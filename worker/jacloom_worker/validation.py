@@ -43,7 +43,8 @@ class _Recorder(Program):
         results = (self._found[number, index] for index in range(len(function.nodes)))
         return (*function.inputs, *(type_ for types in results for type_ in types))
 
-    def _verify(self, node: Node, results: Sequence[Any], place: Place) -> None:
-        super()._verify(node, list(results), place)
+    def verify(self, node: Node, results: Sequence[Any], place: Place) -> None:
+        """Notes the types of a node's results once they are checked."""
+        super().verify(node, results, place)
         assert place.node is not None
         self._found[place.function, place.node] = tuple(map(type_of, results))
