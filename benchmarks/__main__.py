@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jacloom as jl
-from benchmarks import gradients, jacobians, memory, products, startup
+from benchmarks import gradients, growth, jacobians, memory, products, startup
 from benchmarks.measure import Report, settle
 
 _WITH_CLIENT: dict[str, Callable[[jl.Client], Report]] = {
@@ -24,7 +24,7 @@ _WITH_CLIENT: dict[str, Callable[[jl.Client], Report]] = {
     "gradient": gradients.network,
 }
 
-_ALONE: dict[str, Callable[[], Report]] = {"startup": startup.first_result, "memory": memory.slow_reader}
+_ALONE: dict[str, Callable[[], Report]] = {"startup": startup.first_result, "memory": memory.slow_reader, "memory-growth": growth.growth}
 """Benchmarks that start a service of their own."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -23,16 +24,18 @@ _MIB = 1 << 20
 
 
 class Peak:
-    """The greatest anonymous memory of the server and of any worker while a body runs."""
+    """The greatest anonymous memory of this process, of the server and of any worker while a body runs."""
 
     def __init__(self) -> None:
         """Starts at nothing."""
+        self.client = 0
         self.server = 0
         self.worker = 0
 
     def sample(self) -> None:
         """Looks once."""
         found = service_processes()
+        self.client = max(self.client, anonymous_bytes(os.getpid()))
         self.server = max([self.server, *map(_anonymous, found["server"])])
         self.worker = max([self.worker, *map(_anonymous, found["workers"])])
 
