@@ -6,10 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
-import numpy as np
-
 from jacloom._options import Mode, Tile
-from jacloom_graph.tensor import DTYPES
+from jacloom_graph import tensor
 from jacloom_graph.types import Type
 
 
@@ -97,12 +95,4 @@ def query(
 
 def product(*types: Type) -> Type:
     """Returns the type of a derivative block: the shapes one after the other, the dtype that holds all."""
-    return Type(promote(type_.dtype for type_ in types), tuple(extent for type_ in types for extent in type_.shape))
-
-
-def promote(dtypes: Iterable[str]) -> str:
-    """Returns the dtype that NumPy's promotion gives; NumPy knows none for bfloat16 with float16, which float32 holds."""
-    names = set(dtypes)
-    if {"bfloat16", "float16"} <= names:
-        names = names - {"bfloat16", "float16"} | {"float32"}
-    return np.result_type(*(DTYPES[name] for name in names)).name
+    return Type(tensor.promote(*(type_.dtype for type_ in types)), tuple(extent for type_ in types for extent in type_.shape))

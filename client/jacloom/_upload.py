@@ -15,7 +15,7 @@ from jacloom._errors import faults
 from jacloom._retry import retrying
 from jacloom._status import from_rpc
 from jacloom_api.v1 import blob_service_pb2, graph_pb2
-from jacloom_graph import tensor, wire
+from jacloom_graph import blobnames, tensor, wire
 from jacloom_graph.framing import Pieces, field
 from jacloom_graph.types import Graph, Type
 
@@ -25,8 +25,6 @@ CONSTANT_BYTES = 64 << 10
 """Constants above this travel apart from their graph."""
 INLINE_BYTES = 1 << 20
 """Inputs that are larger than this together are leased, the largest first."""
-BLOB_PREFIX = "blobs/sha256:"
-"""What the name of a blob begins with that is kept by the digest of its content."""
 ALIGNMENT = 64
 """Arrays begin at multiples of this many bytes in a blob, where workers can read them in place."""
 PARALLEL = 4
@@ -40,7 +38,7 @@ class Parcel:
 
     graph: bytes
     constants: Mapping[str, memoryview]
-    """Bytes of the constants that the graph only names, by blob name."""
+    """Bytes of the constants that the graph only names, by digest."""
 
 
 def pack(graph: Graph) -> Parcel:
@@ -50,9 +48,9 @@ def pack(graph: Graph) -> Parcel:
     for constant in graph.constants:
         if constant.data is not None and constant.data.nbytes > CONSTANT_BYTES:
             content = tensor.raw(constant.data)
-            name = f"{BLOB_PREFIX}{hashlib.sha256(content).hexdigest()}"
-            blobs[name] = content
-            constant = replace(constant, data=None, blob=name)
+            digest = hashlib.sha256(content).hexdigest()
+            blobs[digest] = content
+            constant = replace(constant, data=None, blob=blobnames.by_digest(digest))
         constants.append(constant)
     with faults():
         return Parcel(wire.to_bytes(replace(graph, constants=tuple(constants))), blobs)
@@ -62,11 +60,11 @@ def upload_constants(connection: Connection, parcel: Parcel, deadline: Deadline)
     """Uploads those constants that the service does not hold."""
     if not parcel.constants:
         return
-    request = blob_service_pb2.MissingRequest(names=list(parcel.constants))
-    missing = list(connection.unary(lambda stubs: stubs.blobs.Missing, request, deadline).names)
+    digests = {blobnames.by_digest(digest): digest for digest in parcel.constants}
+    request = blob_service_pb2.MissingRequest(names=list(digests))
+    missing = [digests[name] for name in connection.unary(lambda stubs: stubs.blobs.Missing, request, deadline).names]
     for start in range(0, len(missing), PARALLEL):
-        batch = missing[start : start + PARALLEL]
-        _put(connection, [(name.removeprefix(BLOB_PREFIX), [parcel.constants[name]]) for name in batch], deadline)
+        _put(connection, [(digest, [parcel.constants[digest]]) for digest in missing[start : start + PARALLEL]], deadline)
 
 
 def tensors(connection: Connection, arrays: Sequence[np.ndarray], types: Sequence[Type], deadline: Deadline) -> tuple[list[Pieces], list[str]]:

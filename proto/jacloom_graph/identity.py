@@ -16,11 +16,10 @@ of what wrote the graph.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
+from jacloom_graph import blobnames
 from jacloom_graph.attrs import AttrKind, AttrSpec, flatten
 from jacloom_graph.encoding import Text, function_text, graph_bytes, rule_text
 from jacloom_graph.errors import Fault, Reason
@@ -28,8 +27,6 @@ from jacloom_graph.ops import TABLE
 from jacloom_graph.partition import coarsest
 from jacloom_graph.tensor import raw
 from jacloom_graph.types import AttrValue, Constant, Function, Graph, JvpRule, Node, Rule, Type, VjpRule
-
-_DIGEST_NAME: Final = re.compile(r"blobs/sha256:([0-9a-f]{64})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +110,10 @@ def constant_digest(constant: Constant) -> bytes:
     """
     if constant.data is not None:
         return hashlib.sha256(raw(constant.data)).digest()
-    name = _DIGEST_NAME.fullmatch(constant.blob)
-    if name is None:
+    digest = blobnames.digest_of(constant.blob)
+    if digest is None:
         raise Fault(Reason.INVALID_GRAPH, f'a constant must have elements or a blob named "blobs/sha256:<64 hex digits>", got {constant.blob[:96]!r}')
-    return bytes.fromhex(name[1])
+    return bytes.fromhex(digest)
 
 
 @dataclass(frozen=True, slots=True)

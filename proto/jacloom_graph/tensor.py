@@ -83,6 +83,14 @@ def dtype_name(dtype: np.dtype) -> str:
     raise Fault(Reason.ARGUMENT_MISMATCH, f"arrays must have one of the dtypes {', '.join(sorted(DTYPES))}; got {dtype}")
 
 
+def promote(*dtypes: str) -> str:
+    """Returns the inexact dtype that holds values of some others: ``np.result_type``, and float32 where that has none (float16 with bfloat16)."""
+    names = set(dtypes)
+    if {"bfloat16", "float16"} <= names:
+        names = names - {"bfloat16", "float16"} | {"float32"}
+    return np.result_type(*(DTYPES[name] for name in names)).name
+
+
 def check_type(
     type_: Type, limits: Limits = DEFAULT, *, reason: Reason = Reason.ARGUMENT_MISMATCH, field: str = "", place: Place | None = None
 ) -> None:

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import product
-from typing import Any, Final
+from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-from jacloom_graph.tensor import DTYPES, itemsize, nbytes, raw
+from jacloom_graph.tensor import DTYPES, itemsize, nbytes, promote, raw
 from jacloom_graph.types import Type
 from jacloom_server.call import Derivative, Selection
 from jacloom_server.strategy import Mode, Plan
@@ -98,16 +97,6 @@ class Reply:
     summary: Summary | None = None
 
 
-_BFLOAT16: Final = np.dtype(ml_dtypes.bfloat16)
-_FLOAT16: Final = np.dtype(np.float16)
-
-
-def promote(first: str, second: str) -> str:
-    """Returns the dtype of a Jacobian between two leaves: ``np.result_type``, and float32 for the pair that NumPy refuses (float16, bfloat16)."""
-    pair = DTYPES[first], DTYPES[second]
-    return "float32" if set(pair) == {_BFLOAT16, _FLOAT16} else np.result_type(*pair).name
-
-
 def arrays(derivative: Derivative, chosen: Selection) -> tuple[Array, ...]:
     """Returns the arrays of an answer, in the order in which ``protocol.Done`` lists them, values last (for Jacobians and Hessians: values first)."""
     values = [_row(Part.VALUE, type_, output=index) for index, type_ in zip(chosen.values, chosen.value_types, strict=True)]
@@ -190,6 +179,6 @@ def _row(part: Part, type_: Type, output: int = 0, input: int = 0) -> Array:
 
 
 def _second(index: int, out: Type, first: tuple[int, Type], second: tuple[int, Type]) -> Array:
-    dtype = promote(promote(out.dtype, first[1].dtype), second[1].dtype)
+    dtype = promote(out.dtype, first[1].dtype, second[1].dtype)
     shape = out.shape + first[1].shape + second[1].shape
     return Array(Part.HESSIAN, Type(dtype, shape), out.size * first[1].size, second[1].size, output=index, input=first[0], input2=second[0])

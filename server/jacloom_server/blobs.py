@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import ray
 
+from jacloom_graph import blobnames
 from jacloom_graph.errors import Fault, Reason
-
-_DIGEST: Final = re.compile(r"blobs/sha256:([0-9a-f]{64})", re.ASCII)
-_LEASED: Final = re.compile(r"blobs/([0-9a-f]{32})", re.ASCII)
 
 
 @dataclass(eq=False, slots=True)
@@ -60,7 +57,7 @@ class Blobs:
         Raises:
             Fault: The digest is malformed, or there is no room for the blob, now or ever.
         """
-        if digest and not re.fullmatch(r"[0-9a-f]{64}", digest, re.ASCII):
+        if digest and not blobnames.is_digest(digest):
             raise Fault(Reason.ARGUMENT_MISMATCH, "a SHA-256 digest has 64 hexadecimal digits in lower case", field="header.sha256")
         if size > self._most_bytes:
             raise Fault(Reason.TOO_LARGE, f"blobs may have {self._most_bytes:,} bytes in all, this one alone has {size:,}", field="header.size")
@@ -88,13 +85,13 @@ class Blobs:
             got = await _aside(data.size, lambda: hashlib.sha256(data.data).hexdigest())
             if got != digest:
                 raise Fault(Reason.ARGUMENT_MISMATCH, f"the uploaded bytes have SHA-256 {got}, the header says {digest}", field="header.sha256")
-            present = self._blobs.get(f"blobs/sha256:{digest}")
+            present = self._blobs.get(blobnames.by_digest(digest))
             if present is not None:
                 present.used = time.monotonic()
                 return present
             if self._folder is not None:
                 await asyncio.to_thread(write_whole, self._folder / digest, data)
-        name = f"blobs/sha256:{digest}" if digest else f"blobs/{secrets.token_hex(16)}"
+        name = blobnames.by_digest(digest) if digest else blobnames.new_lease()
         return self._add(name, data.size, await _aside(data.size, lambda: ray.put(data)))
 
     def find(self, name: str, field: str = "") -> Blob:
@@ -150,25 +147,20 @@ class Blobs:
 
     def _drop(self, name: str) -> None:
         self._nbytes -= self._blobs.pop(name).size
-        digest = _DIGEST.fullmatch(name)
+        digest = blobnames.digest_of(name)
         if digest and self._folder is not None:
-            (self._folder / digest[1]).unlink(missing_ok=True)
+            (self._folder / digest).unlink(missing_ok=True)
 
     def _restore(self, name: str) -> Blob | None:
         """Returns a blob named by content that an earlier server has kept, if there is one."""
-        digest = _DIGEST.fullmatch(name)
+        digest = blobnames.digest_of(name)
         if digest is None or self._folder is None:
             return None
         try:
-            data = np.fromfile(self._folder / digest[1], np.uint8)
+            data = np.fromfile(self._folder / digest, np.uint8)
         except OSError:
             return None
         return self._add(name, data.size, ray.put(data))
-
-
-def is_name(name: str) -> bool:
-    """Returns whether a text has the form of a blob's name."""
-    return bool(_DIGEST.fullmatch(name) or _LEASED.fullmatch(name))
 
 
 def write_whole(path: Path, data: Any) -> None:

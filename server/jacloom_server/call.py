@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from jacloom_graph import leaves
 from jacloom_graph.errors import Fault, Reason
-from jacloom_graph.tensor import INEXACT, nbytes
+from jacloom_graph.tensor import nbytes
 from jacloom_graph.types import Type
 from jacloom_server.blobs import Blobs
 from jacloom_server.strategy import MOST_WIDTH, Mode
@@ -99,12 +99,12 @@ def select(call: Call, function: Description) -> Selection:
         call.wrt,
         outputs,
         values,
-        _leaves(call.wrt, function.inputs, "wrt", "inputs", active=True),
-        _leaves(outputs, function.outputs, "outputs", "outputs", active=True),
-        _leaves(values, function.outputs, "values", "outputs", active=False),
+        leaves.choose(call.wrt, function.inputs, "wrt", differentiated=True),
+        leaves.choose(outputs, function.outputs, "outputs", differentiated=True),
+        leaves.choose(values, function.outputs, "values", differentiated=False),
     )
     if call.derivative in (Derivative.GRADIENT, Derivative.HVP):
-        _check_scalar(call.derivative, chosen.output_types)
+        leaves.require_scalar(chosen.output_types, f"a {call.derivative.value}")
     return chosen
 
 
@@ -151,24 +151,6 @@ def _operand(array: Array, type_: Type, field: str, blobs: Blobs) -> Operand:
     if len(data) != needed:
         raise Fault(Reason.ARGUMENT_MISMATCH, f"{type_} has {needed:,} bytes, got {len(data):,}", field=f"{field}.data")
     return Operand(type_, data)
-
-
-def _leaves(chosen: Sequence[int], types: Sequence[Type], field: str, among: str, *, active: bool) -> tuple[Type, ...]:
-    for position, index in enumerate(chosen):
-        where = f"{field}[{position}]"
-        if not 0 <= index < len(types):
-            raise Fault(Reason.INVALID_OPTION, f"the function has {len(types)} {among}, so an index is below {len(types)}; got {index}", field=where)
-        if index in chosen[:position]:
-            raise Fault(Reason.INVALID_OPTION, f"{field} names leaf {index} twice", field=where)
-        if active and types[index].dtype not in INEXACT:
-            raise Fault(Reason.INVALID_OPTION, f"leaf {index} is {types[index]}, and only floating and complex dtypes have derivatives", field=where)
-    return tuple(types[index] for index in chosen)
-
-
-def _check_scalar(derivative: Derivative, outputs: Sequence[Type]) -> None:
-    if len(outputs) != 1 or outputs[0].shape != ():
-        shown = ", ".join(map(str, outputs)) or "none"
-        raise Fault(Reason.INVALID_OPTION, f"{derivative.value} is of one scalar output, got {shown}; name it in `outputs`", field="outputs")
 
 
 def _check_options(call: Call) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import ml_dtypes
 import numpy as np
 import pytest
 
@@ -91,18 +90,3 @@ def test_keys_are_cut_by_whole_keys() -> None:
     array = Array(Part.VALUE, Type("key<threefry2x32>", (2,)), 1, 2)
     (block,) = answer.whole(0, array, np.array([[1, 2], [3, 4]], np.uint32))
     assert (block.columns, bytes(block.data)) == (2, np.array([1, 2, 3, 4], np.uint32).tobytes())
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "expected"),
-    [
-        ("float32", "float64", "float64"),
-        ("float16", "bfloat16", "float32"),
-        ("bfloat16", "bfloat16", "bfloat16"),
-        ("bfloat16", "float32", "float32"),
-        ("complex64", "float64", "complex128"),
-    ],
-)
-def test_promotion(first: str, second: str, expected: str) -> None:
-    assert answer.promote(first, second) == answer.promote(second, first) == expected
-    assert answer.DTYPES["bfloat16"] == ml_dtypes.bfloat16

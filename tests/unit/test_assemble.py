@@ -9,7 +9,7 @@ import pytest
 
 from jacloom import ProtocolError
 from jacloom._assemble import Assembly
-from jacloom._query import Kind, Part, promote, query
+from jacloom._query import Kind, Part, query
 from jacloom_graph.types import Type
 
 MATRIX = Type("float64", (2, 2, 3))
@@ -127,12 +127,3 @@ def test_queries_say_what_to_expect() -> None:
     hessian = query(Kind.HESSIAN, inputs, outputs, wrt=(0, 1), outputs=(0,))
     assert hessian.expected[Part.HESSIAN, 0, 1, 0] == Type("float64", (3, 1, 0, 2))
     assert len(hessian.expected) == 4
-
-
-@pytest.mark.parametrize(
-    ("dtypes", "widest"),
-    [(["float32", "float64"], "float64"), (["float64", "complex64"], "complex128"), (["bfloat16", "float16"], "float32"), (["bfloat16"], "bfloat16")],
-    ids=str,
-)
-def test_promotion(dtypes: list[str], widest: str) -> None:
-    assert promote(dtypes) == promote(reversed(dtypes)) == widest

@@ -67,7 +67,7 @@ def test_big_arguments_share_one_upload_and_begin_where_workers_can_read_them_in
     arrays = [np.random.default_rng(0).normal(size=size) for size in (200_001, 90_007, 3)]
     script.steps = [echo(script)]
     client.evaluate(lambda x, y, z: x + 0 * y.sum() + 0 * z.sum())(*arrays)
-    assert script.calls == ["Register", "Put", "Evaluate"]
+    assert script.calls[:3] == ["Register", "Put", "Evaluate"]
     request = script.requests[0]
     assert [(argument.WhichOneof("content"), argument.offset % 64) for argument in request.args] == [("blob", 0), ("data", 0), ("data", 0)]
     script.steps = [echo(script)]

@@ -268,12 +268,12 @@ class TestRequirements:
     @pytest.mark.parametrize(
         ("kernel", "reason", "field", "says"),
         [
-            (Kernel("f", Kind.JVP, (3,), (0,)), Reason.INVALID_OPTION, "wrt[0]", "3 input leaves"),
-            (Kernel("f", Kind.JVP, (0, -1), (0,)), Reason.INVALID_OPTION, "wrt[1]", "got -1"),
-            (Kernel("f", Kind.JVP, (0, 0), (0,)), Reason.INVALID_OPTION, "wrt", "once"),
+            (Kernel("f", Kind.JVP, (3,), (0,)), Reason.INVALID_OPTION, "wrt[0]", "is 3, but there are 3 leaves"),
+            (Kernel("f", Kind.JVP, (0, -1), (0,)), Reason.INVALID_OPTION, "wrt[1]", "is -1, but there are 3 leaves"),
+            (Kernel("f", Kind.JVP, (0, 0), (0,)), Reason.INVALID_OPTION, "wrt[1]", "names leaf 0 twice"),
             (Kernel("f", Kind.FORWARD, (1,), (0,), width=1), Reason.INVALID_OPTION, "wrt[0]", "int32"),
             (Kernel("f", Kind.VJP, (0,), (2,)), Reason.INVALID_OPTION, "outputs[0]", "bool"),
-            (Kernel("f", Kind.VALUE, values=(4,)), Reason.INVALID_OPTION, "values[0]", "4 output leaves"),
+            (Kernel("f", Kind.VALUE, values=(4,)), Reason.INVALID_OPTION, "values[0]", "there are 4 leaves"),
             (Kernel("f", Kind.REVERSE, (0,), (0,)), Reason.INVALID_OPTION, "options.tile", "at least one seed"),
             (Kernel("f", Kind.GRADIENT, (0,), (1,)), Reason.INVALID_OPTION, "outputs", r"float64\[2\]"),
             (Kernel("f", Kind.HVP, (0,), ()), Reason.INVALID_OPTION, "outputs", "got none"),

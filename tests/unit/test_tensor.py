@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 
+import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -13,7 +15,21 @@ from numpy.typing import NDArray
 from jacloom_api.v1 import graph_pb2
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.limits import Limits
-from jacloom_graph.tensor import DTYPES, INEXACT, KEY_DATA, check_type, dtype_name, from_bytes, itemsize, nbytes, raw, storage, to_message, type_of
+from jacloom_graph.tensor import (
+    DTYPES,
+    INEXACT,
+    KEY_DATA,
+    check_type,
+    dtype_name,
+    from_bytes,
+    itemsize,
+    nbytes,
+    promote,
+    raw,
+    storage,
+    to_message,
+    type_of,
+)
 from jacloom_graph.types import Type
 
 SHAPES = [(), (0,), (1,), (5,), (2, 3), (3, 0, 2), (2, 1, 3, 1)]
@@ -163,3 +179,21 @@ def test_dtype_names() -> None:
     assert dtype_name(np.dtype(ml_dtypes.bfloat16)) == "bfloat16"
     assert {name for name, dtype in DTYPES.items() if dtype.kind in "fc" or name == "bfloat16"} == INEXACT
     assert (itemsize("bool"), itemsize("complex128"), itemsize("key<rbg>")) == (1, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "holds_all"),
+    [
+        (["float32", "float64"], "float64"),
+        (["float64", "complex64"], "complex128"),
+        (["float16", "bfloat16"], "float32"),
+        (["bfloat16"], "bfloat16"),
+        (["bfloat16", "float32"], "float32"),
+        (["float16", "bfloat16", "float64"], "float64"),
+    ],
+    ids=str,
+)
+def test_promotion(dtypes: list[str], holds_all: str) -> None:
+    assert promote(*dtypes) == promote(*reversed(dtypes)) == holds_all
+    with jax.enable_x64(True):
+        assert jnp.result_type(*dtypes) == DTYPES[holds_all], "what a worker computes in"

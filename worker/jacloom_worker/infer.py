@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jacloom_graph.tensor import DTYPES, storage
+from jacloom_graph.tensor import storage
 from jacloom_graph.types import Type
 
 Apply = Callable[[Sequence[Any], Sequence[Any]], Sequence[Any]]
@@ -61,11 +61,6 @@ def output_types(apply: Apply, inputs: Sequence[Type], constants: Sequence[Any] 
 
     jax.eval_shape(record, abstract(constants), *map(struct, inputs))
     return tuple(found)
-
-
-def promote(first: str, second: str) -> str:
-    """Returns the dtype that holds values of two inexact ones: ``np.result_type``, and float32 where NumPy has none (float16, bfloat16)."""
-    return str(jnp.promote_types(DTYPES[first], DTYPES[second]).name)
 
 
 def _is_key(value: jax.Array) -> bool:

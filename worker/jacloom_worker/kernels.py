@@ -13,10 +13,10 @@ from typing import Any, assert_never
 import jax
 import jax.numpy as jnp
 
-from jacloom_graph.tensor import DTYPES, storage
+from jacloom_graph.tensor import DTYPES, promote, storage
 from jacloom_graph.types import Type
 from jacloom_worker import seeds
-from jacloom_worker.infer import Apply, enter, leave, promote
+from jacloom_worker.infer import Apply, enter, leave
 from jacloom_worker.protocol import Kernel, Kind
 
 START = Type("int64")

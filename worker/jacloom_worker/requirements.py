@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jacloom_graph import leaves
 from jacloom_graph.errors import Fault, Reason
-from jacloom_graph.tensor import INEXACT
 from jacloom_graph.types import Type
 from jacloom_worker.protocol import Kernel, Kind
 
@@ -27,30 +27,14 @@ def check(kernel: Kernel, inputs: Sequence[Type], outputs: Sequence[Type]) -> No
         Fault: INVALID_OPTION for leaves that are not there, are named twice or have no derivative, for a gradient of what is not one scalar,
             and for a tile without width; MODE_UNAVAILABLE where JAX's conventions for complex numbers leave only the other mode.
     """
-    _check_indices("wrt", kernel.wrt, inputs, "input")
-    _check_indices("outputs", kernel.outputs, outputs, "output")
-    _check_indices("values", kernel.values, outputs, "output", inexact=False)
+    leaves.choose(kernel.wrt, inputs, "wrt", differentiated=True)
+    chosen = leaves.choose(kernel.outputs, outputs, "outputs", differentiated=True)
+    leaves.choose(kernel.values, outputs, "values", differentiated=False)
     if kernel.kind in TILES and kernel.width < 1:
         raise Fault(Reason.INVALID_OPTION, f"a tile has at least one seed, got width {kernel.width}", field="options.tile")
     if kernel.kind in _SCALAR:
-        chosen = [outputs[index] for index in kernel.outputs]
-        if len(chosen) != 1 or chosen[0].shape != ():
-            got = ", ".join(map(str, chosen)) or "none"
-            text = f"a {kernel.kind.value} is that of one scalar output, got {got}; return a scalar, or ask for the Jacobian"
-            raise Fault(Reason.INVALID_OPTION, text, field="outputs")
+        leaves.require_scalar(chosen, f"a {kernel.kind.value}")
     _check_complex(kernel, inputs, outputs)
-
-
-def _check_indices(field: str, indices: Sequence[int], types: Sequence[Type], what: str, *, inexact: bool = True) -> None:
-    for position, index in enumerate(indices):
-        where = f"{field}[{position}]"
-        if not 0 <= index < len(types):
-            raise Fault(Reason.INVALID_OPTION, f"the function has {len(types)} {what} leaves, numbered from 0; got {index}", field=where)
-        if inexact and types[index].dtype not in INEXACT:
-            text = f"{what} leaf {index} is {types[index]}, and only floating and complex leaves have derivatives; leave it out"
-            raise Fault(Reason.INVALID_OPTION, text, field=where)
-    if len(set(indices)) != len(indices):
-        raise Fault(Reason.INVALID_OPTION, f"a leaf may be named once, got {list(indices)}", field=field)
 
 
 def _check_complex(kernel: Kernel, inputs: Sequence[Type], outputs: Sequence[Type]) -> None:

@@ -12,12 +12,12 @@ import grpc
 
 from jacloom_api.v1 import derivative_service_pb2 as pb
 from jacloom_api.v1 import graph_pb2
+from jacloom_graph.blobnames import is_name
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.framing import Pieces, field
 from jacloom_graph.tensor import type_of
 from jacloom_graph.wire import type_to_message
 from jacloom_server import answer, run
-from jacloom_server.blobs import is_name
 from jacloom_server.call import Array, Call, Derivative
 from jacloom_server.run import Service
 from jacloom_server.status import reported
