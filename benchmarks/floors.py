@@ -35,8 +35,8 @@ class Echo:
 
     def __init__(self, channel: grpc.Channel) -> None:
         """Uses an open channel."""
-        self._unary = channel.unary_unary(_UNARY)
-        self._stream = channel.stream_stream(_STREAM)
+        self._unary = channel.unary_unary(_UNARY, None, None)
+        self._stream = channel.stream_stream(_STREAM, None, None)
 
     def unary(self, payload: bytes) -> bytes:
         """Returns the payload, sent and received as one message."""
@@ -76,7 +76,7 @@ def ray_actor() -> Iterator[object]:
             def echo(self, value: object) -> object:
                 return value
 
-        yield Actor.remote()
+        yield Actor.remote()  # type: ignore[attr-defined]  # Ray's decorator adds it
     finally:
         ray.shutdown()
 

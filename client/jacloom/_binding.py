@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from jacloom import _leaves
 from jacloom._cache import Recent
 from jacloom._errors import ArgumentError
+from jacloom._prepared import Prepared
 from jacloom._signature import Signature
 from jacloom._structure import Structure
 from jacloom_graph.types import Type
 
 if TYPE_CHECKING:
     from jacloom._function import Function
-    from jacloom._transform import Prepared
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,10 +11,11 @@ import numpy as np
 from jacloom import _leaves
 from jacloom._binding import Binding
 from jacloom._errors import ArgumentError
+from jacloom._prepared import Arrays, Prepared
 from jacloom._query import Kind, Part, query
 from jacloom._signature import inexact
 from jacloom._structure import Structure, require_match
-from jacloom._transform import Arrays, Prepared, Transform, parts, require_scalar, values
+from jacloom._transform import Transform, parts, require_scalar, values
 from jacloom_graph.tensor import DTYPES
 from jacloom_graph.types import Type
 

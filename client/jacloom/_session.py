@@ -16,12 +16,13 @@ from jacloom._errors import ArgumentError, BlobNotFoundError, FunctionNotFoundEr
 from jacloom._function import Function
 from jacloom._options import CallOptions
 from jacloom._plan import Plan
+from jacloom._prepared import Prepared
 from jacloom._progress import Watch
 from jacloom._query import ArrayKey, Kind, Query
 from jacloom._registry import Registry, not_registered
 from jacloom._remote import RemoteFunction
 from jacloom._signature import inexact, parse_id
-from jacloom._transform import Prepared, Transform
+from jacloom._transform import Transform
 
 AnyFunction = Callable[..., Any] | Function | RemoteFunction | str
 """What can be differentiated: a callable that JAX can trace, a traced or registered function, or a function's id."""

@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
-
-import numpy as np
 
 from jacloom import _leaves
 from jacloom._argnums import positions
 from jacloom._binding import Binding
 from jacloom._errors import ArgumentError, OptionError
 from jacloom._options import Mode, Tile
-from jacloom._query import ArrayKey, Kind, Part, Query, query
+from jacloom._prepared import Arrays, Prepared
+from jacloom._query import Kind, Part, query
 from jacloom._signature import inexact, is_complex
 from jacloom._structure import Structure
 from jacloom_graph.types import Type
-
-Arrays = Mapping[ArrayKey, np.ndarray]
-"""The arrays of an answer."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
-    """A transformation of one kind of call, worked out as far as possible without values."""
-
-    query: Query
-    build: Callable[[Arrays], Any]
-    """Makes the user's result of the answer's arrays."""
-    seeds: Callable[[Any], list[np.ndarray]] | None = None
-    """Makes tangents or cotangents for the request of what the user passed."""
 
 
 @dataclass(frozen=True, slots=True)
