@@ -17,7 +17,6 @@ from jacloom._plan import Plan, plan_from_message, summary_from_message
 from jacloom._progress import Watch
 from jacloom._query import ArrayKey, Kind, Query
 from jacloom._retry import retrying
-from jacloom._status import from_rpc
 from jacloom_api.v1 import derivative_service_pb2 as pb
 from jacloom_api.v1 import graph_pb2
 from jacloom_graph.framing import Pieces, field
@@ -59,29 +58,27 @@ def compute(connection: Connection, message: bytes, query: Query, deadline: Dead
         ProtocolError: if the answer is incomplete or not what was asked for.
         JacloomError: what the service's status means.
     """
-    stubs = connection.stubs(deadline)
     begun = False
 
     def attempt() -> Mapping[ArrayKey, np.ndarray]:
         nonlocal begun
-        connection.service.require_alive()
         assembly = Assembly(query.expected)
         complete = False
-        stream = stubs.compute[query.kind](message, timeout=deadline.remaining(), metadata=stubs.metadata)
         try:
-            for reply in stream:
-                begun = True
-                complete = _take(reply, assembly, watch)
-        except grpc.RpcError as error:
-            failure = from_rpc(error, deadline)
-            if begun and isinstance(failure, UnavailableError):
-                raise UnavailableError(
-                    f"the connection was lost in the middle of the answer, which is not used; call again ({failure.message})"
-                ) from None
-            raise failure from None
-        except BaseException:
-            stream.cancel()  # type: ignore[no-untyped-call]
-            raise
+            with connection.stubs(deadline) as stubs:
+                stream = stubs.compute[query.kind](message, timeout=deadline.remaining(), metadata=stubs.metadata)
+                try:
+                    for reply in stream:
+                        begun = True
+                        complete = _take(reply, assembly, watch)
+                except BaseException:
+                    stream.cancel()  # type: ignore[no-untyped-call]  # does nothing to one that has failed
+                    raise
+        except UnavailableError as failure:
+            if not begun:
+                raise
+            text = f"the connection was lost in the middle of the answer, which is not used; call again ({failure.message})"
+            raise UnavailableError(text) from None
         if not complete:
             raise ProtocolError("the answer ended without its summary, so it may be incomplete; it is not used")
         connection.service.answered()

@@ -6,7 +6,8 @@ import ipaddress
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -90,26 +91,43 @@ class Connection:
         self._process = os.getpid()
         _open_connections.add(self)
 
-    def stubs(self, deadline: Deadline) -> Stubs:
-        """Returns the methods, connecting on the first call.
+    @contextmanager
+    def stubs(self, deadline: Deadline) -> Iterator[Stubs]:
+        """Yields the methods for one attempt of a call, connecting on the first. What gRPC raises in the body comes out as the SDK's error.
 
         Raises:
-            ClientStateError: if the client is closed or was carried through a fork.
-            LocalServiceError: if the local service did not start.
+            ClientStateError: if the client is closed, before or meanwhile, or was carried through a fork.
+            LocalServiceError: if the local service did not start, or has ended for good.
+            JacloomError: what the service's status means.
         """
+        stubs = self._open_stubs(deadline)
+        self.service.require_alive()
+        try:
+            yield stubs
+        except grpc.RpcError as error:
+            if self._closed:
+                raise _closed() from None
+            raise from_rpc(error, deadline) from None
+        except ValueError:
+            # So gRPC refuses calls on a channel that another thread has just closed.
+            if self._closed:
+                raise _closed() from None
+            raise
+
+    def _open_stubs(self, deadline: Deadline) -> Stubs:
         if self._process != os.getpid():
             raise ClientStateError(
                 f"this client was made in process {self._process}, and connections do not survive a fork: call jl.connect() in this process, "
                 "or start processes with multiprocessing's 'spawn' method"
             )
         if self._closed:
-            raise ClientStateError("this client is closed; call jl.connect() for a new one")
+            raise _closed()
         if self._stubs is not None:
             return self._stubs
         endpoint = self.service.endpoint(deadline)
         with self._lock:
             if self._closed:
-                raise ClientStateError("this client was closed while it waited for the service")
+                raise _closed()
             if self._stubs is None:
                 self._channel = _open(endpoint)
                 self._stubs = _stubs(self._channel, endpoint.token)
@@ -123,15 +141,10 @@ class Connection:
         Raises:
             JacloomError: what the service's status means.
         """
-        stubs = self.stubs(deadline)
-        call = method(stubs)
 
         def attempt() -> Reply:
-            self.service.require_alive()
-            try:
-                return call(request, timeout=deadline.remaining(CONTROL_SECONDS), metadata=stubs.metadata)
-            except grpc.RpcError as error:
-                raise from_rpc(error, deadline) from None
+            with self.stubs(deadline) as stubs:
+                return method(stubs)(request, timeout=deadline.remaining(CONTROL_SECONDS), metadata=stubs.metadata)
 
         return retrying(attempt, deadline, again=lambda: patient)
 
@@ -145,6 +158,10 @@ class Connection:
         if channel is not None:
             channel.close()
         self.service.close()
+
+
+def _closed() -> ClientStateError:
+    return ClientStateError("this client is closed; call jl.connect() for a new one")
 
 
 def close_all() -> None:

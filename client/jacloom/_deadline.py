@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from jacloom._errors import DeadlineExceeded, OptionError
@@ -21,8 +22,8 @@ class Deadline:
         Raises:
             OptionError: if ``timeout`` is not a positive number.
         """
-        if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
-            raise OptionError(f"timeout must be a positive number of seconds or None, got {timeout!r}")
+        if timeout is not None and not (isinstance(timeout, int | float) and 0 < timeout < math.inf):
+            raise OptionError(f"timeout must be a finite positive number of seconds, or None for no limit; got {timeout!r}")
         self.timeout = timeout
         self._end = None if timeout is None else time.monotonic() + timeout
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
-import grpc
 import numpy as np
 
 from jacloom._connection import Connection
 from jacloom._deadline import Deadline
-from jacloom._errors import faults
+from jacloom._errors import JacloomError, faults
 from jacloom._retry import retrying
-from jacloom._status import from_rpc
 from jacloom_api.v1 import blob_service_pb2, graph_pb2
 from jacloom_graph import blobnames, tensor, wire
 from jacloom_graph.framing import Pieces, field
@@ -94,11 +93,12 @@ def release(connection: Connection, names: Sequence[str]) -> None:
     """Tells the service that leased blobs are not needed any more, without waiting: it would drop them by itself later."""
     if not names:
         return
-    stubs = connection.stubs(Deadline(None))
-    for name in names:
-        call = stubs.blobs.Release.future(blob_service_pb2.ReleaseRequest(name=name), timeout=RELEASE_SECONDS, metadata=stubs.metadata)
-        # The callback keeps the call alive; a call that nobody holds is cancelled by the collector.
-        call.add_done_callback(lambda done: None)
+    # A service that cannot be reached any more is told nothing. The callers' own error, if there is one, matters more.
+    with suppress(JacloomError), connection.stubs(Deadline(None)) as stubs:
+        for name in names:
+            call = stubs.blobs.Release.future(blob_service_pb2.ReleaseRequest(name=name), timeout=RELEASE_SECONDS, metadata=stubs.metadata)
+            # The callback keeps the call alive; a call that nobody holds is cancelled by the collector.
+            call.add_done_callback(lambda done: None)
 
 
 def _apart(sizes: Sequence[int]) -> list[int]:
@@ -114,18 +114,15 @@ def _apart(sizes: Sequence[int]) -> list[int]:
 
 def _put(connection: Connection, blobs: Sequence[tuple[str, Pieces]], deadline: Deadline) -> list[str]:
     """Uploads blobs at the same time, each given by its digest (empty for a leased one) and its content, and returns their names."""
-    stubs = connection.stubs(deadline)
 
     def attempt() -> list[str]:
-        connection.service.require_alive()
-        puts = [stubs.put.future(_chunks(digest, content), timeout=deadline.remaining(), metadata=stubs.metadata) for digest, content in blobs]
-        try:
-            return [put.result().name for put in puts]
-        except grpc.RpcError as error:
-            raise from_rpc(error, deadline) from None
-        finally:
-            for put in puts:
-                put.cancel()  # type: ignore[no-untyped-call]  # does nothing to those that are done
+        with connection.stubs(deadline) as stubs:
+            puts = [stubs.put.future(_chunks(digest, content), timeout=deadline.remaining(), metadata=stubs.metadata) for digest, content in blobs]
+            try:
+                return [put.result().name for put in puts]
+            finally:
+                for put in puts:
+                    put.cancel()  # type: ignore[no-untyped-call]  # does nothing to those that are done
 
     return retrying(attempt, deadline)
 

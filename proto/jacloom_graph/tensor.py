@@ -132,8 +132,8 @@ def raw(array: NDArray[np.generic]) -> memoryview:
     """Returns the elements as the wire has them: little-endian, C order. A view where the array already lies so in memory, else a copy."""
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
-    # Seen as bytes by NumPy, because buffers of ml_dtypes have no format that memoryview understands.
-    return array.reshape(-1).view(np.uint8).data
+    # Made contiguous first: reshaping alone keeps the strides of ``x[::2]``. Seen as bytes by NumPy, because buffers of ml_dtypes have no format that memoryview understands.
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def to_message(array: ArrayLike, dtype: str | None = None) -> graph_pb2.Tensor:

@@ -179,6 +179,27 @@ def test_python_numbers_of_a_32_bit_trace_keep_32_bits() -> None:
         np.testing.assert_array_equal(program(x)[0], expected)
 
 
+def test_a_linear_solve_that_says_more_than_its_solution() -> None:
+    matrix = np.array([[3.0, 1.0, 0.0, 0.5], [0.0, 2.0, 1.0, 0.0], [0.0, 0.5, 4.0, 0.0], [1.0, 0.0, 0.0, 2.0]])
+
+    def solve(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def direct(_: Any, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return jnp.linalg.solve(matrix, b), jnp.int32(7)
+
+        def transposed(_: Any, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return jnp.linalg.solve(matrix.T, b), jnp.int32(7)
+
+        return jax.lax.custom_linear_solve(lambda v: jnp.asarray(matrix) @ v, x, direct, transposed, has_aux=True)
+
+    program, _ = through_bytes(solve, (X,))
+    with jax.enable_x64(True):
+        solution, steps = program(X)
+        np.testing.assert_allclose(solution, np.linalg.solve(matrix, X), rtol=1e-12)
+        assert steps == 7
+        for transform in (jax.jacfwd, jax.jacrev):
+            np.testing.assert_allclose(transform(lambda x: program(x)[0])(X), np.linalg.inv(matrix), rtol=1e-10, atol=1e-12)
+
+
 def test_constants_are_what_they_were_when_traced() -> None:
     weights = np.arange(4.0)
     traced = trace(lambda x: x * weights, (X,))

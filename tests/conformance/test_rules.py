@@ -163,6 +163,23 @@ def test_a_refusal_does_not_tell_of_its_process() -> None:
     assert first.id == second.id
 
 
+@pytest.mark.parametrize("rule", ["jvp", "vjp"])
+def test_a_rule_recorded_for_fewer_inputs_refuses_the_others(rule: str) -> None:
+    if rule == "jvp":
+        product = jax.custom_jvp(lambda x, y: x * y)
+        product.defjvp(lambda primals, tangents: (primals[0] * primals[1], tangents[0] * primals[1] + primals[0] * tangents[1]))
+    else:
+        product = jax.custom_vjp(lambda x, y: x * y)
+        product.defvjp(lambda x, y: (x * y, (x, y)), lambda kept, given: (given * kept[1], given * kept[0]))
+    x, y = np.float64(2.0), np.float64(5.0)
+    narrow, _ = through_bytes(product, (x, y), active=(0,))
+    with jax.enable_x64(True):
+        assert jax.grad(lambda x: narrow(x, y)[0])(x) == 5.0
+        with pytest.raises(Fault, match="recorded for other inputs than those that are differentiated") as caught:
+            jax.grad(lambda x, y: narrow(x, y)[0], (0, 1))(x, y)
+    assert caught.value.reason is Reason.MODE_UNAVAILABLE
+
+
 def test_rules_inside_loops() -> None:
     assert_same(lambda x: jax.lax.scan(lambda c, a: (jax.nn.relu(c) * a, clipped(c)), x[1], x)[0], X, transforms=((REVERSE,),))
     assert_same(lambda x: jax.lax.scan(lambda c, a: (jax.nn.relu(c) * a + a, c), x[1], x)[0], X, transforms=SECOND)

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -344,12 +345,29 @@ def test_functions_of_the_service(client: jl.Client, script: Script) -> None:
         (lambda client: client.jacobian(identity, argnums="x"), "argnums must be an integer or a sequence of integers, got 'x'"),
         (lambda client: client.jvp(identity, X, X), r"primals must be a tuple with one entry per argument, got ndarray; write \(x,\)"),
         (lambda client: client.evaluate(3)(X), "f must be a callable, a jl.Function, a jl.RemoteFunction or a function's id, got int"),
-        (lambda client: client.evaluate(identity, timeout=-1)(X), "timeout must be a positive number"),
+        (
+            lambda client: client.evaluate(identity, timeout=-1)(X),
+            "timeout must be a finite positive number of seconds, or None.*got -1",
+        ),
+        (lambda client: client.evaluate(identity, timeout=float("inf"))(X), "got inf"),
+        (lambda client: client.evaluate(identity, timeout=float("nan"))(X), "got nan"),
     ],
 )
 def test_bad_options(client: jl.Client, call: Any, text: str) -> None:
     with pytest.raises((jl.ArgumentError, jl.OptionError), match=text):
         call(client)
+
+
+def test_closing_a_client_ends_the_calls_of_other_threads(client: jl.Client, script: Script) -> None:
+    script.steps = [hang(script)]
+    with ThreadPoolExecutor(1) as thread:
+        call = thread.submit(client.evaluate(identity), X)
+        while "Evaluate" not in script.calls:
+            time.sleep(0.01)
+        client.close()
+        with pytest.raises(jl.ClientStateError, match="this client is closed"):
+            call.result(10)
+    assert script.cancelled.wait(5)
 
 
 def test_closed_clients(client: jl.Client) -> None:

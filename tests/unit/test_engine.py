@@ -220,6 +220,28 @@ class TestFaults:
         assert str(answer.place) == "function 0, node 0 (custom_call)"
         assert arrays(here.run(task(REVERSE_ONLY, Kind.GRADIENT), three)) == (3.0,)
 
+    def test_a_call_with_arguments_of_other_types(self) -> None:
+        callee = Function("callee", (Type("float32", (7, 2)),), (node("sin", 0),), (1,))
+        called = graph(Function("entry", (VECTOR,), (node("call", 0, function=1),), (1,)), callee)
+        answer = fault(Engine().describe(load_of(called)))
+        assert (answer.reason, str(answer.place)) == (Reason.TYPE_MISMATCH, "function 1")
+        assert answer.message == "function 1 takes (float32[7,2]), and is called with (float64[4])"
+
+    def test_a_reverse_rule_with_a_cotangent_too_few(self) -> None:
+        # Two outputs, so the rule gets two cotangents; one that takes only the first would read the second as its own first result.
+        two = graph(
+            Function("entry", (SCALAR,), (node("custom_call", 0, rule=0, results=2),), (1, 2)),
+            Function("twice", (SCALAR,), (node("sin", 0), node("cos", 0)), (1, 2)),
+            Function("forward", (SCALAR,), (node("sin", 0), node("cos", 0)), (0, 1, 2)),
+            Function("backward", (SCALAR, SCALAR), (node("neg", 1),), (2,)),
+            rules=(Rule(1, (True,), VjpRule(2, 3, (0,))),),
+        )
+        survey = Engine().survey(load_of(two), (0,), (0, 1))
+        assert isinstance(survey, Survey)
+        answer = fault(survey.reverse)
+        assert (answer.reason, str(answer.place)) == (Reason.TYPE_MISMATCH, "function 3")
+        assert "takes (float64[], float64[]), and is called with (float64[], float64[], float64[])" in answer.message
+
     def test_a_hessian_by_forward_mode_alone(self) -> None:
         # Twice the number has the second derivative zero; the loop doubles 1.5 seven times.
         here = Engine()
@@ -338,6 +360,14 @@ class TestBounds:
         assert here.run(task(graphs[0], Kind.VALUE, values=(0,), load=False), X) == Missing()
         for graph_ in graphs[1:]:
             arrays(here.run(task(graph_, Kind.VALUE, values=(0,), load=False), X))
+
+    def test_a_function_whose_kernels_are_used_stays(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(engine, "_FUNCTIONS", 2)
+        here, hot = Engine(), layer(inline(W))
+        arrays(here.run(task(hot, Kind.VALUE, values=(0,)), X))
+        for shift in (1, 2, 3):
+            arrays(here.run(task(layer(inline(W + shift)), Kind.VALUE, values=(0,)), X))
+            arrays(here.run(task(hot, Kind.VALUE, values=(0,), load=False), X))
 
     def test_a_dropped_kernel_is_compiled_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(engine, "_KERNELS", 1)

@@ -71,6 +71,16 @@ def test_the_bytes_are_little_endian_and_in_c_order() -> None:
 
 
 @pytest.mark.parametrize(
+    "array",
+    [np.arange(7.0)[::2], np.arange(7.0)[::-1], np.arange(24.0).reshape(4, 6)[:, ::2], np.broadcast_to(np.float32(2), (3, 2)), np.arange(5)[1:1:2]],
+    ids=["strided", "reversed", "every other column", "broadcast", "empty slice"],
+)
+def test_the_bytes_of_a_view_are_those_of_its_elements(array: np.ndarray) -> None:
+    assert bytes(raw(array)) == array.tobytes()
+    np.testing.assert_array_equal(read(to_message(array)), array)
+
+
+@pytest.mark.parametrize(
     "array", [np.arange(12.0).reshape(3, 4)[:, ::-2], np.arange(6, dtype=">i4").reshape(2, 3).T, np.float32(2), 7, 2.5, 1j, True, [[1, 2]]]
 )
 def test_any_layout_byte_order_and_scalar(array: object) -> None:

@@ -94,18 +94,17 @@ class Worker:
         """
         process = self._process
         try:
-            task, lease, arrays = unpack_task(packed, fetched(load), buffers)
+            task, lease, arrays = unpack_task(packed, buffers)
         except Fault as fault:
             return pack_result(fault, process.notes.take())
         with process.watchdog.within(lease):
-            answer = process.engine.run(task, *arrays)
+            # Fetched on the clock: an object that is lost with its machine would keep this process waiting.
+            answer = process.engine.run(replace(task, load=fetched(load) if load is not None else None), *arrays)
         return pack_result(answer, process.notes.take())
 
 
-def fetched(load: Load | None) -> Load | None:
+def fetched(load: Load) -> Load:
     """Returns a function with its bytes at hand. Constants stay in shared memory; the views keep them there."""
-    if load is None:
-        return None
     import ray
 
     def bring(value: Any) -> Any:

@@ -36,8 +36,8 @@ def bind(op: str, operands: Operands, attrs: Mapping[str, Any]) -> list[Any]:
         Fault: UNSUPPORTED_OP if the installed JAX does not have the op.
     """
     params = parameters(op, attrs)
-    if op in _CALLS:
-        results = _CALLS[op](operands, params)
+    if op in CALLS:
+        results = CALLS[op](operands, params)
     else:
         primitive = primitives().get(op)
         if primitive is None:
@@ -199,16 +199,27 @@ def _conj(operands: Operands, params: Params) -> Any:
     return lax.conj(operands[0])
 
 
+def _log2(operands: Operands, params: Params) -> Any:
+    return lax.log(operands[0]) / lax.log(lax.full_like(operands[0], 2))
+
+
+def _one_minus_square(operands: Operands, params: Params) -> Any:
+    return (1 - operands[0]) * (1 + operands[0])
+
+
 def _rng_bit_generator(operands: Operands, params: Params) -> Any:
     return lax.rng_bit_generator(operands[0], params["shape"], params["dtype"], lax.RandomAlgorithm[params["algorithm"]])
 
 
-_CALLS: Mapping[str, Callable[[Operands, Params], Any]] = {
+CALLS: Mapping[str, Callable[[Operands, Params], Any]] = {
     "gather": _gather,
     **{name: _scatter(name) for name in ("scatter_add", "scatter_sub", "scatter_mul", "scatter_min", "scatter_max")},
     "random_wrap": _random_wrap,
     "random_seed": _random_seed,
     "rng_bit_generator": _rng_bit_generator,
     "conj": _conj,
+    # Primitives only in later versions of JAX.
+    **({} if "log2" in primitives() else {"log2": _log2}),
+    **({} if "one_minus_square" in primitives() else {"one_minus_square": _one_minus_square}),
 }
 """Ops that go through ``jax.lax`` or ``jax.random``."""

@@ -28,20 +28,16 @@ class Clerk:
 
     def validate(self, load: Load, lease: float) -> Any:
         """Returns the ``Validation`` of a graph, or the fault that it has, packed."""
-        from jacloom_worker.validation import validate
-
-        return self._answer(load, lease, validate)
+        return self._answer(load, lease, self._process.engine.validate)
 
     def survey(self, load: Load, lease: float, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool) -> Any:
         """Returns the ``Survey`` of a function with respect to some leaves, or the fault that it has, packed."""
         return self._answer(load, lease, lambda here: self._process.engine.survey(here, wrt, outputs, holomorphic))
 
     def _answer(self, load: Load, lease: float, question: Callable[[Load], Result]) -> Any:
-        here = fetched(load)
-        assert here is not None
         with self._process.watchdog.within(lease):
             try:
-                result = question(here)
+                result = question(fetched(load))
             except Exception as error:
                 from jacloom_worker.faults import explain
 

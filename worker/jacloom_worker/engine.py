@@ -16,13 +16,13 @@ import numpy as np
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.identity import graph_id
 from jacloom_graph.limits import DEFAULT, Limits
-from jacloom_worker import compiling, functions, kernels, requirements, surveying
+from jacloom_worker import compiling, functions, kernels, requirements, surveying, validation
 from jacloom_worker.bounded import Bounded
 from jacloom_worker.compiling import Compiled
 from jacloom_worker.faults import explain
 from jacloom_worker.functions import Blueprint
 from jacloom_worker.kernels import Subject
-from jacloom_worker.protocol import Answer, Description, Done, Kernel, Kind, Load, Missing, Survey, Task
+from jacloom_worker.protocol import Answer, Description, Done, Kernel, Kind, Load, Missing, Survey, Task, Validation
 
 _FUNCTIONS, _FUNCTION_BYTES = 128, 4 << 30
 _KERNELS = 512
@@ -86,6 +86,13 @@ class Engine:
         except Exception as error:
             return explain(error)
 
+    def validate(self, load: Load) -> Validation | Fault:
+        """Returns the types of all values of a graph, or what is wrong with it. Constants may be missing."""
+        try:
+            return validation.validate(self._blueprint(load).graph, self._most_bytes)
+        except Exception as error:
+            return explain(error)
+
     def survey(self, load: Load, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool = False) -> Survey | Fault:
         """Returns which derivatives a function has with respect to some leaves, and what one pass costs. Nothing is compiled or computed.
 
@@ -110,6 +117,8 @@ class Engine:
             compiled = _compiled(subject, kernel)
             compile_seconds = compiled.seconds
             self._kernels.put(kernel, compiled)
+        else:
+            self._subjects.get(kernel.function)  # counts as used, or its kernels would go with it
         self._check_memory(compiled)
         _check_arguments(compiled, task, arrays)
         arguments = self._placed(task, compiled, arrays)

@@ -15,7 +15,7 @@ import numpy as np
 from jacloom_graph.errors import Fault
 from jacloom_graph.tensor import from_bytes, nbytes
 from jacloom_graph.types import Type
-from jacloom_worker.protocol import Answer, Description, Done, Load, Missing, Survey, Task, Validation
+from jacloom_worker.protocol import Answer, Description, Done, Missing, Survey, Task, Validation
 
 INLINE_BYTES: Final = 100_000
 """Arguments and answers up to this size travel in the message itself; storing them in shared memory would cost more (1.5 ms)."""
@@ -55,8 +55,8 @@ def pack_task(task: Task, lease: float, operands: Sequence[Operand]) -> bytes:
     return pickle.dumps((replace(task, load=None), lease, tuple((operand.type, operand.offset) for operand in operands)), protocol=5)
 
 
-def unpack_task(data: bytes, load: Load | None, buffers: Sequence[Any]) -> tuple[Task, float, list[np.ndarray]]:
-    """Returns the task, its lease in seconds, and its arrays as read-only views of the buffers.
+def unpack_task(data: bytes, buffers: Sequence[Any]) -> tuple[Task, float, list[np.ndarray]]:
+    """Returns the task without its ``load``, its lease in seconds, and its arrays as read-only views of the buffers.
 
     Raises:
         Fault: ARGUMENT_MISMATCH if a buffer does not have the bytes of its array.
@@ -66,7 +66,7 @@ def unpack_task(data: bytes, load: Load | None, buffers: Sequence[Any]) -> tuple
     for index, ((type_, offset), buffer) in enumerate(zip(places, buffers, strict=True)):
         elements = memoryview(buffer).cast("B")[offset : offset + nbytes(type_)]
         arrays.append(from_bytes(type_, elements, f"args[{index}]"))
-    return replace(task, load=load), lease, arrays
+    return task, lease, arrays
 
 
 def pack_result(result: Result, notes: Sequence[Note]) -> Any:

@@ -79,12 +79,21 @@ def _linear_solve(frame: Functions, node: Node, operands: list[Any]) -> Any:
     matvec, solve, transpose_solve = functions["matvec"], functions["solve"], functions["transpose_solve"]
     if matvec is None or solve is None:
         raise Fault(Reason.INVALID_GRAPH, "linear_solve needs the functions matvec and solve")
-    return lax.custom_linear_solve(
+    right = operands[at:]
+    extra = node.result_count > len(right)
+
+    def solved(function: Callable[..., list[Any]], b: list[Any]) -> Any:
+        results = function(*b)
+        return (results[: len(right)], results[len(right) :]) if extra else results
+
+    solution = lax.custom_linear_solve(
         lambda x: matvec(*x),
-        operands[at:],
-        solve=lambda _, b: solve(*b),
-        transpose_solve=None if transpose_solve is None else lambda _, b: transpose_solve(*b),
+        right,
+        solve=lambda _, b: solved(solve, b),
+        transpose_solve=None if transpose_solve is None else lambda _, b: solved(transpose_solve, b),
+        has_aux=extra,
     )
+    return [*solution[0], *solution[1]] if extra else solution
 
 
 def _closed(function: Callable[..., list[Any]], constants: list[Any]) -> Callable[..., list[Any]]:

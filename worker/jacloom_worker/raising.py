@@ -98,6 +98,22 @@ class Program:
         """The functions that use a large constant, themselves or through others."""
         return reaching(self.graph, self._large_numbers)
 
+    def verify_inputs(self, number: int, args: Sequence[Any]) -> None:
+        """Checks that arguments have the types that a function declares for its inputs.
+
+        A caller's own types are inferred, and what a rule is called with depends on types too (outputs without a derivative have no cotangent), so
+        this is known only now. A value too few would shift the numbers of all that follow.
+
+        Raises:
+            Fault: TYPE_MISMATCH, with the place.
+        """
+        inputs = self.graph.functions[number].inputs
+        found = [(type_.dtype, type_.shape) for type_ in map(type_of, args)]
+        if found != [(type_.dtype, type_.shape) for type_ in inputs]:
+            got = ", ".join(str(Type(dtype, shape)) for dtype, shape in found)
+            message = f"function {number} takes ({', '.join(map(str, inputs))}), and is called with ({got})"
+            raise Fault(Reason.TYPE_MISMATCH, message, place=Place(number))
+
     def verify(self, node: Node, results: Sequence[Any], place: Place) -> None:
         """Checks a node's results against the types that it declares, and their size.
 
@@ -135,6 +151,7 @@ class Frame:
     def run(self, number: int, args: Sequence[Any]) -> list[Any]:
         """Returns the results of one of the graph's functions, evaluated in place."""
         function, constants = self.graph.functions[number], self._constants
+        self.program.verify_inputs(number, args)
         values = list(args)
         for index, node in enumerate(function.nodes):
             operands = [values[operand] if operand >= 0 else constants[-1 - operand] for operand in node.operands]

@@ -80,15 +80,22 @@ def _instantiated(tangent: Any, active: bool) -> Any:
     """Returns the tangent as an array for an active input, None for another; a tangent where none was foreseen is refused."""
     if not active:
         if not isinstance(tangent, SymbolicZero) and getattr(tangent, "dtype", None) != float0:
-            raise Fault(
-                Reason.MODE_UNAVAILABLE,
-                "a custom rule was recorded for other inputs than those that are differentiated; trace the function again for this argnums",
-            )
+            raise _not_foreseen()
         return None
-    if isinstance(tangent, SymbolicZero):
-        aval: Any = tangent.aval
+    return _as_array(tangent)
+
+
+def _as_array(direction: Any) -> Any:
+    """Returns a tangent or cotangent as an array, also where it is a symbolic zero."""
+    if isinstance(direction, SymbolicZero):
+        aval: Any = direction.aval
         return jax.numpy.zeros(aval.shape, aval.dtype)
-    return tangent
+    return direction
+
+
+def _not_foreseen() -> Fault:
+    text = "a custom rule was recorded for other inputs than those that are differentiated; trace the function again for this argnums"
+    return Fault(Reason.MODE_UNAVAILABLE, text)
 
 
 def _no_tangent(output: Any) -> Any:
@@ -103,17 +110,21 @@ def _with_vjp(frame: Functions, rule: Rule, derivative: VjpRule, skip: int) -> A
         return list(frame.apart(args[:skip]).run(rule.function, args[skip:]))
 
     def forward(*args: Any) -> tuple[list[Any], tuple[Any, ...]]:
-        results = frame.apart(args[:skip]).run(derivative.forward, args[skip:])
-        return results[len(results) - count :], (args[:skip], results[: len(results) - count])
+        for arg, active in zip(args[skip:], rule.active, strict=True):
+            if arg.perturbed and not active and jax.dtypes.issubdtype(jax.typeof(arg.value).dtype, np.inexact):
+                raise _not_foreseen()
+        large, values = tuple(arg.value for arg in args[:skip]), [arg.value for arg in args[skip:]]
+        results = frame.apart(large).run(derivative.forward, values)
+        return results[len(results) - count :], (large, results[: len(results) - count])
 
     def backward(kept: tuple[Any, ...], cotangents: Sequence[Any]) -> tuple[Any, ...]:
         large, residuals = kept
-        given = [cotangent for cotangent in cotangents if cotangent.dtype != float0]
+        given = [_as_array(cotangent) for cotangent in cotangents if cotangent.dtype != float0]
         found = dict(zip(derivative.inputs, frame.apart(large).run(derivative.backward, [*residuals, *given]), strict=True))
         # None stands for a cotangent of zero.
         return (*(None for _ in large), *(found.get(index) for index in range(len(rule.active))))
 
-    function.defvjp(forward, backward)
+    function.defvjp(forward, backward, symbolic_zeros=True)
     return function
 
 
