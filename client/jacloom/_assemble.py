@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from jacloom._errors import ProtocolError
-from jacloom._query import ArrayKey
 from jacloom_graph import tensor
-from jacloom_graph.types import Type
+from jacloom_graph.answer import Array, ArrayKey, Rectangle, covered_once
+
+
+class DescribedType(Protocol):
+    """A type as the header of an answer describes it."""
+
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> Sequence[int]: ...
 
 
 class Described(Protocol):
@@ -25,13 +33,15 @@ class Described(Protocol):
     @property
     def input2(self) -> int: ...
     @property
+    def type(self) -> DescribedType: ...
+    @property
     def rows(self) -> int: ...
     @property
     def columns(self) -> int: ...
 
 
-class Rectangle(Protocol):
-    """A block: a rectangle of one array's matrix, with its elements."""
+class Block(Protocol):
+    """A rectangle of one array's matrix, with its elements."""
 
     @property
     def array(self) -> int: ...
@@ -48,14 +58,14 @@ class Rectangle(Protocol):
 
 
 class Assembly:
-    """The arrays of an answer while it arrives. What it returns in the end is complete: every element was received."""
+    """The arrays of an answer while it arrives. What it returns in the end is complete: every element was received, and once."""
 
-    def __init__(self, expected: Mapping[ArrayKey, Type]) -> None:
+    def __init__(self, expected: Mapping[ArrayKey, Array]) -> None:
         """Prepares for the arrays that the answer has to have."""
         self._expected = expected
         self._arrays: dict[ArrayKey, np.ndarray] = {}
         self._matrices: list[np.ndarray] = []
-        self._missing: list[int] = []
+        self._received: list[list[Rectangle]] = []
 
     def begin(self, described: Iterable[Described]) -> None:
         """Allocates the arrays.
@@ -65,19 +75,19 @@ class Assembly:
         """
         for item in described:
             key = (item.part, item.output, item.input, item.input2)
-            type_ = self._expected.get(key)
-            if type_ is None or key in self._arrays or item.rows * item.columns != type_.size:
+            array = self._expected.get(key)
+            if array is None or key in self._arrays or not _same(array, item):
                 raise ProtocolError(f"the answer has an array that was not asked for (part {key[0]}, output {key[1]}, inputs {key[2:]})")
-            dtype, shape = tensor.storage(type_)
-            array = np.empty(shape, dtype)
-            self._arrays[key] = array
+            dtype, shape = tensor.storage(array.type)
+            made = np.empty(shape, dtype)
+            self._arrays[key] = made
             # Random keys have further axes, which belong to one element.
-            self._matrices.append(array.reshape(item.rows, item.columns, *shape[len(type_.shape) :]))
-            self._missing.append(type_.size)
+            self._matrices.append(made.reshape(array.rows, array.columns, *shape[len(array.type.shape) :]))
+            self._received.append([])
         if len(self._arrays) != len(self._expected):
             raise ProtocolError(f"the answer has {len(self._arrays)} arrays, {len(self._expected)} were asked for")
 
-    def place(self, block: Rectangle) -> None:
+    def place(self, block: Block) -> None:
         """Writes one block into its array.
 
         Raises:
@@ -88,22 +98,26 @@ class Assembly:
             raise ProtocolError("the answer has a block for an array that its header does not have")
         matrix = self._matrices[block.array]
         data = block.data
-        count = rows * columns
-        inside = row + rows <= matrix.shape[0] and column + columns <= matrix.shape[1]
-        if not inside or (matrix.size and len(data) != count * (matrix.nbytes // (matrix.shape[0] * matrix.shape[1]))):
+        inside = rows and columns and row + rows <= matrix.shape[0] and column + columns <= matrix.shape[1]
+        if not inside or len(data) != rows * columns * (matrix.nbytes // (matrix.shape[0] * matrix.shape[1])):
             raise ProtocolError("the answer has a block that lies outside its array, or not the bytes that its size needs")
         matrix[row : row + rows, column : column + columns] = np.frombuffer(data, matrix.dtype).reshape(rows, columns, *matrix.shape[2:])
-        self._missing[block.array] -= count
+        self._received[block.array].append(Rectangle(row, rows, column, columns))
 
     def finish(self) -> dict[ArrayKey, np.ndarray]:
         """Returns the arrays by their keys.
 
         Raises:
-            ProtocolError: if elements are missing.
+            ProtocolError: if elements are missing, or came twice.
         """
         if len(self._arrays) != len(self._expected):
             raise ProtocolError("the answer ended without its header")
-        if any(self._missing):
-            lacking = sum(map(abs, self._missing))
-            raise ProtocolError(f"the answer ended with {lacking:,} elements too few or too many; it is not used")
+        for matrix, received in zip(self._matrices, self._received, strict=True):
+            if not covered_once(matrix.shape[0], matrix.shape[1], received):
+                raise ProtocolError("the answer ended with elements that are missing or came twice; it is not used")
         return self._arrays
+
+
+def _same(array: Array, described: Described) -> bool:
+    type_ = described.type
+    return (array.type.dtype, array.type.shape, array.rows, array.columns) == (type_.dtype, tuple(type_.shape), described.rows, described.columns)

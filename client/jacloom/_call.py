@@ -15,10 +15,11 @@ from jacloom._deadline import Deadline
 from jacloom._errors import ProtocolError, UnavailableError
 from jacloom._plan import Plan, plan_from_message, summary_from_message
 from jacloom._progress import Watch
-from jacloom._query import ArrayKey, Kind, Query
+from jacloom._query import Query
 from jacloom._retry import retrying
 from jacloom_api.v1 import derivative_service_pb2 as pb
 from jacloom_api.v1 import graph_pb2
+from jacloom_graph.answer import ArrayKey, Derivative
 from jacloom_graph.framing import Pieces, field
 from jacloom_graph.types import Type
 
@@ -30,9 +31,9 @@ def request(name: str, query: Query, types: Sequence[Type] = ()) -> pb.CallReque
     return pb.CallRequest(
         function=name,
         args=[graph_pb2.Tensor(dtype=type_.dtype, shape=type_.shape) for type_ in types],
-        wrt=query.wrt,
-        outputs=query.outputs,
-        values=query.values,
+        wrt=query.chosen.wrt,
+        outputs=query.chosen.outputs,
+        values=query.chosen.values,
         options=_options(query.mode, 0 if query.tile == "auto" else query.tile, query.holomorphic),
     )
 
@@ -66,7 +67,7 @@ def compute(connection: Connection, message: bytes, query: Query, deadline: Dead
         complete = False
         try:
             with connection.stubs(deadline) as stubs:
-                stream = stubs.compute[query.kind](message, timeout=deadline.remaining(), metadata=stubs.metadata)
+                stream = stubs.compute[query.derivative](message, timeout=deadline.remaining(), metadata=stubs.metadata)
                 try:
                     for reply in stream:
                         begun = True
@@ -87,14 +88,14 @@ def compute(connection: Connection, message: bytes, query: Query, deadline: Dead
     return retrying(attempt, deadline, again=lambda: not begun)
 
 
-def explain(connection: Connection, message: pb.CallRequest, kind: Kind, deadline: Deadline) -> Plan:
+def explain(connection: Connection, message: pb.CallRequest, derivative: Derivative, deadline: Deadline) -> Plan:
     """Returns the service's plan for a Jacobian or Hessian without computing it."""
-    derivative = "hessian" if kind is Kind.HESSIAN else "jacobian"
+    word = "hessian" if derivative is Derivative.HESSIAN else "jacobian"
 
     def method(stubs: Stubs) -> grpc.UnaryUnaryMultiCallable[pb.ExplainRequest, pb.ExplainReply]:
         return stubs.derivatives.Explain
 
-    reply = connection.unary(method, pb.ExplainRequest(call=message, derivative=derivative), deadline)
+    reply = connection.unary(method, pb.ExplainRequest(call=message, derivative=word), deadline)
     return plan_from_message(reply.plan)
 
 

@@ -17,10 +17,10 @@ from grpc.experimental import ChannelOptions
 
 from jacloom._deadline import Deadline
 from jacloom._errors import ClientStateError, OptionError
-from jacloom._query import Kind
 from jacloom._retry import retrying
 from jacloom._status import from_rpc
 from jacloom_api.v1 import blob_service_pb2, blob_service_pb2_grpc, derivative_service_pb2, derivative_service_pb2_grpc, function_service_pb2_grpc
+from jacloom_graph.answer import Derivative
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
@@ -65,7 +65,7 @@ class Service(Protocol):
 class Stubs:
     """The methods of a service."""
 
-    compute: Mapping[Kind, grpc.UnaryStreamMultiCallable[bytes, derivative_service_pb2.CallReply]]
+    compute: Mapping[Derivative, grpc.UnaryStreamMultiCallable[bytes, derivative_service_pb2.CallReply]]
     """The methods of ``DerivativeService`` that compute, for serialized requests; see ``jacloom_graph.framing``."""
     put: grpc.StreamUnaryMultiCallable[bytes, blob_service_pb2.Blob]
     """``BlobService.Put``, likewise."""
@@ -206,7 +206,7 @@ def _open(endpoint: Endpoint) -> grpc.Channel:
 
 def _stubs(channel: grpc.Channel, token: str | None) -> Stubs:
     return Stubs(
-        {kind: channel.unary_stream(f"/{_DERIVATIVES}/{kind.value}", None, derivative_service_pb2.CallReply.FromString) for kind in Kind},
+        {each: channel.unary_stream(f"/{_DERIVATIVES}/{each.value}", None, derivative_service_pb2.CallReply.FromString) for each in Derivative},
         channel.stream_unary(f"/{_BLOBS}/Put", None, blob_service_pb2.Blob.FromString),
         derivative_service_pb2_grpc.DerivativeServiceStub(channel),
         function_service_pb2_grpc.FunctionServiceStub(channel),

@@ -130,13 +130,14 @@ def to_array(leaf: Any) -> np.ndarray:
 
 def from_array(array: np.ndarray, type_: Type) -> Any:
     """Returns a result as the user gets it: the array itself, or for random keys a JAX key array where JAX is there."""
-    if not type_.dtype.startswith("key<"):
+    implementation = tensor.key_implementation(type_.dtype)
+    if implementation is None:
         return array
     try:
         import jax
     except ImportError:
         return array
-    return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=type_.dtype[len("key<") : -1])
+    return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=implementation)
 
 
 def _key_implementation(dtype: Any) -> str | None:

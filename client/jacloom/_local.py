@@ -260,4 +260,5 @@ def _forget_in_child() -> None:
 
 
 atexit.register(_stop_at_exit)
-os.register_at_fork(after_in_child=_forget_in_child)
+if hasattr(os, "register_at_fork"):  # not on Windows, where there is no fork
+    os.register_at_fork(after_in_child=_forget_in_child)

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from jacloom._errors import OptionError
 from jacloom._progress import Progress
+from jacloom_graph.limits import MOST_WIDTH
 
 Mode = Literal["auto", "forward", "reverse"]
 """Which derivative passes compute a Jacobian; ``"auto"`` leaves it to the service."""
@@ -17,8 +18,6 @@ Tile = int | Literal["auto"]
 
 OnProgress = Callable[[Progress], None]
 """Called with the state of a call as it goes on, in the thread that made the call."""
-
-MAX_TILE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,5 +38,5 @@ def check_mode(call: str, mode: str) -> None:
 
 def check_tile(call: str, tile: object) -> None:
     """Raises OptionError unless ``tile`` is one of ``Tile`` and within the service's limits."""
-    if tile != "auto" and (isinstance(tile, bool) or not isinstance(tile, int) or not 1 <= tile <= MAX_TILE):
-        raise OptionError(f"`{call}`: tile must be 'auto' or a number of seeds from 1 to {MAX_TILE}, got {tile!r}.")
+    if tile != "auto" and (isinstance(tile, bool) or not isinstance(tile, int) or not 1 <= tile <= MOST_WIDTH):
+        raise OptionError(f"`{call}`: tile must be 'auto' or a number of seeds from 1 to {MOST_WIDTH}, got {tile!r}.")

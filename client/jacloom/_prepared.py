@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from jacloom._query import ArrayKey, Query
+from jacloom._query import Query
+from jacloom_graph.answer import ArrayKey
 
 Arrays = Mapping[ArrayKey, np.ndarray]
 """The arrays of an answer."""

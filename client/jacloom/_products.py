@@ -12,10 +12,11 @@ from jacloom import _leaves
 from jacloom._binding import Binding
 from jacloom._errors import ArgumentError
 from jacloom._prepared import Arrays, Prepared
-from jacloom._query import Kind, Part, query
+from jacloom._query import query
 from jacloom._signature import inexact
 from jacloom._structure import Structure, require_match
 from jacloom._transform import Transform, parts, require_scalar, values
+from jacloom_graph.answer import Derivative, Part
 from jacloom_graph.tensor import DTYPES
 from jacloom_graph.types import Type
 
@@ -40,15 +41,15 @@ class Pushforward(Transform):
         pushed = [leaf for leaf in outputs if inexact(signature.outputs[leaf])]
         wanted = (*outputs, *aux.leaves)
         # Without an output that has tangents, or an input that has any, there is nothing to push.
-        kind = Kind.JVP if pushed and wrt else Kind.EVALUATE
-        asked = query(kind, signature.inputs, signature.outputs, wrt=wrt, outputs=pushed, values=wanted)
+        asking = Derivative.JVP if pushed and wrt else Derivative.EVALUATE
+        asked = query(asking, signature.inputs, signature.outputs, wrt=wrt, outputs=pushed, values=wanted)
 
         def build(arrays: Arrays) -> Any:
             tangents = result.unflatten([_tangent(arrays, leaf, signature.outputs[leaf]) for leaf in outputs])
             value = values(arrays, binding, result, outputs)
             return (value, tangents, aux.build(arrays)) if self.has_aux else (value, tangents)
 
-        return Prepared(asked, build, _tangents(call, binding, wrt) if kind is Kind.JVP else None)
+        return Prepared(asked, build, _tangents(call, binding, wrt) if asking is Derivative.JVP else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +67,8 @@ class Pullback(Transform):
         wrt = _inexact_inputs(binding)
         result, outputs, aux = parts(call, binding, self.has_aux)
         pulled = [leaf for leaf in outputs if inexact(signature.outputs[leaf])]
-        kind = Kind.VJP if pulled and wrt else Kind.EVALUATE
-        asked = query(kind, signature.inputs, signature.outputs, wrt=wrt, outputs=pulled, values=(*outputs, *aux.leaves))
+        asking = Derivative.VJP if pulled and wrt else Derivative.EVALUATE
+        asked = query(asking, signature.inputs, signature.outputs, wrt=wrt, outputs=pulled, values=(*outputs, *aux.leaves))
 
         def seeds(cotangents: Any) -> list[np.ndarray]:
             leaves = require_match(result, cotangents, f"`{call}`: cotangents must be like the result of {signature.label}")
@@ -79,7 +80,7 @@ class Pullback(Transform):
             value = values(arrays, binding, result, outputs)
             return (value, cotangents, aux.build(arrays)) if self.has_aux else (value, cotangents)
 
-        return Prepared(asked, build, seeds if kind is Kind.VJP else None)
+        return Prepared(asked, build, seeds if asking is Derivative.VJP else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +96,8 @@ class HessianProduct(Transform):
         wrt = _inexact_inputs(binding)
         result, outputs, _ = parts(call, binding, has_aux=False)
         require_scalar(call, binding, result, outputs)
-        kind = Kind.HVP if wrt else Kind.EVALUATE
-        asked = query(kind, signature.inputs, signature.outputs, wrt=wrt, outputs=outputs if wrt else (), values=() if wrt else outputs)
+        asking = Derivative.HVP if wrt else Derivative.EVALUATE
+        asked = query(asking, signature.inputs, signature.outputs, wrt=wrt, outputs=outputs if wrt else (), values=() if wrt else outputs)
 
         def build(arrays: Arrays) -> Any:
             product = _like_arguments(binding, arrays, Part.PRODUCT, wrt)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import threading
+import weakref
+from dataclasses import replace
+from typing import Final
 
 from jacloom import _upload
+from jacloom._cache import Recent
 from jacloom._connection import Connection
 from jacloom._deadline import Deadline
 from jacloom._errors import FunctionNotFoundError, ProtocolError, faults
@@ -14,6 +17,8 @@ from jacloom_api.v1 import function_service_pb2 as pb
 from jacloom_graph.wire import tree_from_message, type_from_message
 
 PAGE = 1000
+_MOST_KNOWN: Final = 4096
+"""Functions remembered. One that was forgotten is registered again, which costs a round trip."""
 
 
 class Registry:
@@ -21,30 +26,36 @@ class Registry:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._known: dict[str, RemoteFunction] = {}
-        self._lock = threading.Lock()
+        self._known: Recent[RemoteFunction] = Recent(_MOST_KNOWN)
+        """By id, without their graphs: a program may make new functions for ever, and their constants can be large."""
+        self._graphs: weakref.WeakValueDictionary[str, Function] = weakref.WeakValueDictionary()
 
     def registered(self, function: Function, deadline: Deadline) -> RemoteFunction:
-        """Returns the function as the service has it, registering it unless this client did so before."""
-        return self._known.get(function.id) or self.register(function, function.label, deadline)
+        """Returns the function as the service has it, leasing it there unless this client did so before: it can be sent again at any time."""
+        known = self._known.get(function.id)
+        return self._register(function, function.label, deadline, leased=True) if known is None else _with_graph(known, function)
 
     def register(self, function: Function, display_name: str, deadline: Deadline) -> RemoteFunction:
-        """Registers a function; constants that the service lacks are uploaded first.
+        """Registers a function, which the service then keeps until it is deleted; constants that it lacks are uploaded first.
 
         Raises:
             JacloomError: if the service refuses the graph.
             ProtocolError: if it computes another id, because its version reads the graph differently.
         """
+        return self._register(function, display_name, deadline, leased=False)
+
+    def _register(self, function: Function, display_name: str, deadline: Deadline, *, leased: bool) -> RemoteFunction:
         parcel = _upload.pack(function.graph)
         _upload.upload_constants(self._connection, parcel, deadline)
-        request = pb.RegisterRequest(graph=parcel.graph, display_name=display_name)
+        request = pb.RegisterRequest(graph=parcel.graph, display_name=display_name, leased=leased)
         info = self._connection.unary(lambda stubs: stubs.functions.Register, request, deadline)
         if info.name != f"functions/{function.id}":
             raise ProtocolError(
                 f"the service read function {function.id[:12]} as {info.name!r}: its version of jacloom and this one understand graphs differently; "
                 "use the same version on both sides"
             )
-        return self._keep(_from_message(info, function))
+        self._graphs[function.id] = function
+        return _with_graph(self._remember(info), function)
 
     def get(self, function_id: str, deadline: Deadline) -> RemoteFunction:
         """Returns a function by its id.
@@ -53,10 +64,10 @@ class Registry:
             FunctionNotFoundError: if the service does not hold it.
         """
         known = self._known.get(function_id)
-        if known is not None:
-            return known
-        info = self._connection.unary(lambda stubs: stubs.functions.Get, pb.GetFunctionRequest(name=f"functions/{function_id}"), deadline)
-        return self._keep(_from_message(info, None))
+        if known is None:
+            request = pb.GetFunctionRequest(name=f"functions/{function_id}")
+            known = self._remember(self._connection.unary(lambda stubs: stubs.functions.Get, request, deadline))
+        return _with_graph(known, self._graphs.get(function_id))
 
     def list(self, deadline: Deadline) -> list[RemoteFunction]:
         """Returns all functions of the service, newest first."""
@@ -65,7 +76,7 @@ class Registry:
         while True:
             request = pb.ListFunctionsRequest(page_size=PAGE, page_token=token)
             page = self._connection.unary(lambda stubs: stubs.functions.List, request, deadline)
-            found += [_from_message(info, None) for info in page.functions]
+            found += map(_from_message, page.functions)
             token = page.next_page_token
             if not token:
                 return found
@@ -85,13 +96,18 @@ class Registry:
 
     def forget(self, function_id: str) -> None:
         """Drops what is known of a function, because the service has lost it."""
-        with self._lock:
-            self._known.pop(function_id, None)
+        self._known.drop(function_id)
 
-    def _keep(self, remote: RemoteFunction) -> RemoteFunction:
-        with self._lock:
-            self._known[remote.id] = remote
-        return remote
+    def _remember(self, info: pb.FunctionInfo) -> RemoteFunction:
+        remote = _from_message(info)
+        # What the service has just said replaces what it said before.
+        self._known.drop(remote.id)
+        return self._known.put(remote.id, remote)
+
+
+def _with_graph(remote: RemoteFunction, function: Function | None) -> RemoteFunction:
+    """Returns a remote function that knows its graph. How calls bind is remembered with the graph, and goes with it."""
+    return remote if function is None else replace(remote, function=function, bindings=function.bindings)
 
 
 def not_registered(function_id: str) -> FunctionNotFoundError:
@@ -102,7 +118,7 @@ def not_registered(function_id: str) -> FunctionNotFoundError:
     )
 
 
-def _from_message(info: pb.FunctionInfo, function: Function | None) -> RemoteFunction:
+def _from_message(info: pb.FunctionInfo) -> RemoteFunction:
     with faults():
         in_tree, out_tree = tree_from_message(info.in_tree), tree_from_message(info.out_tree)
     return RemoteFunction(
@@ -114,5 +130,4 @@ def _from_message(info: pb.FunctionInfo, function: Function | None) -> RemoteFun
         out_tree=out_tree,
         nodes=info.nodes,
         created=info.create_time.ToDatetime().isoformat(timespec="seconds") + "Z" if info.HasField("create_time") else "",
-        function=function,
     )

@@ -18,11 +18,12 @@ from jacloom._options import CallOptions
 from jacloom._plan import Plan
 from jacloom._prepared import Prepared
 from jacloom._progress import Watch
-from jacloom._query import ArrayKey, Kind, Query
+from jacloom._query import Query
 from jacloom._registry import Registry, not_registered
 from jacloom._remote import RemoteFunction
 from jacloom._signature import inexact, parse_id
 from jacloom._transform import Transform
+from jacloom_graph.answer import ArrayKey, Derivative
 
 AnyFunction = Callable[..., Any] | Function | RemoteFunction | str
 """What can be differentiated: a callable that JAX can trace, a traced or registered function, or a function's id."""
@@ -65,7 +66,7 @@ class Session:
             def attempt() -> Plan:
                 self._ensure(binding, deadline)
                 message = _call.request(binding.signature.name, query, binding.signature.inputs)
-                return _call.explain(self.connection, message, query.kind, deadline)
+                return _call.explain(self.connection, message, query.derivative, deadline)
 
             plan: Plan = self._reviving(binding, attempt)
             return plan
@@ -120,15 +121,15 @@ class Session:
     def _narrower(self, f: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any], binding: Binding, query: Query) -> Binding | None:
         """Returns the binding of the function traced for derivatives with respect to the query's inputs, or None if that is no other function."""
         signature = binding.signature
-        if set(query.wrt) == {at for at, type_ in enumerate(signature.inputs) if inexact(type_)}:
+        if set(query.chosen.wrt) == {at for at, type_ in enumerate(signature.inputs) if inexact(type_)}:
             return None
         if isinstance(f, str | Function | RemoteFunction):
-            traced = binding.function.narrowed(query.wrt) if binding.function is not None else None
+            traced = binding.function.narrowed(query.chosen.wrt) if binding.function is not None else None
             if traced is None or traced.signature is None:
                 return None
             narrower, _ = bind_traced(traced.signature, traced, traced.bindings, args, kwargs)
         else:
-            narrower, _ = _tracing.bind_callable(f, args, kwargs, query.wrt)
+            narrower, _ = _tracing.bind_callable(f, args, kwargs, query.chosen.wrt)
         return None if narrower.signature.id == signature.id else narrower
 
     def _compute(self, binding: Binding, leaves: list[Any], transform: Transform, given: Any, deadline: Deadline, options: CallOptions) -> Any:
@@ -138,7 +139,7 @@ class Session:
         types = signature.inputs
         if prepared.seeds is not None:
             arrays += prepared.seeds(given)
-            types += tuple(signature.outputs[leaf] for leaf in query.outputs) if query.kind is Kind.VJP else tuple(types[leaf] for leaf in query.wrt)
+            types += query.chosen.output_types if query.derivative is Derivative.VJP else query.chosen.wrt_types
         count = len(signature.inputs)
 
         def attempt() -> Mapping[ArrayKey, np.ndarray]:

@@ -20,9 +20,8 @@ from jacloom._errors import (
     TooLargeError,
     UnavailableError,
 )
-from jacloom_graph.errors import Place, Reason
+from jacloom_graph.errors import DOMAIN, Place, Reason
 
-DOMAIN = "jacloom"
 _DETAILS = "grpc-status-details-bin"
 
 BY_CODE: Mapping[grpc.StatusCode, tuple[type[JacloomError], str]] = MappingProxyType(

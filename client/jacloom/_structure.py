@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from jacloom._errors import ArgumentError, faults
+from jacloom._errors import ArgumentError
 from jacloom_graph import tree as trees
 from jacloom_graph.types import Tree, TreeKind
 
@@ -154,17 +154,6 @@ def flatten_with_jax(value: Any) -> tuple[list[Any], Structure]:
 
     leaves, treedef = tree_util.tree_flatten(value)
     return leaves, JaxStructure(treedef)
-
-
-def flatten_plain(value: Any) -> tuple[list[Any], Structure]:
-    """Returns the leaves of nested plain containers and their structure, without JAX.
-
-    Raises:
-        ArgumentError: for containers that only JAX could know.
-    """
-    with faults():
-        leaves, tree = trees.flatten(value)
-    return leaves, PlainStructure(tree)
 
 
 def require_match(structure: Structure, value: Any, what: str) -> list[Any]:

@@ -13,9 +13,10 @@ from jacloom._binding import Binding
 from jacloom._errors import ArgumentError, OptionError
 from jacloom._options import Mode, Tile
 from jacloom._prepared import Arrays, Prepared
-from jacloom._query import Kind, Part, query
+from jacloom._query import query
 from jacloom._signature import inexact, is_complex
 from jacloom._structure import Structure
+from jacloom_graph.answer import Derivative, Part
 from jacloom_graph.types import Type
 
 
@@ -53,7 +54,7 @@ class Evaluation(Transform):
     def prepare(self, binding: Binding) -> Prepared:
         signature = binding.signature
         leaves = range(len(signature.outputs))
-        asked = query(Kind.EVALUATE, signature.inputs, signature.outputs, values=leaves)
+        asked = query(Derivative.EVALUATE, signature.inputs, signature.outputs, values=leaves)
         return Prepared(asked, lambda arrays: values(arrays, binding, signature.result, leaves))
 
 
@@ -82,7 +83,7 @@ class Gradient(Transform):
         if not self.holomorphic and is_complex(signature.outputs[0]):
             raise ArgumentError(f"`{call}`: {signature.label} returns {signature.outputs[0]}, and a gradient needs a real output; {_HOLOMORPHIC}.")
         wanted = (*(outputs if self.value else ()), *aux.leaves)
-        asked = query(Kind.GRADIENT, signature.inputs, signature.outputs, wrt=wrt, outputs=outputs, values=wanted, holomorphic=self.holomorphic)
+        asked = query(Derivative.GRADIENT, signature.inputs, signature.outputs, wrt=wrt, outputs=outputs, values=wanted, holomorphic=self.holomorphic)
 
         def build(arrays: Arrays) -> Any:
             gradient = inner([arrays[Part.GRADIENT, 0, at, 0] for at in range(len(wrt))])
@@ -117,7 +118,7 @@ class Jacobian(Transform):
         require_field(call, binding, wrt, outputs, self.holomorphic)
         mode = self._mode(call, [signature.inputs[leaf] for leaf in wrt], [signature.outputs[leaf] for leaf in outputs])
         asked = query(
-            Kind.JACOBIAN,
+            Derivative.JACOBIAN,
             signature.inputs,
             signature.outputs,
             wrt=wrt,
@@ -174,7 +175,7 @@ class Hessian(Transform):
         if not self.holomorphic and any(is_complex(signature.outputs[leaf]) for leaf in outputs):
             raise ArgumentError(f"`{call}`: second derivatives need real outputs; {_HOLOMORPHIC}.")
         asked = query(
-            Kind.HESSIAN,
+            Derivative.HESSIAN,
             signature.inputs,
             signature.outputs,
             wrt=wrt,

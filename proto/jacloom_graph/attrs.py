@@ -25,7 +25,6 @@ class AttrKind(Enum):
     PAIRS = "a list of integer pairs"
     TRIPLES = "a list of integer triples"
     BOOL = "a boolean"
-    BOOLS = "a list of booleans"
     FLOAT = "a float"
     SCALAR = "an integer or a float"
     STRING = "a string"
@@ -103,15 +102,6 @@ def flatten_unless_default(spec: AttrSpec, value: AttrValue) -> Flat | None:
     return None if same else flat
 
 
-def encode(spec: AttrSpec, value: AttrValue) -> graph_pb2.Attr:
-    """Returns the message for an attribute's value.
-
-    Raises:
-        Fault: INVALID_GRAPH if the value is not of the spec's kind.
-    """
-    return to_message(spec, flatten(spec, value))
-
-
 def to_message(spec: AttrSpec, flat: Flat) -> graph_pb2.Attr:
     """Returns the message for a value that was flattened before."""
     return graph_pb2.Attr(name=spec.name, ints=flat.ints, floats=flat.floats, strings=flat.strings)
@@ -136,9 +126,7 @@ def decode(spec: AttrSpec, message: graph_pb2.Attr) -> AttrValue:
         case AttrKind.TRIPLES:
             value = _rows(spec, ints, 3)
         case AttrKind.BOOL:
-            value = _flags(spec, (_single(spec, ints),))[0]
-        case AttrKind.BOOLS:
-            value = _flags(spec, ints)
+            value = _flag(spec, _single(spec, ints))
         case AttrKind.FLOAT:
             value, rest = _single(spec, floats), (ints, strings)
         case AttrKind.SCALAR:
@@ -169,8 +157,6 @@ def _flatten(kind: AttrKind, value: Any) -> Flat:
             return Flat(ints=_flat_rows(value, 3))
         case AttrKind.BOOL:
             return Flat(ints=(_bit(value),))
-        case AttrKind.BOOLS:
-            return Flat(ints=tuple(map(_bit, _items(value))))
         case AttrKind.FLOAT:
             return Flat(floats=(_float(value),))
         case AttrKind.SCALAR:
@@ -239,10 +225,10 @@ def _single(spec: AttrSpec, items: tuple[_Item, ...]) -> _Item:
     return items[0]
 
 
-def _flags(spec: AttrSpec, items: tuple[int, ...]) -> tuple[bool, ...]:
-    if not set(items) <= {0, 1}:
-        raise Fault(Reason.INVALID_GRAPH, f"attribute {spec.name!r} must be {spec.kind.value}, 0 or 1; got {reprlib.repr(items)}")
-    return tuple(map(bool, items))
+def _flag(spec: AttrSpec, item: int) -> bool:
+    if item not in (0, 1):
+        raise Fault(Reason.INVALID_GRAPH, f"attribute {spec.name!r} must be {spec.kind.value}, 0 or 1; got {item}")
+    return bool(item)
 
 
 def _rows(spec: AttrSpec, items: tuple[int, ...], width: int) -> tuple[tuple[int, ...], ...]:

@@ -1,4 +1,4 @@
-"""The call graph: which functions call which, how deep, and how large each is with its calls expanded."""
+"""Which functions of a graph call which, how deep, and how large each is with its calls expanded."""
 
 from __future__ import annotations
 

@@ -286,4 +286,4 @@ def _available(values: int, graph: Graph) -> str:
 
 
 def _invalid(message: str, *, field: str = "", place: Place | None = None) -> Fault:
-    return Fault(Reason.INVALID_GRAPH, message, field=field, place=place)
+    return Fault(Reason.INVALID_GRAPH, f"{field}: {message}" if field else message, field=field, place=place)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
+
+DOMAIN: Final = "jacloom"
+"""The domain of our reasons in ``google.rpc.ErrorInfo``."""
 
 
 class Reason(Enum):

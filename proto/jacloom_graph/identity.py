@@ -40,11 +40,6 @@ class Canonical:
     """For each function of the original its number in ``graph``, or None if the entry does not reach it. Nodes keep their numbers."""
 
 
-def canonical(graph: Graph) -> Graph:
-    """Returns a graph in canonical form; arguments and errors as for ``canonicalize``."""
-    return canonicalize(graph).graph
-
-
 def graph_id(graph: Graph) -> str:
     """Returns the id of a graph, 64 hex digits; arguments and errors as for ``canonicalize``."""
     return canonicalize(graph).id

@@ -47,8 +47,13 @@ class Limits:
         if got > allowed:
             # Numbers can have thousands of digits: a chain of calls multiplies.
             shown = f"{got:,}" if got < 10**18 else "more than 10^18"
-            raise Fault(Reason.TOO_LARGE, f"a graph may have {allowed:,} {limit.replace('_', ' ')}, got {shown}", place=place)
+            advice = f"cut the function in parts, or have the service's limit `{limit}` raised"
+            message = f"a graph may have at most {allowed:,} {limit.replace('_', ' ')}, got {shown}; {advice}"
+            raise Fault(Reason.TOO_LARGE, message, place=place)
 
+
+MOST_WIDTH: Final = 4096
+"""Seeds of the widest tile."""
 
 DEFAULT: Final = Limits()
 """The limits where none are configured."""

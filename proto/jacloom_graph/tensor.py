@@ -41,15 +41,21 @@ _KEY: Final = re.compile(r"key<(\w{1,32})>", re.ASCII)
 _ADDRESSABLE: Final = (1 << 63) - 1
 
 
+def key_implementation(dtype: str) -> str | None:
+    """Returns the implementation that a key dtype names, ``"threefry2x32"`` for ``"key<threefry2x32>"``; None for any other dtype."""
+    found = _KEY.fullmatch(dtype)
+    return found[1] if found else None
+
+
 def storage(type_: Type) -> tuple[np.dtype, tuple[int, ...]]:
     """Returns dtype and shape of the NumPy array that holds a value of a type: its own, or those of the raw data of keys.
 
     Raises:
         KeyError: The dtype is not known.
     """
-    key = _KEY.fullmatch(type_.dtype)
-    if key:
-        return DTYPES["uint32"], (*type_.shape, *KEY_DATA[key[1]])
+    implementation = key_implementation(type_.dtype)
+    if implementation is not None:
+        return DTYPES["uint32"], (*type_.shape, *KEY_DATA[implementation])
     return DTYPES[type_.dtype], type_.shape
 
 
@@ -132,7 +138,8 @@ def raw(array: NDArray[np.generic]) -> memoryview:
     """Returns the elements as the wire has them: little-endian, C order. A view where the array already lies so in memory, else a copy."""
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
-    # Made contiguous first: reshaping alone keeps the strides of ``x[::2]``. Seen as bytes by NumPy, because buffers of ml_dtypes have no format that memoryview understands.
+    # Made contiguous first: reshaping alone keeps the strides of ``x[::2]``. Seen as bytes by NumPy, because buffers of ml_dtypes have no format
+    # that memoryview understands.
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
@@ -175,8 +182,7 @@ def from_bytes(type_: Type, data: Buffer, field: str = "") -> NDArray[np.generic
 
 def _key_shape(data: NDArray[np.generic], dtype: str) -> tuple[int, ...]:
     """Returns the shape of the keys whose raw data an array is."""
-    key = _KEY.fullmatch(dtype)
-    extra = KEY_DATA.get(key[1]) if key else None
+    extra = KEY_DATA.get(key_implementation(dtype) or "")
     if extra is None:
         raise Fault(Reason.ARGUMENT_MISMATCH, f"an array of dtype {data.dtype} cannot be sent as {dtype}; convert it first")
     at = data.ndim - len(extra)

@@ -68,7 +68,14 @@ class Server:
         self.pool = Pool(lease=config.tile_lease, attempts=config.attempts, patience=config.patience, abreast=abreast, changed=self._tell_health)
         self.pool.seat(layout(launch.nodes(), config, pinned=not cluster.local))
         self._blobs = Blobs(config.blob_bytes, config.blob_lease, constants)
-        self._functions = Functions(self.pool, self._blobs, most=config.functions, most_bytes=config.graph_limits.graph_bytes, folder=functions)
+        self._functions = Functions(
+            self.pool,
+            self._blobs,
+            most=config.functions,
+            most_bytes=config.graph_limits.graph_bytes,
+            total_bytes=config.function_bytes,
+            folder=functions,
+        )
 
     async def start(self) -> str:
         """Begins to answer and returns the address with the port that it has got.

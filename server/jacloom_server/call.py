@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final
 
 from jacloom_graph import leaves
+from jacloom_graph.answer import Derivative, Selection
 from jacloom_graph.errors import Fault, Reason
+from jacloom_graph.limits import MOST_WIDTH
 from jacloom_graph.tensor import nbytes
 from jacloom_graph.types import Type
 from jacloom_server.blobs import Blobs
-from jacloom_server.strategy import MOST_WIDTH, Mode
+from jacloom_server.strategy import Mode
 from jacloom_worker.launch import INLINE_BYTES, Operand
 from jacloom_worker.protocol import Description, Kind
-
-
-class Derivative(Enum):
-    """What can be asked for; the values are the names of the remote methods."""
-
-    EVALUATE = "Evaluate"
-    JVP = "Jvp"
-    VJP = "Vjp"
-    HVP = "Hvp"
-    GRADIENT = "Gradient"
-    JACOBIAN = "Jacobian"
-    HESSIAN = "Hessian"
-
 
 SINGLE: Final = {
     Derivative.EVALUATE: Kind.VALUE,
@@ -39,7 +27,7 @@ SINGLE: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Array:
+class Argument:
     """An argument or a seed: its type, and its elements or the blob that holds them."""
 
     type: Type
@@ -57,28 +45,16 @@ class Call:
     function: str = ""
     """Name or id; empty where ``graph`` is given."""
     graph: bytes = b""
-    args: tuple[Array, ...] = ()
+    args: tuple[Argument, ...] = ()
     wrt: tuple[int, ...] = ()
     outputs: tuple[int, ...] = ()
     """Empty: all."""
     values: tuple[int, ...] = ()
-    seeds: tuple[Array, ...] = ()
+    seeds: tuple[Argument, ...] = ()
     mode: Mode | None = None
     tile: int = 0
     holomorphic: bool = False
     request_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """The leaves that a call is about, checked against its function."""
-
-    wrt: tuple[int, ...]
-    outputs: tuple[int, ...]
-    values: tuple[int, ...]
-    wrt_types: tuple[Type, ...]
-    output_types: tuple[Type, ...]
-    value_types: tuple[Type, ...]
 
 
 def select(call: Call, function: Description) -> Selection:
@@ -127,8 +103,10 @@ def operands(call: Call, function: Description, chosen: Selection, blobs: Blobs)
     if len(call.seeds) != len(wanted):
         message = f"{call.derivative.value} takes {len(wanted)} seeds here ({what}), got {len(call.seeds)}"
         raise Fault(Reason.ARGUMENT_MISMATCH, message, field="seeds")
-    found = [_operand(array, type_, f"args[{index}]", blobs) for index, (array, type_) in enumerate(zip(call.args, function.inputs, strict=True))]
-    found += [_operand(array, type_, f"seeds[{index}]", blobs) for index, (array, type_) in enumerate(zip(call.seeds, wanted, strict=True))]
+    found = [
+        _operand(argument, type_, f"args[{index}]", blobs) for index, (argument, type_) in enumerate(zip(call.args, function.inputs, strict=True))
+    ]
+    found += [_operand(argument, type_, f"seeds[{index}]", blobs) for index, (argument, type_) in enumerate(zip(call.seeds, wanted, strict=True))]
     return found
 
 
@@ -137,17 +115,17 @@ def is_large(operand: Operand) -> bool:
     return isinstance(operand.data, bytes) and len(operand.data) > INLINE_BYTES
 
 
-def _operand(array: Array, type_: Type, field: str, blobs: Blobs) -> Operand:
-    if (array.type.dtype, array.type.shape) != (type_.dtype, type_.shape):
-        raise Fault(Reason.ARGUMENT_MISMATCH, f"the function takes {type_} here, got {array.type}; arrays are never cast", field=field)
+def _operand(argument: Argument, type_: Type, field: str, blobs: Blobs) -> Operand:
+    if (argument.type.dtype, argument.type.shape) != (type_.dtype, type_.shape):
+        raise Fault(Reason.ARGUMENT_MISMATCH, f"the function takes {type_} here, got {argument.type}; arrays are never cast", field=field)
     needed = nbytes(type_)
-    if array.blob:
-        blob = blobs.find(array.blob, f"{field}.blob")
-        if array.offset + needed > blob.size:
-            message = f"{type_} has {needed:,} bytes, and the blob {max(0, blob.size - array.offset):,} from byte {array.offset:,} on"
+    if argument.blob:
+        blob = blobs.find(argument.blob, f"{field}.blob")
+        if argument.offset + needed > blob.size:
+            message = f"{type_} has {needed:,} bytes, and the blob {max(0, blob.size - argument.offset):,} from byte {argument.offset:,} on"
             raise Fault(Reason.ARGUMENT_MISMATCH, message, field=f"{field}.blob")
-        return Operand(type_, blob.ref, array.offset)
-    data = array.data or b""
+        return Operand(type_, blob.ref, argument.offset)
+    data = argument.data or b""
     if len(data) != needed:
         raise Fault(Reason.ARGUMENT_MISMATCH, f"{type_} has {needed:,} bytes, got {len(data):,}", field=f"{field}.data")
     return Operand(type_, data)

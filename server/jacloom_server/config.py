@@ -5,15 +5,37 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import ipaddress
+import math
 import tomllib
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from jacloom_graph.limits import Limits
+
+_YEAR: Final = 365 * 24 * 3600.0
+_BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
+    "workers": (0, math.inf),
+    "gpus": (0, math.inf),
+    "memory": (1, math.inf),
+    # Ray takes no less.
+    "object_store": (75 << 20, math.inf),
+    "calls": (1, math.inf),
+    # Answers and uploads come in pieces of 1 MiB, with a little around them; gRPC counts in 31 bits.
+    "message_bytes": (2 << 20, (1 << 31) - 1),
+    "functions": (1, math.inf),
+    "function_bytes": (1, math.inf),
+    "blob_bytes": (1, math.inf),
+    "blob_lease": (0.1, _YEAR),
+    "tile_lease": (0.1, _YEAR),
+    "attempts": (1, math.inf),
+    "patience": (0, _YEAR),
+    "drain": (0, _YEAR),
+}
+"""The least and the most that a number can be."""
 
 
 class ConfigError(Exception):
@@ -53,7 +75,9 @@ class Config:
     message_bytes: int = 16 << 20
     """Size of one gRPC message; larger arrays travel as blobs."""
     functions: int = 10_000
-    """Registered functions kept."""
+    """Registered functions, leased ones included; those make room for others when there is none left."""
+    function_bytes: int = 1 << 30
+    """Size of the graphs of all registered functions together, in the same way. Constants that were uploaded are blobs and do not count."""
     blob_bytes: int = 8 << 30
     """Size of all uploaded blobs together, and so of any one."""
     blob_lease: float = 600.0
@@ -80,15 +104,23 @@ class Config:
                 f"{self.address} can be reached from other machines, so it needs TLS and tokens: give --tls-cert, --tls-key and --token-file, "
                 "or listen on 127.0.0.1. To serve without them on a network that you trust, add --insecure."
             )
-        for name in ("calls", "message_bytes", "functions", "blob_bytes", "blob_lease", "tile_lease", "attempts"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}.")
-        for name in ("workers", "gpus", "patience", "drain"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ConfigError(f"{name} must not be negative, got {value}.")
+        for name, (least, most) in _BOUNDS.items():
+            _require(name, getattr(self, name), least, most)
+        for entry in dataclasses.fields(self.graph_limits):
+            _require(f"graph_limits.{entry.name}", getattr(self.graph_limits, entry.name), 0, math.inf)
+        if self.function_bytes < self.graph_limits.graph_bytes:
+            raise ConfigError(
+                f"function_bytes must be at least graph_limits.graph_bytes, {self.graph_limits.graph_bytes:,}, so that any graph finds room, "
+                f"got {self.function_bytes:,}."
+            )
         if self.workers == 0 and not self.wide and self.gpus == 0:
             raise ConfigError("workers = 0, wide = false and gpus = 0 leave nobody to compute: allow at least one kind of worker.")
+
+
+def _require(name: str, value: float | None, least: float, most: float) -> None:
+    # Written so that it refuses NaN, which compares with nothing.
+    if value is not None and not least <= value <= most:
+        raise ConfigError(f"{name} must be at least {least:,}" + (f" and at most {most:,}" if most < math.inf else "") + f", got {value:,}.")
 
 
 def split_address(address: str) -> tuple[str, int]:

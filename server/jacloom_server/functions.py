@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
+import itertools
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +19,9 @@ import ray
 
 from jacloom_graph.errors import Fault, Reason
 from jacloom_server import work
-from jacloom_server.blobs import Blobs, write_whole
+from jacloom_server.blobs import Blobs
 from jacloom_server.pool import Pool
+from jacloom_server.shelf import Record, Shelf
 from jacloom_server.strategy import Plan
 from jacloom_server.tuning import Tuner
 from jacloom_worker.launch import INLINE_BYTES
@@ -28,6 +30,7 @@ from jacloom_worker.protocol import Description, Kernel, Load, Survey, Validatio
 _LOG = logging.getLogger(__name__)
 
 _NAME: Final = re.compile(r"(?:functions/)?([0-9a-f]{64})", re.ASCII)
+_TOKEN: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _T = TypeVar("_T")
 _MOST_KNOWN: Final = 256
 """Surveys, and kernels' widths, remembered for one function."""
@@ -35,13 +38,18 @@ _MOST_KNOWN: Final = 256
 
 @dataclass(eq=False, slots=True)
 class Function:
-    """A registered function."""
+    """A registered function. Calls under way hold on to it, so that they end as if it were still registered when it is not any more."""
 
     graph: bytes
     description: Description
     display_name: str
     created: datetime
-    blobs: Blobs
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    """Ray ObjectRefs of the blobs that the graph names."""
+    kept: bool = False
+    """Stays until it is deleted, and outlives the server where there is a folder. Otherwise it is leased: forgotten when its room is needed."""
+    number: int = 0
+    """Counts registrations."""
     surveys: OrderedDict[tuple[object, ...], Survey | asyncio.Task[Survey]] = field(default_factory=OrderedDict)
     tuners: OrderedDict[tuple[Kernel, str], Tuner] = field(default_factory=OrderedDict)
     """What measurements found, by kernel (with width 0) and platform."""
@@ -58,14 +66,10 @@ class Function:
         return f"functions/{self.id}"
 
     def load(self) -> Load:
-        """Returns the function for a process that does not hold it.
-
-        Raises:
-            Fault: BLOB_NOT_FOUND if a constant is gone.
-        """
+        """Returns the function for a process that does not hold it."""
         if self._stored is None:
             self._stored = self.graph if len(self.graph) <= INLINE_BYTES else ray.put(self.graph)
-        return Load(self._stored, {name: self.blobs.find(name).ref for name in self.description.blobs})
+        return Load(self._stored, self.constants)
 
     def tuner(self, kernel: Kernel, platform: str, plan: Plan) -> Tuner:
         """Returns what is known of a kernel's widths; at first, what the plan says."""
@@ -78,49 +82,63 @@ class Function:
 
 
 class Functions:
-    """The registry: in memory, and in a folder if there is one, so that a restarted server still knows them."""
+    """The registry. What callers keep stays until it is deleted; what they lease, or send with a call, until others need the room."""
 
-    def __init__(self, pool: Pool, blobs: Blobs, *, most: int, most_bytes: int, folder: Path | None = None) -> None:
-        """Makes a registry with what the folder holds.
+    def __init__(self, pool: Pool, blobs: Blobs, *, most: int, most_bytes: int, total_bytes: int, folder: Path | None = None) -> None:
+        """Makes a registry that is empty at first; ``find`` and ``restore`` read what the folder holds.
 
         Args:
             pool: Where the clerk is.
-            blobs: Where constants are.
-            most: Functions to keep.
+            blobs: Where constants are. The registry makes room there, too, by forgetting leased functions.
+            most: Functions to hold.
             most_bytes: Bytes of one serialized graph.
-            folder: Where graphs are kept over restarts; None for nowhere.
+            total_bytes: Bytes of all graphs together, at least ``most_bytes``.
+            folder: Where kept functions outlive the server; None for nowhere.
         """
         self._pool = pool
         self._blobs = blobs
         self._most = most
         self._most_bytes = most_bytes
-        self._folder = folder
-        self._functions: OrderedDict[str, Function] = OrderedDict()
+        self._total_bytes = total_bytes
+        self._shelf = Shelf(folder) if folder is not None else None
+        self._files = asyncio.Lock()
+        """Held while the folder changes, so that a function that is deleted while it is written does not come back."""
+        self._functions: dict[str, Function] = {}
+        """In order of their numbers."""
+        self._leased: OrderedDict[str, None] = OrderedDict()
+        """Ids of those that may be forgotten, the one used longest ago first."""
+        self._nbytes = 0
+        self._numbers = itertools.count(1)
         self._by_digest: dict[bytes, str] = {}
-        """Ids by the digest of the bytes that came in: the same bytes need not be read twice."""
-        self._reading: dict[bytes, asyncio.Task[Function]] = {}
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+        """Ids by the digest of the bytes that came in: the same bytes need not be read twice. They need not be registered any more."""
+        self._adding: dict[tuple[bytes, bool], asyncio.Task[Function]] = {}
+        blobs.when_full(self._give_up_blobs)
 
-    async def register(self, graph: bytes, display_name: str = "", field: str = "graph") -> Function:
+    async def register(self, graph: bytes, display_name: str = "", field: str = "graph", *, leased: bool = True) -> Function:
         """Returns the function of a graph, new or known.
+
+        Args:
+            graph: Serialized.
+            display_name: For people.
+            field: Where the graph came from, for errors.
+            leased: The function may be forgotten when its room is needed, unless it is kept already. Otherwise it is kept from now on.
 
         Raises:
             Fault: What the clerk finds wrong with the graph; TOO_LARGE; OVER_QUOTA; BLOB_NOT_FOUND if a constant was not uploaded.
         """
-        digest = hashlib.sha256(graph).digest()
-        known = self._functions.get(self._by_digest.get(digest, ""))
-        if known is not None:
-            return known
         self._check_size(graph, field)
         if len(display_name) > 128:
             raise Fault(Reason.ARGUMENT_MISMATCH, f"a display name has at most 128 characters, got {len(display_name)}", field="display_name")
+        digest = hashlib.sha256(graph).digest()
+        known = self._functions.get(self._by_digest.get(digest, ""))
+        if known is not None and (leased or known.kept):
+            return self._used(known)
         # Callers that bring the same graph at the same time share one reading of it.
-        reading = self._reading.get(digest)
-        if reading is None:
-            reading = self._reading[digest] = _kept(self._read(graph, display_name, digest))
-            reading.add_done_callback(lambda _: self._reading.pop(digest, None))
-        return await asyncio.shield(reading)
+        adding = self._adding.get((digest, leased))
+        if adding is None:
+            adding = self._adding[digest, leased] = _detached(self._add(graph, display_name, digest, leased))
+            adding.add_done_callback(lambda _: self._adding.pop((digest, leased), None))
+        return await asyncio.shield(adding)
 
     async def validate(self, graph: bytes) -> Validation:
         """Returns the types of a graph's values; nothing is kept.
@@ -140,12 +158,10 @@ class Functions:
             Fault: FUNCTION_NOT_FOUND.
         """
         match = _NAME.fullmatch(name)
-        found = self._functions.get(match[1]) if match else None
-        if found is None and match is not None:
-            found = await self._restore(match[1])
+        found = None if match is None else self._functions.get(match[1]) or await self._restore(match[1])
         if found is None:
-            raise Fault(Reason.FUNCTION_NOT_FOUND, f"no function {name[:100]!r} is registered here; register its graph first", field=field)
-        return found
+            raise _unknown(name, field)
+        return self._used(found)
 
     def page(self, size: int, token: str) -> tuple[list[Function], str]:
         """Returns some functions, newest first, and the token of the page after, empty if this is the last.
@@ -155,14 +171,13 @@ class Functions:
         """
         if not 0 <= size <= 1000:
             raise Fault(Reason.INVALID_OPTION, f"a page has 1 to 1000 functions (0 for 100), got {size}", field="page_size")
-        ids = list(reversed(self._functions))
-        first = 0
-        if token:
-            if token not in self._functions:
-                raise Fault(Reason.INVALID_OPTION, "the page token is none that this server gave; begin again without one", field="page_token")
-            first = ids.index(token)
-        last = first + (size or 100)
-        return [self._functions[id_] for id_ in ids[first:last]], ids[last] if last < len(ids) else ""
+        if token and not _TOKEN.fullmatch(token):
+            raise Fault(Reason.INVALID_OPTION, "the page token is none that this server gave; begin again without one", field="page_token")
+        size = size or 100
+        # A token is a number and not a function's id: the function may be forgotten before the next page is asked for.
+        newest = (function for function in reversed(self._functions.values()) if not token or function.number <= int(token))
+        found = list(itertools.islice(newest, size + 1))
+        return found[:size], str(found[size].number) if len(found) > size else ""
 
     async def delete(self, name: str) -> None:
         """Forgets a function. Calls under way finish.
@@ -170,23 +185,29 @@ class Functions:
         Raises:
             Fault: FUNCTION_NOT_FOUND.
         """
-        function = await self.find(name, "name")
-        del self._functions[function.id]
-        self._by_digest = {digest: id_ for digest, id_ in self._by_digest.items() if id_ != function.id}
-        self._blobs.unpin(function.description.blobs)
-        for path in self._paths(function.id):
-            path.unlink(missing_ok=True)
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise _unknown(name, "name")
+        async with self._files:
+            function = self._functions.get(match[1])
+            removed = self._shelf is not None and self._shelf.remove(match[1])
+            if function is not None:
+                self._forget(function)
+                self._erase(function.constants)
+            elif not removed:
+                raise _unknown(name, "name")
 
     async def restore(self) -> None:
-        """Reads what an earlier server has kept, oldest first, so that it is listed. What cannot be read any more is left alone."""
-        if self._folder is None:
-            return
-        for about in sorted(self._folder.glob("*.json"), key=lambda path: path.stat().st_mtime):
-            if about.stem not in self._functions:
-                try:
-                    await self._restore(about.stem)
-                except Fault as fault:
-                    _LOG.warning("the function kept in %s cannot be used: %s", about.with_suffix(".graph"), fault)
+        """Reads what an earlier server has kept, oldest first, so that it is listed. What cannot be used any more is logged and left alone."""
+        for id_ in [] if self._shelf is None else await asyncio.to_thread(self._shelf.ids):
+            if id_ in self._functions:
+                continue
+            try:
+                await self._restore(id_)
+            except Exception as error:
+                if isinstance(error, Fault) and error.reason is Reason.DRAINING:
+                    return
+                _LOG.warning("the function kept as %s cannot be used: %s", id_, error, exc_info=None if isinstance(error, Fault) else error)
 
     async def survey(self, function: Function, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool) -> Survey:
         """Returns which derivatives a function has with respect to some leaves, and their price; asked once and remembered."""
@@ -195,7 +216,7 @@ class Functions:
         if isinstance(known, Survey):
             return known
         if known is None:
-            known = function.surveys[key] = _kept(self._survey(function, key))
+            known = function.surveys[key] = _detached(self._survey(function, key))
         return await asyncio.shield(known)
 
     async def _survey(self, function: Function, key: tuple[tuple[int, ...], tuple[int, ...], bool]) -> Survey:
@@ -210,54 +231,146 @@ class Functions:
             function.surveys.popitem(last=False)
         return answer
 
-    async def _read(self, graph: bytes, display_name: str, digest: bytes, created: datetime | None = None) -> Function:
-        described = await self._pool.ask(work.describe(self._load(graph)))
-        assert isinstance(described, Description)
-        known = self._functions.get(described.id)
-        if known is None:
-            if len(self._functions) >= self._most:
-                raise Fault(Reason.OVER_QUOTA, f"{self._most:,} functions are registered here, which is the limit; delete some")
-            self._blobs.pin(described.blobs)
-            known = Function(graph, described, display_name, created or datetime.now(UTC), self._blobs)
-            self._functions[described.id] = known
-            if self._folder is not None and created is None:
-                await asyncio.to_thread(self._write, known)
+    async def _add(self, graph: bytes, display_name: str, digest: bytes, leased: bool) -> Function:
+        function = self._functions.get(self._by_digest.get(digest, ""))
+        if function is None:
+            described = await self._describe(graph)
+            function = self._functions.get(described.id)
+            if function is None:
+                # An earlier server may have kept it. If it cannot be had from there, it can from here.
+                with suppress(Fault):
+                    function = await self._restore(described.id)
+            if function is None:
+                constants = await self._blobs.pin(described.blobs)
+                function = self._enter(Function(graph, described, display_name, datetime.now(UTC), constants))
+            self._note(digest, described.id)
+        if not leased:
+            await self._keep(function, display_name)
+        return self._used(function)
+
+    async def _keep(self, function: Function, display_name: str) -> None:
+        """Makes a leased function a kept one: written first, so that nobody is told it is kept when it is not."""
+        # Nobody shall forget it while it is written.
+        self._leased.pop(function.id, None)
+        async with self._files:
+            if function.kept or self._functions.get(function.id) is not function:
+                # Kept by somebody else meanwhile, or deleted.
+                return
+            record = Record(function.graph, display_name or function.display_name, function.created)
+            if self._shelf is not None:
+                try:
+                    await self._blobs.store(function.constants)
+                    await asyncio.to_thread(self._shelf.write, function.id, record)
+                except BaseException:
+                    self._leased[function.id] = None
+                    self._erase(function.constants)
+                    raise
+            function.display_name, function.kept = record.display_name, True
+
+    async def _restore(self, id_: str) -> Function | None:
+        """Returns a function that an earlier server has kept, read anew."""
+        record = None if self._shelf is None else await asyncio.to_thread(self._shelf.read, id_)
+        if self._shelf is None or record is None:
+            return None
+        described = await self._describe(record.graph)
+        if described.id != id_:
+            _LOG.warning("the function kept as %s has the id %s in this version and is left alone; register it again", id_, described.id)
+            return None
+        constants = await self._blobs.pin(described.blobs)
+        try:
+            # A constant whose file was lost, and that has been uploaded again.
+            await self._blobs.store(constants)
+            deleted = not self._shelf.holds(id_)
+        except BaseException:
+            self._blobs.unpin(constants)
+            raise
+        if deleted:
+            self._blobs.unpin(constants)
+            self._erase(constants)
+            return None
+        self._note(hashlib.sha256(record.graph).digest(), id_)
+        return self._enter(Function(record.graph, described, record.display_name, record.created, constants, kept=True))
+
+    def _enter(self, function: Function) -> Function:
+        """Takes a function in and returns it, or the same function where that has come in meanwhile."""
+        known = self._functions.get(function.id)
+        try:
+            if known is None:
+                self._make_room(len(function.graph))
+        except Fault:
+            self._blobs.unpin(function.constants)
+            raise
+        if known is not None:
+            self._blobs.unpin(function.constants)
+            return known
+        function.number = next(self._numbers)
+        self._functions[function.id] = function
+        self._nbytes += len(function.graph)
+        if not function.kept:
+            self._leased[function.id] = None
+        return function
+
+    def _make_room(self, nbytes: int) -> None:
+        while len(self._functions) >= self._most or self._nbytes + nbytes > self._total_bytes:
+            if not self._leased:
+                raise Fault(
+                    Reason.OVER_QUOTA,
+                    f"{len(self._functions):,} functions with {self._nbytes:,} bytes of graphs are kept here, and there is room for {self._most:,} "
+                    f"with {self._total_bytes:,} bytes; delete some",
+                )
+            self._forget(self._functions[next(iter(self._leased))])
+
+    def _give_up_blobs(self, enough: Callable[[], bool]) -> None:
+        """Forgets leased functions that have blobs until there is enough room for another blob, or none is left."""
+        for function in [self._functions[id_] for id_ in self._leased]:
+            if enough():
+                return
+            if function.constants:
+                self._forget(function)
+                for name in function.constants:
+                    self._blobs.release(name)
+
+    def _forget(self, function: Function) -> None:
+        del self._functions[function.id]
+        self._leased.pop(function.id, None)
+        self._nbytes -= len(function.graph)
+        self._blobs.unpin(function.constants)
+
+    def _erase(self, constants: Iterable[str]) -> None:
+        """Takes constants out of the folder, unless a kept function still needs them."""
+        needed = {name for function in self._functions.values() if function.kept for name in function.constants}
+        self._blobs.erase(name for name in constants if name not in needed)
+
+    def _used(self, function: Function) -> Function:
+        if function.id in self._leased:
+            self._leased.move_to_end(function.id)
+        return function
+
+    def _note(self, digest: bytes, id_: str) -> None:
         if len(self._by_digest) > 4 * self._most:
             # The same function can come in any number of spellings.
             self._by_digest.clear()
-        self._by_digest[digest] = described.id
-        return known
+        self._by_digest[digest] = id_
 
     def _check_size(self, graph: bytes, field: str) -> None:
         if len(graph) > self._most_bytes:
             message = f"a graph may have {self._most_bytes:,} bytes, this one has {len(graph):,}; upload its constants as blobs"
             raise Fault(Reason.TOO_LARGE, message, field=field)
 
+    async def _describe(self, graph: bytes) -> Description:
+        described = await self._pool.ask(work.describe(self._load(graph)))
+        assert isinstance(described, Description)
+        return described
+
     def _load(self, graph: bytes) -> Load:
         return Load(graph if len(graph) <= INLINE_BYTES else ray.put(graph))
 
-    def _paths(self, id_: str) -> list[Path]:
-        return [] if self._folder is None else [self._folder / f"{id_}.graph", self._folder / f"{id_}.json"]
 
-    def _write(self, function: Function) -> None:
-        graph, about = self._paths(function.id)
-        write_whole(graph, function.graph)
-        # Last, because a function counts as kept once this is there.
-        write_whole(about, json.dumps({"display_name": function.display_name, "created": function.created.isoformat()}).encode())
-
-    async def _restore(self, id_: str) -> Function | None:
-        """Returns a function that an earlier server has kept, read anew: what it was found to be then may have been another version's opinion."""
-        if self._folder is None:
-            return None
-        graph, about = self._paths(id_)
-        try:
-            facts, data = json.loads(about.read_text()), graph.read_bytes()
-        except (OSError, ValueError):
-            return None
-        return await self._read(data, facts["display_name"], hashlib.sha256(data).digest(), datetime.fromisoformat(facts["created"]))
+def _unknown(name: str, field: str) -> Fault:
+    return Fault(Reason.FUNCTION_NOT_FOUND, f"no function {name[:100]!r} is registered here; register its graph first", field=field)
 
 
-def _kept(work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+def _detached(work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
     """Returns work as a task whose failure is not reported when everybody who waited for it has gone."""
     task = asyncio.create_task(work)
     task.add_done_callback(lambda done: done.cancelled() or done.exception())

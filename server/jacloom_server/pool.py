@@ -129,8 +129,6 @@ class Pool:
                 errand.settle(_draining())
         self._lanes.clear()
 
-    # Processes that come and go.
-
     def _crew_changed(self) -> None:
         self._changed()
         self._pump()
@@ -190,8 +188,6 @@ class Pool:
             if not errand.lane.queue:
                 self._lanes.append(errand.lane)
             errand.lane.queue.appendleft(errand)
-
-    # Errands: out, back, cancelled.
 
     def _pump(self) -> None:
         """Sends out whatever can be sent, one errand of each lane in turn."""
@@ -365,8 +361,6 @@ class Pool:
                     run.errand.future.cancel()
             if slot.runs and slot.runs[0].errand.lane is lane:
                 self._watch(slot.runs[0])
-
-    # Time.
 
     def _tick(self) -> None:
         """Gives up on errands that nobody has been there for."""

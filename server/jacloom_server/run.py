@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final
 
 import ray
 
+from jacloom_graph.answer import Array, Derivative, Selection, arrays, total_bytes
 from jacloom_graph.errors import Fault
-from jacloom_server import answer, strategy, work
-from jacloom_server.answer import Array, Block, Header, Reply, Summary
+from jacloom_server import strategy, work
 from jacloom_server.blobs import Blobs
-from jacloom_server.call import SINGLE, Call, Derivative, Selection, is_large, operands, select
+from jacloom_server.blocks import whole
+from jacloom_server.call import SINGLE, Call, is_large, operands, select
 from jacloom_server.functions import Function, Functions
 from jacloom_server.pool import Pool
+from jacloom_server.reply import Block, Header, Reply, Summary
 from jacloom_server.strategy import Plan, Problem
 from jacloom_server.tiling import BLOCK_BYTES
 from jacloom_server.weave import Request, Weaver, kernel_of, platform_of
@@ -46,10 +49,12 @@ async def replies(service: Service, call: Call) -> AsyncGenerator[Reply]:
     function = await _function(service, call)
     chosen = select(call, function.description)
     sent = operands(call, function.description, chosen, service.blobs)
-    found = answer.arrays(call.derivative, chosen)
+    found = arrays(call.derivative, chosen)
     kind = _single if call.derivative in SINGLE else _tiled
-    async for reply in kind(service, call, function, chosen, sent, found, started):
-        yield reply
+    # Closed at once when this is: what is under way is cancelled then, and not when the generator is collected.
+    async with aclosing(kind(service, call, function, chosen, sent, found, started)) as answers:
+        async for reply in answers:
+            yield reply
 
 
 async def explain(service: Service, call: Call) -> Plan:
@@ -60,7 +65,7 @@ async def explain(service: Service, call: Call) -> Plan:
     """
     function = await _function(service, call)
     chosen = select(call, function.description)
-    return await _plan(service, call, function, chosen, answer.total(answer.arrays(call.derivative, chosen)))
+    return await _plan(service, call, function, chosen, total_bytes(arrays(call.derivative, chosen)))
 
 
 async def _function(service: Service, call: Call) -> Function:
@@ -72,7 +77,7 @@ async def _single(
 ) -> AsyncGenerator[Reply]:
     """Yields the answer of a single pass: one message if it is small."""
     kernel = Kernel(function.id, SINGLE[call.derivative], chosen.wrt, chosen.outputs, chosen.values, 0, call.holomorphic)
-    nbytes = answer.total(found)
+    nbytes = total_bytes(found)
     plan = strategy.single(nbytes, passes=int(call.derivative is not Derivative.EVALUATE))
     header = Header(function.name, plan, tuple(found))
     planned = time.perf_counter()
@@ -83,9 +88,7 @@ async def _single(
         assert isinstance(done, Done)
         seconds = {"plan": planned - started, "compile": done.compile_seconds, "compute": done.seconds}
         summary = Summary(plan.passes, 1, lane.retries, 1, seconds, 0)
-        blocks = (
-            block for number, (array, values) in enumerate(zip(found, done.arrays, strict=True)) for block in answer.whole(number, array, values)
-        )
+        blocks = (block for number, (array, values) in enumerate(zip(found, done.arrays, strict=True)) for block in whole(number, array, values))
         if nbytes <= BLOCK_BYTES:
             yield Reply(header, list(blocks), None, _closed(summary, started))
             return
@@ -99,7 +102,7 @@ async def _tiled(
     service: Service, call: Call, function: Function, chosen: Selection, sent: Sequence[Operand], found: Sequence[Array], started: float
 ) -> AsyncGenerator[Reply]:
     """Yields the answer of a call that takes many passes, tile by tile; one message if it is small and soon done."""
-    plan = await _plan(service, call, function, chosen, answer.total(found))
+    plan = await _plan(service, call, function, chosen, total_bytes(found))
     header: Header | None = Header(function.name, plan, tuple(found))
     # Every tile needs the arguments: those that are not small are stored once.
     shared = [Operand(operand.type, ray.put(operand.data)) if is_large(operand) else operand for operand in sent]

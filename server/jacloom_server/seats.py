@@ -28,13 +28,18 @@ def _on(node: Node, config: Config, where: str) -> list[Seat]:
     # A GPU outruns the cores beside it, which are then better left to feed it.
     narrow = config.workers if config.workers is not None else 0 if gpus else node.cpus
     wide = int(config.wide and node.cpus > 0)
-    grant = config.memory or node.memory
+    grant = node.memory if config.memory is None else config.memory
     # Half for the wide worker, half for the narrow ones together: either kind alone gets all.
-    per_narrow = grant // (narrow * (1 + wide)) if narrow else 0
-    per_wide = grant // (2 if narrow else 1)
+    per_narrow = _share(grant, narrow * (1 + wide))
+    per_wide = _share(grant, 2 if narrow else 1)
     limits = config.graph_limits
     return [
         *(Seat(Role.GPU, index, where, limits=limits) for index in range(gpus)),
         *(Seat(Role.NARROW, index, where, per_narrow, limits) for index in range(narrow)),
         *(Seat(Role.WIDE, index, where, per_wide, limits) for index in range(wide)),
     ]
+
+
+def _share(grant: int, parts: int) -> int | None:
+    """Returns one worker's part of a grant. A machine that counts no memory for tasks has said nothing of how much there is: no bound."""
+    return max(1, grant // max(1, parts)) if grant else None

@@ -78,11 +78,16 @@ async def _serve(config: Config, cluster: Cluster, parent: TextIO | None) -> int
         _LOG.info("%s: stopping; calls under way have %.0f s to finish", reason, grace)
     finally:
         _last_resort(grace + _LAST_RESORT)
-        # Told twice, at once: the shorter grace counts.
-        again = asyncio.create_task(told.get())
-        again.add_done_callback(lambda _: asyncio.create_task(server.stop(0.0)))
+        hurry = asyncio.create_task(_stop_at_once(server, told))
         await server.stop(grace)
+        hurry.cancel()
     return 0
+
+
+async def _stop_at_once(server: Server, told: asyncio.Queue[str]) -> None:
+    """Stops a server that is stopping already, when it is told a second time: the shorter grace counts."""
+    await told.get()
+    await server.stop(0.0)
 
 
 async def _first(*works: Coroutine[Any, Any, _T]) -> _T:

@@ -67,11 +67,6 @@ class Slot:
     reserved: Errand | None = None
     """An errand that waits until the process has nothing else to do; meanwhile others go elsewhere."""
 
-    @property
-    def platform(self) -> str:
-        """What it computes on."""
-        return "gpu" if self.seat.role is Role.GPU else "cpu"
-
     def pause(self) -> float:
         """Returns how long to wait before the next process is started."""
         return min(_FIRST_PAUSE * 2.0**self.failures, _LONGEST_PAUSE)

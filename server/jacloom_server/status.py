@@ -14,11 +14,10 @@ import grpc
 from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from jacloom_graph.errors import Fault, Reason
+from jacloom_graph.errors import DOMAIN, Fault, Reason
 
 _LOG = logging.getLogger(__name__)
 
-DOMAIN: Final = "jacloom"
 _DETAILS: Final = "grpc-status-details-bin"
 _MOST_TEXT: Final = 2048
 """Characters of a message: details beyond about 8 KiB are lost on the way, so text, field and metadata stay below half of that."""

@@ -8,11 +8,11 @@ from enum import Enum
 from typing import Final
 
 from jacloom_graph.errors import Fault, Reason
+from jacloom_graph.limits import MOST_WIDTH
 from jacloom_graph.tensor import itemsize
 from jacloom_graph.types import Type
 from jacloom_worker.protocol import Cost, Survey
 
-MOST_WIDTH: Final = 4096
 WIDTHS: Final = tuple(sorted({1, *(2**power for power in range(1, 13)), *(3 * 2**power for power in range(11))}))
 """Widths that are chosen: few, so that kernels are compiled once, and at most 1.5 apart, so that little of the last tile is padding."""
 CACHE_BYTES: Final = 6 << 20

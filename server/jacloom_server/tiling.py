@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from jacloom_graph.answer import Rectangle
+
 BLOCK_BYTES: Final = 1 << 20
 """Size of a block: streams run at 0.8 to 0.9 GB/s with messages of 1 to 4 MiB, at half of that with 64 KiB or 16 MiB."""
 
@@ -76,16 +78,6 @@ def segments(sizes: Sequence[int], start: int, count: int) -> list[Segment]:
             found.append(Segment(leaf, first - begin, first - start, last - first))
         begin += size
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class Rectangle:
-    """Rows and columns of a matrix."""
-
-    row: int
-    rows: int
-    column: int
-    columns: int
 
 
 def rectangles(rows: int, columns: int, itemsize: int, most: int = BLOCK_BYTES) -> Iterator[Rectangle]:

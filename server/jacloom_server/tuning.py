@@ -72,9 +72,10 @@ class Tuner:
         self._trial = None
         self._fixed = True
 
-    def forget(self) -> None:
-        """Ends a trial whose call has gone without an answer."""
-        self._trial = None
+    def forget(self, width: int) -> None:
+        """Notes that a tile ended without an answer. If it was the trial, another may follow."""
+        if width == self._trial:
+            self._trial = None
 
     def _judge(self, width: int) -> None:
         if width in self._seconds and self._seconds[width] < _BETTER * self._seconds[self.best]:

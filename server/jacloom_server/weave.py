@@ -9,12 +9,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from jacloom_graph.answer import Array, Derivative, Part, Selection
 from jacloom_graph.errors import Fault, Reason
-from jacloom_server import answer, work
-from jacloom_server.answer import Array, Block, Part, Progress, Summary
-from jacloom_server.call import Call, Derivative, Selection
+from jacloom_server import blocks, work
+from jacloom_server.call import Call
 from jacloom_server.functions import Function
 from jacloom_server.pool import Pool
+from jacloom_server.reply import Block, Progress, Summary
 from jacloom_server.slot import CREDITS
 from jacloom_server.strategy import Mode, Plan
 from jacloom_server.tiling import Cutter, Tile
@@ -122,11 +123,10 @@ class Weaver:
         request = self._request
         if tile is None:
             values = enumerate(zip(request.arrays, result.arrays, strict=False))
-            return (block for number, (array, leaf) in values for block in answer.whole(number, array, leaf))
+            return (block for number, (array, leaf) in values for block in blocks.whole(number, array, leaf))
         self._tiles += 1
         self._passes += tile.count
-        self._tuner.record(tile.width, tile.count, result.seconds, result.compile_seconds)
-        return answer.of_tile(request.arrays, self._first, request.plan.mode, tile, request.chosen, result.arrays)
+        return blocks.of_tile(request.arrays, self._first, request.plan.mode, tile, request.chosen, result.arrays)
 
     def progress(self) -> Progress:
         """Returns how far the call has come."""
@@ -146,7 +146,19 @@ class Weaver:
     def _submit(self, tile: Tile | None, assignment: work.Assignment) -> None:
         self._under_way += 1
         future = self._pool.submit(self._lane, assignment)
-        future.add_done_callback(lambda done: self._arrivals.put_nowait((tile, done)))
+        future.add_done_callback(lambda done: self._landed(tile, done))
+
+    def _landed(self, tile: Tile | None, done: asyncio.Future[Result]) -> None:
+        """Learns from a tile that has ended, whether or not the call is still there to receive it: the tuner waits for the end of a trial."""
+        if tile is not None:
+            result = None if done.cancelled() else done.result()
+            if isinstance(result, Done):
+                self._tuner.record(tile.width, tile.count, result.seconds, result.compile_seconds)
+            elif isinstance(result, Fault) and result.reason is Reason.OUT_OF_MEMORY and tile.width > 1:
+                self._tuner.limit(tile.width // 2)
+            else:
+                self._tuner.forget(tile.width)
+        self._arrivals.put_nowait((tile, done))
 
     def _window(self) -> int:
         """Returns how many tiles may be under way: the workers' credits and a few more, as far as their answers fit."""
@@ -158,6 +170,5 @@ class Weaver:
         """Returns whether a tile that did not fit into memory can be tried in smaller pieces, and if so has that done."""
         if fault.reason is not Reason.OUT_OF_MEMORY or tile.width == 1 or self._request.call.tile:
             return False
-        self._tuner.limit(tile.width // 2)
         self._cutter.give_back(tile)
         return True

@@ -88,7 +88,7 @@ class Lane:
 
     queue: deque[Errand] = field(default_factory=deque)
     retries: int = 0
-    """Jobs that were run again."""
+    """Errands that were run again."""
     seats: set[str] = field(default_factory=set)
     """Names of the seats that worked for it."""
     closed: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -66,6 +67,30 @@ def test_a_rule_that_calls_its_own_function_is_a_knot() -> None:
     assert isinstance(rule.derivative, JvpRule)
     calls = [node.attrs["rule"] for node in graph.functions[rule.derivative.function].nodes if node.op == "custom_call"]
     assert calls == [0]  # back to the rule that it is part of
+
+
+def family(last: int) -> Any:
+    """Returns a cube whose rule says that its slope is a cube, whose rule .., until one says that it is 7 x: the same programs but for the last."""
+    member = jax.custom_jvp(lambda x: x**3)
+    following = family(last - 1) if last else None
+    member.defjvp(lambda primals, tangents: (member(*primals), tangents[0] * (following(*primals) if following else 7 * primals[0])))
+    return member
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def counted(order: int, x: jax.Array) -> jax.Array:
+    return x**3
+
+
+@counted.defjvp
+def counted_jvp(order: int, primals: Any, tangents: Any) -> Any:
+    return counted(order, *primals), tangents[0] * (counted(order + 1, *primals) if order < 2 else 7 * primals[0])
+
+
+@pytest.mark.parametrize("fun", [family(2), lambda x: counted(0, x)], ids=["another function", "another static argument"])
+def test_equal_programs_with_different_rules_are_no_knot(fun: Any) -> None:
+    third = (FORWARD, REVERSE, FORWARD)
+    assert_same(fun, np.float64(1.25), transforms=(third[:1], third[:2], third))
 
 
 def test_a_rule_that_unrolls_says_where_it_ends() -> None:

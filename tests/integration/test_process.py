@@ -25,6 +25,8 @@ from integration import graphs, service
 from integration.service import Client, request
 
 from jacloom_api.v1 import blob_service_pb2 as blob_pb
+from jacloom_api.v1 import function_service_pb2 as function_pb
+from jacloom_api.v1 import graph_pb2
 
 SMALL = ("--workers", "1", "--no-wide", "--object-store", "256M")
 
@@ -102,13 +104,19 @@ def can(client: Client) -> bool:
 
 def test_functions_and_constants_survive_a_restart(tmp_path: Path) -> None:
     matrix = np.arange(6.0).reshape(2, 3)
+    graph = graph_pb2.Graph.FromString(graphs.serialized(graphs.linear(matrix)))
     keep = ("--data", str(tmp_path / "data"))
     with service.process(tmp_path / "first", *SMALL, *keep) as running, service.client(running) as client:
-        name = client.register(graphs.linear(matrix))
-        blob = client.keep(b"constant")
+        graph.constants[0].tensor.blob = blob = client.keep(matrix.tobytes())
+        name = client.functions.Register(function_pb.RegisterRequest(graph=graph.SerializeToString()), timeout=60).name
+        leased = client.functions.Register(function_pb.RegisterRequest(graph=graphs.serialized(graphs.sine(3)), leased=True), timeout=60).name
     with service.process(tmp_path / "second", *SMALL, *keep) as running, service.client(running) as client:
-        np.testing.assert_array_equal(client.call("Jacobian", request(name, [np.zeros(3)])).arrays[0], matrix)
         assert client.blobs.Missing(blob_pb.MissingRequest(names=[blob])).names == []
+        np.testing.assert_array_equal(client.call("Jacobian", request(name, [np.zeros(3)])).arrays[0], matrix)
+        assert [info.name for info in client.functions.List(function_pb.ListFunctionsRequest()).functions] == [name]
+        with pytest.raises(grpc.RpcError) as caught:
+            client.functions.Get(function_pb.GetFunctionRequest(name=leased))
+        assert service.failure(caught.value).reason == "FUNCTION_NOT_FOUND"
 
 
 @pytest.fixture
@@ -167,6 +175,31 @@ def test_calls_that_outlast_the_drain_are_ended(tmp_path: Path) -> None:
         ended = service.failure(caught.value)
         assert (ended.code, ended.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
         assert running.popen.wait(20) == 0
+
+
+def test_an_orderly_end_leaves_no_task_behind(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with service.process(log, *SMALL, "--drain", "1") as running:
+        running.popen.send_signal(signal.SIGTERM)
+        assert running.popen.wait(20) == 0
+    text = log.read_text()
+    assert "SIGTERM: stopping" in text
+    assert "Task was destroyed" not in text
+    assert "never awaited" not in text
+
+
+def test_told_twice_a_server_ends_at_once(tmp_path: Path) -> None:
+    with service.process(tmp_path / "log", *SMALL, "--drain", "60") as running, service.client(running) as client:
+        name = client.register(graphs.decay(4, 1_000_000_000))
+        call = client.derivatives.Jacobian(request(name, [np.zeros(4)]), timeout=60)
+        time.sleep(2)
+        running.popen.send_signal(signal.SIGTERM)
+        time.sleep(1)
+        assert running.popen.poll() is None
+        running.popen.send_signal(signal.SIGTERM)
+        assert running.popen.wait(20) == 0
+        with pytest.raises(grpc.RpcError):
+            service.collect(call)
 
 
 def test_a_server_that_is_killed_is_started_again_and_its_processes_go(server: subprocess.Popen[str]) -> None:

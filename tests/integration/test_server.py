@@ -19,7 +19,7 @@ from jacloom_api.v1 import derivative_service_pb2 as pb
 from jacloom_api.v1 import function_service_pb2 as function_pb
 from jacloom_api.v1 import graph_pb2
 from jacloom_graph import tensor
-from jacloom_graph.types import Node
+from jacloom_graph.types import Constant, Function, Node, Type
 
 X = np.array([0.3, -0.7, 1.1])
 S = np.array(2.0)
@@ -83,6 +83,14 @@ def test_validate_types_every_value_and_keeps_nothing(client: Client) -> None:
     assert types == {0: [("float64", [4])] * 2, 1: [("float64", [4])] * 4}
     with pytest.raises(grpc.RpcError):
         client.functions.Get(function_pb.GetFunctionRequest(name=found.name))
+
+
+def test_validate_needs_no_blobs_and_lists_functions_without_nodes(client: Client) -> None:
+    same = Function("same", (graphs.vector(3),), (), (0,))
+    constant = Constant(Type("float64", (2, 3)), None, "blobs/sha256:" + "0b" * 32)
+    made = graphs.graph((graphs.vector(3),), (Node("call", (0,), {"function": 1}), graphs.dot(-1, 1)), (2,), others=(same,), constants=(constant,))
+    found = client.functions.Validate(function_pb.ValidateRequest(graph=graphs.serialized(made)), timeout=60)
+    assert {entry.function: [list(value.shape) for value in entry.values] for entry in found.functions} == {0: [[3], [3], [2]], 1: [[3]]}
 
 
 def test_evaluate(client: Client, mixed: str) -> None:

@@ -11,10 +11,11 @@ import numpy as np
 
 from jacloom import _leaves
 from jacloom._binding import Binding
-from jacloom._query import ArrayKey, Kind, Part, Query
+from jacloom._query import Query
 from jacloom._tracing import bind_callable
 from jacloom._transform import Transform
 from jacloom_graph import tensor
+from jacloom_graph.answer import ArrayKey, Derivative, Part
 
 
 def transformed(
@@ -26,9 +27,9 @@ def transformed(
     seeds = prepared.seeds(given) if prepared.seeds is not None else []
     arrays = answer(f, binding, prepared.query, leaves, seeds)
     assert set(arrays) >= set(prepared.query.expected)
-    for key, type_ in prepared.query.expected.items():
-        dtype, shape = tensor.storage(type_)
-        assert arrays[key].shape == shape, (key, arrays[key].shape, type_)
+    for key, array in prepared.query.expected.items():
+        dtype, shape = tensor.storage(array.type)
+        assert arrays[key].shape == shape, (key, arrays[key].shape, array.type)
         arrays[key] = arrays[key].astype(dtype)
     return prepared.build({key: arrays[key] for key in prepared.query.expected})
 
@@ -40,7 +41,7 @@ def answer(f: Callable[..., Any], binding: Binding, query: Query, leaves: list[A
 
         def flat(*active: jax.Array) -> list[jax.Array]:
             inputs = list(point)
-            for leaf, value in zip(query.wrt, active, strict=True):
+            for leaf, value in zip(query.chosen.wrt, active, strict=True):
                 inputs[leaf] = value
             merged = [leaves[at] if slot is None else inputs[slot] for at, slot in enumerate(binding.slots)]
             whole = binding.arguments.unflatten(merged)
@@ -49,9 +50,9 @@ def answer(f: Callable[..., Any], binding: Binding, query: Query, leaves: list[A
 
         def chosen(*active: jax.Array) -> list[jax.Array]:
             results = flat(*active)
-            return [results[leaf] for leaf in query.outputs]
+            return [results[leaf] for leaf in query.chosen.outputs]
 
-        active = [point[leaf] for leaf in query.wrt]
+        active = [point[leaf] for leaf in query.chosen.wrt]
         found = {(Part.VALUE, leaf, 0, 0): value for leaf, value in enumerate(flat(*active))}
         found |= _derivative(query, chosen, active, seeds)
         return {key: np.array(value) for key, value in found.items()}
@@ -59,38 +60,40 @@ def answer(f: Callable[..., Any], binding: Binding, query: Query, leaves: list[A
 
 def _derivative(query: Query, chosen: Callable[..., list[jax.Array]], active: list[jax.Array], seeds: list[np.ndarray]) -> dict[ArrayKey, Any]:
     numbers = tuple(range(len(active)))
-    match query.kind:
-        case Kind.EVALUATE:
+    match query.derivative:
+        case Derivative.EVALUATE:
             return {}
-        case Kind.JVP:
+        case Derivative.JVP:
             _, tangents = jax.jvp(chosen, active, [jnp.asarray(seed) for seed in seeds])
-            return {(Part.TANGENT, out, 0, 0): tangent for out, tangent in zip(query.outputs, tangents, strict=True)}
-        case Kind.VJP:
+            return {(Part.TANGENT, out, 0, 0): tangent for out, tangent in zip(query.chosen.outputs, tangents, strict=True)}
+        case Derivative.VJP:
             _, pull = jax.vjp(chosen, *active)
             return {(Part.COTANGENT, 0, at, 0): value for at, value in enumerate(pull([jnp.asarray(seed) for seed in seeds]))}
-        case Kind.GRADIENT:
+        case Derivative.GRADIENT:
             gradient = jax.grad(lambda *inputs: chosen(*inputs)[0], numbers, holomorphic=query.holomorphic)(*active) if active else ()
             return {(Part.GRADIENT, 0, at, 0): value for at, value in enumerate(gradient)}
-        case Kind.HVP:
+        case Derivative.HVP:
 
             def gradient_of(*inputs: jax.Array) -> Any:
                 return jax.grad(lambda *inner: chosen(*inner)[0], numbers)(*inputs)
 
             _, product = jax.jvp(gradient_of, active, [jnp.asarray(seed) for seed in seeds])
             return {(Part.PRODUCT, 0, at, 0): value for at, value in enumerate(product)}
-        case Kind.JACOBIAN:
+        case Derivative.JACOBIAN:
             if not active:
                 return {}
             transform = jax.jacrev if query.mode == "reverse" else jax.jacfwd
             jacobian = transform(chosen, numbers, holomorphic=query.holomorphic)(*active)
-            return {(Part.JACOBIAN, out, at, 0): block for out, row in zip(query.outputs, jacobian, strict=True) for at, block in enumerate(row)}
-        case Kind.HESSIAN:
+            return {
+                (Part.JACOBIAN, out, at, 0): block for out, row in zip(query.chosen.outputs, jacobian, strict=True) for at, block in enumerate(row)
+            }
+        case Derivative.HESSIAN:
             if not active:
                 return {}
             hessian = jax.hessian(chosen, numbers, holomorphic=query.holomorphic)(*active)
             return {
                 (Part.HESSIAN, out, at, to): block
-                for out, rows in zip(query.outputs, hessian, strict=True)
+                for out, rows in zip(query.chosen.outputs, hessian, strict=True)
                 for at, row in enumerate(rows)
                 for to, block in enumerate(row)
             }

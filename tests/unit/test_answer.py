@@ -1,18 +1,15 @@
-"""The arrays of an answer and the blocks that fill them."""
+"""The arrays of an answer, and whether blocks cover them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from jacloom_graph import answer
+from jacloom_graph.answer import Derivative, Rectangle, Selection, covered_once
 from jacloom_graph.types import Type
-from jacloom_server import answer
-from jacloom_server.answer import Array, Block, Part
-from jacloom_server.call import Derivative, Selection
-from jacloom_server.strategy import Mode
-from jacloom_server.tiling import Tile
 
 F64, F32 = "float64", "float32"
 CHOSEN = Selection(
@@ -25,17 +22,9 @@ CHOSEN = Selection(
 )
 
 
-def fill(arrays: Sequence[Array], blocks: Iterable[Block]) -> list[np.ndarray]:
-    made = [np.full((array.rows, array.columns), 99, answer.DTYPES[array.type.dtype]) for array in arrays]
-    for block in blocks:
-        values = np.frombuffer(block.data, made[block.array].dtype).reshape(block.rows, block.columns)
-        made[block.array][block.row : block.row + block.rows, block.column : block.column + block.columns] = values
-    return made
-
-
 def test_arrays_of_each_derivative() -> None:
     def shown(derivative: Derivative) -> list[tuple[str, str, int, int, int]]:
-        return [(array.part.value, str(array.type), array.output, array.input, array.input2) for array in answer.arrays(derivative, CHOSEN)]
+        return [(array.part.name, str(array.type), array.output, array.input, array.input2) for array in answer.arrays(derivative, CHOSEN)]
 
     value = ("VALUE", "int32[2]", 1, 0, 0)
     assert shown(Derivative.EVALUATE) == [value]
@@ -54,39 +43,38 @@ def test_arrays_of_each_derivative() -> None:
     assert (str(second[3].type), second[3].input, second[3].input2) == ("float64[4,2,3]", 1, 0)
 
 
-@pytest.mark.parametrize("width", [1, 2, 3, 7, 20])
-def test_columns_and_rows_fill_the_same_arrays(width: int) -> None:
-    arrays = answer.arrays(Derivative.JACOBIAN, CHOSEN)
-    rng = np.random.default_rng(0)
-    # float32 throughout, so that both modes can carry it: [output][leaf]
-    whole = rng.standard_normal((6, 7)).astype(F32)
-    columns, rows = [], []
-    for start in range(0, 7, width):
-        tile = Tile(start, min(width, 7 - start), width)
-        part = whole[:, start : start + tile.count]
-        results = [np.ascontiguousarray(part[:4]), part[4:].astype(F64)]
-        columns += answer.of_tile(arrays, 1, Mode.FORWARD, tile, CHOSEN, results)
-    for start in range(0, 6, width):
-        tile = Tile(start, min(width, 6 - start), width)
-        part = whole[start : start + tile.count]
-        results = [part[:, :6].astype(F64), np.ascontiguousarray(part[:, 6:])]
-        rows += answer.of_tile(arrays, 1, Mode.REVERSE, tile, CHOSEN, results)
-    expected = [whole[:4, :6], whole[:4, 6:], whole[4:, :6], whole[4:, 6:]]
-    for made in (fill(arrays, columns), fill(arrays, rows)):
-        for got, wanted in zip(made[1:], expected, strict=True):
-            np.testing.assert_array_equal(got, wanted)
+def halves(rectangle: Rectangle, draw: st.DrawFn) -> list[Rectangle]:
+    """Returns a rectangle, cut in two again and again."""
+    row, rows, column, columns = rectangle.row, rectangle.rows, rectangle.column, rectangle.columns
+    if rows > 1 and draw(st.booleans()):
+        at = draw(st.integers(1, rows - 1))
+        parts = [Rectangle(row, at, column, columns), Rectangle(row + at, rows - at, column, columns)]
+    elif columns > 1 and draw(st.booleans()):
+        at = draw(st.integers(1, columns - 1))
+        parts = [Rectangle(row, rows, column, at), Rectangle(row, rows, column + at, columns - at)]
+    else:
+        return [rectangle]
+    return [piece for part in parts for piece in halves(part, draw)]
 
 
-def test_a_large_array_comes_in_pieces_that_are_views() -> None:
-    array = Array(Part.TANGENT, Type(F64, (300_000,)), 1, 300_000)
-    values = np.arange(300_000.0)
-    blocks = list(answer.whole(0, array, values))
-    assert [block.columns for block in blocks] == [131_072, 131_072, 37_856]
-    assert all(isinstance(block.data, memoryview) for block in blocks)
-    np.testing.assert_array_equal(fill([array], blocks)[0][0], values)
+@given(st.data())
+def test_what_covers_a_matrix_once(data: st.DataObject) -> None:
+    rows, columns = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 7))
+    pieces = data.draw(st.permutations(halves(Rectangle(0, rows, 0, columns), data.draw)))
+    assert covered_once(rows, columns, pieces)
+    # One elsewhere: by brute force, every other place of every piece either covers again or leaves a gap.
+    number = data.draw(st.integers(0, len(pieces) - 1))
+    moved = pieces[number]
+    row, column = data.draw(st.integers(0, rows - moved.rows)), data.draw(st.integers(0, columns - moved.columns))
+    changed = [*pieces[:number], Rectangle(row, moved.rows, column, moved.columns), *pieces[number + 1 :]]
+    counts = np.zeros((rows, columns), int)
+    for one in changed:
+        counts[one.row : one.row + one.rows, one.column : one.column + one.columns] += 1
+    assert covered_once(rows, columns, changed) == (counts == 1).all()
+    assert not covered_once(rows, columns, [*pieces, moved])
+    assert not covered_once(rows, columns, pieces[1:])
 
 
-def test_keys_are_cut_by_whole_keys() -> None:
-    array = Array(Part.VALUE, Type("key<threefry2x32>", (2,)), 1, 2)
-    (block,) = answer.whole(0, array, np.array([[1, 2], [3, 4]], np.uint32))
-    assert (block.columns, bytes(block.data)) == (2, np.array([1, 2, 3, 4], np.uint32).tobytes())
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0), (0, 0)])
+def test_an_empty_matrix_is_covered_by_nothing(shape: tuple[int, int]) -> None:
+    assert covered_once(*shape, [])

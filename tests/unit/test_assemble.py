@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from jacloom import ProtocolError
 from jacloom._assemble import Assembly
-from jacloom._query import Kind, Part, query
+from jacloom._query import query
+from jacloom_graph.answer import Array, Derivative, Part
 from jacloom_graph.types import Type
 
 MATRIX = Type("float64", (2, 2, 3))
-EXPECTED = {(Part.JACOBIAN, 0, 0, 0): MATRIX, (Part.VALUE, 1, 0, 0): Type("int32")}
+HEADER = [Array(Part.JACOBIAN, MATRIX, 4, 3), Array(Part.VALUE, Type("int32"), 1, 1, output=1)]
+EXPECTED = {array.key: array for array in HEADER}
 VALUES = np.arange(12.0).reshape(4, 3)
-
-
-@dataclass
-class Array:
-    part: int
-    output: int
-    rows: int
-    columns: int
-    input: int = 0
-    input2: int = 0
 
 
 @dataclass
@@ -42,7 +34,6 @@ class Block:
         return Block(0, row.start, part.shape[0], column.start, part.shape[1], part.tobytes())
 
 
-HEADER = [Array(Part.JACOBIAN, 0, 4, 3), Array(Part.VALUE, 1, 1, 1)]
 SCALAR = Block(1, 0, 1, 0, 1, np.int32(7).tobytes())
 COLUMNS = [Block.of(slice(0, 4), slice(1, 3)), Block.of(slice(0, 4), slice(0, 1))]
 ROWS = [Block.of(slice(2, 4), slice(0, 3)), Block.of(slice(0, 2), slice(0, 3))]
@@ -62,8 +53,9 @@ def test_blocks_in_any_order(blocks: list[Block]) -> None:
 
 
 def test_keys_have_further_axes() -> None:
-    assembly = Assembly({(Part.VALUE, 0, 0, 0): Type("key<threefry2x32>", (3,))})
-    assembly.begin([Array(Part.VALUE, 0, 1, 3)])
+    keys = Array(Part.VALUE, Type("key<threefry2x32>", (3,)), 1, 3)
+    assembly = Assembly({keys.key: keys})
+    assembly.begin([keys])
     raw = np.arange(6, dtype=np.uint32)
     assembly.place(Block(0, 0, 1, 0, 2, raw[:4].tobytes()))
     assembly.place(Block(0, 0, 1, 2, 1, raw[4:].tobytes()))
@@ -71,18 +63,19 @@ def test_keys_have_further_axes() -> None:
 
 
 def test_empty_arrays_need_no_blocks() -> None:
-    assembly = Assembly({(Part.JACOBIAN, 0, 0, 0): Type("float32", (2, 0))})
-    assembly.begin([Array(Part.JACOBIAN, 0, 2, 0)])
+    empty = Array(Part.JACOBIAN, Type("float32", (2, 0)), 2, 0)
+    assembly = Assembly({empty.key: empty})
+    assembly.begin([empty])
     assert assembly.finish()[Part.JACOBIAN, 0, 0, 0].shape == (2, 0)
 
 
 def test_missing_and_surplus_elements() -> None:
-    for blocks in ([SCALAR, COLUMNS[0]], [SCALAR, *COLUMNS, COLUMNS[1]]):
+    for blocks in ([SCALAR, COLUMNS[0]], [SCALAR, *COLUMNS, COLUMNS[1]], [SCALAR, COLUMNS[1], COLUMNS[1], COLUMNS[1]], COLUMNS):
         assembly = Assembly(EXPECTED)
         assembly.begin(HEADER)
         for block in blocks:
             assembly.place(block)
-        with pytest.raises(ProtocolError, match="4 elements too few or too many"):
+        with pytest.raises(ProtocolError, match="missing or came twice"):
             assembly.finish()
     with pytest.raises(ProtocolError, match="without its header"):
         Assembly(EXPECTED).finish()
@@ -96,8 +89,9 @@ def test_missing_and_surplus_elements() -> None:
         Block(0, 0, 1, 2, 2, bytes(16)),
         Block(0, 0, 1, 0, 1, bytes(4)),
         Block(0, 0, 1, 0, 1, bytes(16)),
+        Block(0, 0, 0, 0, 1, b""),
     ],
-    ids=["array", "rows", "columns", "too short", "too long"],
+    ids=["array", "rows", "columns", "too short", "too long", "empty"],
 )
 def test_blocks_that_do_not_fit(block: Block) -> None:
     assembly = Assembly(EXPECTED)
@@ -108,8 +102,16 @@ def test_blocks_that_do_not_fit(block: Block) -> None:
 
 @pytest.mark.parametrize(
     "header",
-    [HEADER[:1], [*HEADER, HEADER[0]], [Array(Part.JACOBIAN, 0, 4, 4), HEADER[1]], [Array(Part.HESSIAN, 0, 4, 3), HEADER[1]]],
-    ids=["too few", "twice", "size", "another part"],
+    [
+        HEADER[:1],
+        [*HEADER, HEADER[0]],
+        [replace(HEADER[0], columns=4), HEADER[1]],
+        [replace(HEADER[0], rows=3, columns=4), HEADER[1]],
+        [replace(HEADER[0], type=Type("float32", (2, 2, 3))), HEADER[1]],
+        [replace(HEADER[0], type=Type("float64", (2, 3, 2))), HEADER[1]],
+        [replace(HEADER[0], part=Part.HESSIAN), HEADER[1]],
+    ],
+    ids=["too few", "twice", "size", "layout", "dtype", "shape", "another part"],
 )
 def test_headers_that_were_not_asked_for(header: list[Array]) -> None:
     with pytest.raises(ProtocolError, match="asked for"):
@@ -118,12 +120,12 @@ def test_headers_that_were_not_asked_for(header: list[Array]) -> None:
 
 def test_queries_say_what_to_expect() -> None:
     inputs, outputs = (Type("float32", (2,)), Type("float64", (0,)), Type("int8")), (Type("float32", (3, 1)), Type("bool"))
-    asked = query(Kind.JACOBIAN, inputs, outputs, wrt=(1, 0), outputs=(0,), values=(1,))
-    assert asked.expected == {
+    asked = query(Derivative.JACOBIAN, inputs, outputs, wrt=(1, 0), outputs=(0,), values=(1,))
+    assert {key: array.type for key, array in asked.expected.items()} == {
         (Part.VALUE, 1, 0, 0): Type("bool"),
         (Part.JACOBIAN, 0, 0, 0): Type("float64", (3, 1, 0)),
         (Part.JACOBIAN, 0, 1, 0): Type("float32", (3, 1, 2)),
     }
-    hessian = query(Kind.HESSIAN, inputs, outputs, wrt=(0, 1), outputs=(0,))
-    assert hessian.expected[Part.HESSIAN, 0, 1, 0] == Type("float64", (3, 1, 0, 2))
+    hessian = query(Derivative.HESSIAN, inputs, outputs, wrt=(0, 1), outputs=(0,))
+    assert hessian.expected[Part.HESSIAN, 0, 1, 0].type == Type("float64", (3, 1, 0, 2))
     assert len(hessian.expected) == 4

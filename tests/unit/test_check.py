@@ -306,7 +306,7 @@ def test_expanded_size_is_counted_not_walked() -> None:
     refused(chain(999, width=20), Reason.TOO_LARGE, "calls may be 64 functions deep, got 999")
     fault = refused(chain(999, width=20), Reason.TOO_LARGE, "50,000 expanded nodes, got more than 10", Limits(depth=1000))
     assert fault.place == Place(0)
-    refused(chain(17, width=2), Reason.TOO_LARGE, "a graph may have 50,000 expanded nodes, got 196,606")
+    refused(chain(17, width=2), Reason.TOO_LARGE, "a graph may have at most 50,000 expanded nodes, got 196,606")
     assert check(chain(15, width=2)).expanded_nodes == 3 * 2**14 - 2
     assert time.perf_counter() - began < 20
 
@@ -319,11 +319,12 @@ def test_numbers_are_limited(limit: str, number: int) -> None:
     entry = function(2, Node("mul", (0, 1)), call(1), Node("switch", (0, 2), {"branches": (1, 1)}), outputs=(0, 4))
     bounded = graph(entry, function(1, SIN), rules=(Rule(1, (True,), "no"),), constants=(CONSTANT,))
     check(bounded, Limits(**{limit: number}))
-    refused(bounded, Reason.TOO_LARGE, f"a graph may have {number - 1} {limit.replace('_', ' ')}, got {number}", Limits(**{limit: number - 1}))
+    text = f"a graph may have at most {number - 1} {limit.replace('_', ' ')}, got {number}"
+    refused(bounded, Reason.TOO_LARGE, text, Limits(**{limit: number - 1}))
 
 
 def test_a_node_cannot_claim_billions_of_results() -> None:
-    refused(graph(function(1, node("split", 1, 2**32 - 1, sizes=()))), Reason.TOO_LARGE, "a graph may have 200,000 values, got 4,294,967,296")
+    refused(graph(function(1, node("split", 1, 2**32 - 1, sizes=()))), Reason.TOO_LARGE, "a graph may have at most 200,000 values, got 4,294,967,296")
 
 
 def test_ranks_and_extents_are_limited() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,28 @@ def test_a_mapping_becomes_a_config() -> None:
         ({"workers": "3"}, "workers must be int or nothing, got '3'"),
         ({"workers": True}, "workers must be int or nothing, got True"),
         ({"insecure": 1}, "insecure must be bool, got 1"),
-        ({"workers": -1}, "workers must not be negative"),
-        ({"calls": 0}, "calls must be positive"),
+        ({"workers": -1}, "workers must be at least 0, got -1."),
+        ({"gpus": -1}, "gpus must be at least 0, got -1."),
+        ({"memory": -5}, "memory must be at least 1, got -5."),
+        ({"memory": 0}, "memory must be at least 1, got 0."),
+        ({"object_store": 0}, "object_store must be at least 78,643,200, got 0."),
+        ({"calls": 0}, "calls must be at least 1, got 0."),
+        ({"message_bytes": 1024}, "message_bytes must be at least 2,097,152 and at most 2,147,483,647, got 1,024."),
+        ({"message_bytes": 1 << 31}, "message_bytes must be at least 2,097,152 and at most 2,147,483,647, got 2,147,483,648."),
+        ({"functions": 0}, "functions must be at least 1, got 0."),
+        (
+            {"function_bytes": 1 << 20},
+            "function_bytes must be at least graph_limits.graph_bytes, 4,194,304, so that any graph finds room, got 1,048,576.",
+        ),
+        ({"blob_bytes": -1}, "blob_bytes must be at least 1, got -1."),
+        ({"blob_lease": 0}, "blob_lease must be at least 0.1"),
+        ({"blob_lease": math.nan}, "blob_lease must be at least 0.1 and at most 31,536,000.0, got nan."),
+        ({"tile_lease": math.inf}, "tile_lease must be at least 0.1 and at most 31,536,000.0, got inf."),
+        ({"attempts": 0}, "attempts must be at least 1, got 0."),
+        ({"patience": -1}, "patience must be at least 0"),
+        ({"drain": math.inf}, "drain must be at least 0 and at most 31,536,000.0, got inf."),
+        ({"graph_limits": {"nodes": -1}}, "graph_limits.nodes must be at least 0, got -1."),
+        ({"graph_limits": {"graph_bytes": -4}}, "graph_limits.graph_bytes must be at least 0, got -4."),
         ({"workers": 0, "wide": False, "gpus": 0}, "leave nobody to compute"),
         ({"address": "localhost"}, "host:port"),
         ({"address": "localhost:99999"}, "host:port"),
@@ -39,6 +60,12 @@ def test_what_cannot_be_is_refused(settings: dict[str, object], text: str) -> No
     with pytest.raises(ConfigError) as caught:
         config.from_mapping(settings)
     assert text in str(caught.value)
+
+
+def test_the_least_of_everything_is_accepted() -> None:
+    least = {"workers": 0, "gpus": 0, "memory": 1, "object_store": 75 << 20, "calls": 1, "functions": 1, "blob_bytes": 1, "patience": 0, "drain": 0}
+    made = config.from_mapping({**least, "function_bytes": 1, "graph_limits": {"graph_bytes": 1, "rules": 0}})
+    assert {name: getattr(made, name) for name in least} == least
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:1", "[::]:1", "10.1.2.3:1", "server.example:1"])

@@ -107,7 +107,7 @@ def test_local_service_takes_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("timeout", [0, -1, "5", float("nan")])
 def test_timeouts_that_cannot_be(timeout: Any) -> None:
-    with pytest.raises(jl.OptionError, match="timeout must be a positive number of seconds or None"):
+    with pytest.raises(jl.OptionError, match="timeout must be a finite positive number of seconds, or None"):
         Deadline(timeout)
 
 

@@ -48,6 +48,15 @@ def test_memory_is_shared_out() -> None:
     assert alone[-1].memory == 3 << 30
 
 
+def test_a_machine_that_counts_no_memory_sets_no_bound() -> None:
+    silent = Node("c" * 8, 4, 0, 0)
+    assert [seat.memory for seat in layout([silent], Config(workers=3), pinned=False)] == [None] * 5
+    assert [seat.memory for seat in layout([silent], Config(workers=3, memory=6 << 20), pinned=False)] == [None, *[1 << 20] * 3, 3 << 20]
+    assert [seat.memory for seat in layout([silent], Config(workers=3, memory=1), pinned=False)] == [None, 1, 1, 1, 1], (
+        "a small grant is none the less one"
+    )
+
+
 def test_limits_on_graphs_reach_every_worker() -> None:
     limits = Limits(nodes=7)
     assert {seat.limits for seat in layout([LAPTOP], Config(graph_limits=limits), pinned=False)} == {limits}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jacloom_graph.errors import Fault, Place, Reason
+from jacloom_graph.limits import MOST_WIDTH
 from jacloom_graph.types import Type
 from jacloom_server import strategy
 from jacloom_server.strategy import Mode, Problem
@@ -109,7 +110,7 @@ def test_wide_answers_keep_tiles_narrow() -> None:
 
 def test_widths_are_few_and_near() -> None:
     assert all(later / earlier <= 1.5 for earlier, later in zip(strategy.WIDTHS[1:], strategy.WIDTHS[2:], strict=False))
-    assert (strategy.fitting(65), strategy.fitting(1), strategy.fitting(10**9)) == (96, 1, strategy.MOST_WIDTH)
+    assert (strategy.fitting(65), strategy.fitting(1), strategy.fitting(10**9)) == (96, 1, MOST_WIDTH)
 
 
 def test_hessian_counts_columns_and_needs_a_first_derivative() -> None:

@@ -189,7 +189,7 @@ def test_numbers_are_limited(limit: str) -> None:
     data = to_bytes(sample())
     number = {"functions": 5, "rules": 3, "constants": 5, "nodes": 8}[limit]
     from_bytes(data, Limits(**{limit: number}))
-    with pytest.raises(Fault, match=f"a graph may have {number - 1} {limit}, got {number}") as caught:
+    with pytest.raises(Fault, match=f"a graph may have at most {number - 1} {limit}, got {number}") as caught:
         from_bytes(data, Limits(**{limit: number - 1}))
     assert caught.value.reason is Reason.TOO_LARGE
 
@@ -206,7 +206,7 @@ def test_four_mebibytes_of_empty_nodes_are_refused_by_number() -> None:
     empty = b"\x1a\x00" * (2 << 20)
     functions = b"\x12" + _varint(len(empty) - 16) + empty[16:]
     began = time.perf_counter()
-    with pytest.raises(Fault, match="a graph may have 20,000 nodes, got 2,097,144") as caught:
+    with pytest.raises(Fault, match="a graph may have at most 20,000 nodes, got 2,097,144") as caught:
         from_bytes(functions)
     assert caught.value.reason is Reason.TOO_LARGE
     assert time.perf_counter() - began < 10

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +44,6 @@ class Process:
         self._device = devices.device()
         if memory is not None and not gpu:
             memory_.limit(memory)
-            self._device = replace(self._device, memory=memory)
         self.engine: Engine = Engine(limits, memory)
         self.watchdog = Watchdog()
         self.notes = Notes()
@@ -56,17 +54,13 @@ class Process:
         import jax
         import ray
 
-        device = self._device
         return Hello(
             protocol=PROTOCOL,
             opset=OPSET,
-            python=platform.python_version(),
             jax=jax.__version__,
             node=ray.get_runtime_context().get_node_id(),
             pid=os.getpid(),
-            platform=device.platform,
-            device=device.name,
-            memory=device.memory,
+            device=self._device.name,
         )
 
 

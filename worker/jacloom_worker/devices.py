@@ -18,8 +18,6 @@ class Device:
     platform: Platform
     name: str
     """In words, such as ``"NVIDIA H200"`` or ``"cpu, 8 threads"``."""
-    memory: int
-    """Bytes that computations may use: of a GPU's own memory what JAX may take, of a CPU the machine's memory."""
 
 
 def configure(platform: Platform = "cpu") -> None:
@@ -40,10 +38,9 @@ def device() -> Device:
     """Returns the device that computations run on by default. The first call starts JAX's backend."""
     first = jax.devices()[0]
     if first.platform != "cpu":
-        stats = first.memory_stats() or {}
-        return Device("gpu", first.device_kind, int(stats.get("bytes_limit", 0)))
+        return Device("gpu", first.device_kind)
     threads = _threads()
-    return Device("cpu", f"cpu, {threads} thread{'s' if threads > 1 else ''}", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return Device("cpu", f"cpu, {threads} thread{'s' if threads > 1 else ''}")
 
 
 def _threads() -> int:

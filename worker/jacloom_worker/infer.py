@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jacloom_graph.tensor import storage
+from jacloom_graph.tensor import key_implementation, storage
 from jacloom_graph.types import Type
 
 Apply = Callable[[Sequence[Any], Sequence[Any]], Sequence[Any]]
 """A function that JAX can trace: ``(large constants, one array per input leaf) -> one array per output leaf``."""
-
-_KEY = re.compile(r"key<(\w+)>")
 
 
 def struct(type_: Type) -> jax.ShapeDtypeStruct:
@@ -31,8 +28,8 @@ def abstract(constants: Sequence[Any]) -> tuple[jax.ShapeDtypeStruct, ...]:
 
 def enter(type_: Type, stored: Any) -> Any:
     """Returns the value of a type from the array that stores it: keys are wrapped, all else is itself."""
-    key = _KEY.fullmatch(type_.dtype)
-    return jax.random.wrap_key_data(jnp.asarray(stored), impl=key[1]) if key else stored
+    implementation = key_implementation(type_.dtype)
+    return stored if implementation is None else jax.random.wrap_key_data(jnp.asarray(stored), impl=implementation)
 
 
 def leave(value: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxprs_in_params
 
-from jacloom_worker import work
+from jacloom_worker.flops import flops, nbytes, size
 from jacloom_worker.protocol import Cost
 
 LOOP_GUESS = 20
@@ -69,7 +69,7 @@ class _Walk:
         varies = {variable for variable, flag in zip(jaxpr.invars, varying, strict=True) if flag}
         last = _last_uses(jaxpr)
         total = Tally()
-        alive = sum(work.nbytes(variable) for variable in varies)
+        alive = sum(nbytes(variable) for variable in varies)
         total.seed_peak = alive
         for index, eqn in enumerate(jaxpr.eqns):
             flags = tuple(not isinstance(operand, Literal) and operand in varies for operand in eqn.invars)
@@ -79,10 +79,10 @@ class _Walk:
             for variable, flag in zip(eqn.outvars, results, strict=True):
                 if flag:
                     varies.add(variable)
-                    alive += work.nbytes(variable) if variable in last else 0
+                    alive += nbytes(variable) if variable in last else 0
             total.seed_peak = max(total.seed_peak, alive)
             dying = {operand for operand in eqn.invars if not isinstance(operand, Literal) and last.get(operand) == index}
-            alive -= sum(work.nbytes(variable) for variable in dying if variable in varies)
+            alive -= sum(nbytes(variable) for variable in dying if variable in varies)
         return total, tuple(not isinstance(atom, Literal) and atom in varies for atom in jaxpr.outvars)
 
     def _equation(self, eqn: JaxprEqn, flags: tuple[bool, ...]) -> tuple[Tally, tuple[bool, ...]]:
@@ -103,24 +103,27 @@ class _Walk:
         return self._operation(eqn, flags, bodies)
 
     def _operation(self, eqn: JaxprEqn, flags: tuple[bool, ...], bodies: list[Jaxpr]) -> tuple[Tally, tuple[bool, ...]]:
-        """Sums of one operation. Combiners (of a reduction, a scatter) are a few operations, which ``work.flops`` counts by elements."""
+        """Sums of one operation. Combiners (of a reduction, a scatter) are a few operations, which ``flops.flops`` counts by elements."""
         varies = any(flags)
-        flops = work.flops(eqn) * max([1, *(len(body.eqns) for body in bodies)])
-        written = sum(work.nbytes(variable) for variable in eqn.outvars)
+        operations = flops(eqn) * max([1, *(len(body.eqns) for body in bodies)])
+        written = sum(nbytes(variable) for variable in eqn.outvars)
         total = Tally()
         # Elementwise chains are fused, so what an operation reads was mostly just written: results count, and the operands of what does not fuse.
         read = 0 if _fuses(eqn) else 1
-        total.shared_bytes = read * sum(work.nbytes(operand) for operand, flag in zip(eqn.invars, flags, strict=True) if not flag)
-        total.seed_bytes = read * sum(work.nbytes(operand) for operand, flag in zip(eqn.invars, flags, strict=True) if flag)
+        total.shared_bytes = read * sum(nbytes(operand) for operand, flag in zip(eqn.invars, flags, strict=True) if not flag)
+        total.seed_bytes = read * sum(nbytes(operand) for operand, flag in zip(eqn.invars, flags, strict=True) if flag)
         if varies:
-            total.seed_flops, total.seed_bytes = flops, total.seed_bytes + written
+            total.seed_flops, total.seed_bytes = operations, total.seed_bytes + written
         else:
-            total.shared_flops, total.shared_bytes = flops, total.shared_bytes + written
+            total.shared_flops, total.shared_bytes = operations, total.shared_bytes + written
         return total, (varies,) * len(eqn.outvars)
 
     def _scan(self, eqn: JaxprEqn, flags: tuple[bool, ...]) -> tuple[Tally, tuple[bool, ...]]:
         params = eqn.params
-        constants, carries = params["num_consts"], params["num_carry"]
+        if "ft_in" in params:  # JAX 0.11 keeps the three groups of operands in one record
+            constants, carries = (len(group) for group in params["ft_in"].unpack()[:2])
+        else:
+            constants, carries = params["num_consts"], params["num_carry"]
         body, results = self._loop(_open(params["jaxpr"]), flags, constants, constants + carries, carries)
         total = Tally(seed_peak=body.seed_peak)
         total.add(body, times=params["length"])
@@ -176,7 +179,7 @@ class _Walk:
 def _inside(body: Tally, eqn: JaxprEqn, flags: tuple[bool, ...]) -> Tally:
     """Returns a callee's sums with its peak counted over and above its operands, which the caller holds already."""
     operands = {operand for operand, flag in zip(eqn.invars, flags, strict=True) if flag}
-    peak = max(0, body.seed_peak - sum(work.nbytes(operand) for operand in operands))
+    peak = max(0, body.seed_peak - sum(nbytes(operand) for operand in operands))
     return Tally(body.shared_flops, body.shared_bytes, body.seed_flops, body.seed_bytes, peak)
 
 
@@ -192,7 +195,7 @@ def _fuses(eqn: JaxprEqn) -> bool:
     name = eqn.primitive.name
     if name in ("gather", "dynamic_update_slice", "concatenate", "dot_general") or name.startswith(("scatter", "reduce", "cum", "sort", "conv_")):
         return False
-    return all(work.size(operand) in (1, work.size(eqn.outvars[0])) for operand in eqn.invars) if eqn.outvars else True
+    return all(size(operand) in (1, size(eqn.outvars[0])) for operand in eqn.invars) if eqn.outvars else True
 
 
 def _open(jaxpr: Jaxpr | ClosedJaxpr) -> Jaxpr:

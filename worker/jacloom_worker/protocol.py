@@ -158,17 +158,12 @@ class Hello:
     protocol: int
     """``PROTOCOL`` of the worker's installation."""
     opset: int
-    python: str
     jax: str
     node: str
     """Ray node id."""
     pid: int
-    platform: str
-    """``"cpu"`` or ``"gpu"``."""
     device: str
     """The device in words."""
-    memory: int
-    """Bytes of device memory that tasks may use."""
 
 
 PROTOCOL = 1

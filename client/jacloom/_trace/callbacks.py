@@ -16,7 +16,7 @@ from jacloom._trace.lower import Lowering
 from jacloom._trace.types import type_of
 from jacloom_graph.types import Constant, Function, Type
 
-_CHECKING_MODULES = ("equinox._errors", "checkify.")
+_CHECKING_MODULES = ("equinox._errors",)
 """Where callbacks that only raise are defined. A branch with any other callback is refused: it may compute something."""
 
 

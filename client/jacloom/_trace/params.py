@@ -98,8 +98,6 @@ def _convert(spec: AttrSpec, value: Any) -> AttrValue:
                 return tuple(tuple(int(item) for item in each) for each in value)
             case AttrKind.BOOL:
                 return bool(value)
-            case AttrKind.BOOLS:
-                return tuple(bool(item) for item in value)
             case AttrKind.FLOAT:
                 return float(value)
             case AttrKind.SCALAR:

@@ -2,8 +2,8 @@
 
 A rule is traced anew for every order of derivative it may be asked for: the rule of a function mostly calls that function
 again, whose rule is then lowered inside it, and so on. The recursion ends where a rule comes back to one that is being
-lowered (same function, same rule, same active inputs), which becomes a reference; or at ``max_rule_order``, beyond which the
-rule refuses by name.
+lowered (same content, same Python function, same active inputs), which becomes a reference; or at ``max_rule_order``, beyond
+which the rule refuses by name.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from jax.extend import core
 from jacloom._trace.activity import Flags
 from jacloom._trace.fingerprint import fingerprint
 from jacloom._trace.lower import Body, Lowering
+from jacloom._trace.provenance import provenance
 from jacloom._trace.types import example, inexact
 from jacloom_graph.types import JvpRule, Rule, VjpRule
 
@@ -76,7 +77,7 @@ def _vjp_rule(lowering: Lowering, eqn: core.JaxprEqn, active: Flags) -> int:
 
 def _tied(lowering: Lowering, eqn: core.JaxprEqn, active: Flags, content: tuple[str, ...], derivative: Callable[[], JvpRule | VjpRule]) -> int:
     """Returns the rule with this content that is being lowered already, or lowers a new one."""
-    key = (active, fingerprint(eqn.params["call_jaxpr"]), content)
+    key = (active, fingerprint(eqn.params["call_jaxpr"]), content, provenance(eqn))
     if key in lowering.open_rules:
         return lowering.open_rules[key]
     if len(lowering.open_rules) >= lowering.max_rule_order:

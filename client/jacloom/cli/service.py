@@ -12,15 +12,13 @@ from jacloom._connect import connect
 from jacloom._errors import OptionError
 
 Address = Annotated[str | None, typer.Option("--address", "-a", envvar="JACLOOM_ADDRESS", help="Service, as host:port.", show_default=False)]
-Token = Annotated[str | None, typer.Option("--token", envvar="JACLOOM_TOKEN", help="Bearer token.", show_default=False)]
+Token = Annotated[str | None, typer.Option("--token", help="Bearer token; JACLOOM_TOKEN unless given.", show_default=False)]
 Tls = Annotated[bool, typer.Option("--tls", help="Use TLS with the usual certificate authorities.")]
 Ca = Annotated[Path | None, typer.Option("--ca", help="Use TLS with the certificate authorities in this PEM file.", show_default=False)]
 
 
 def client_of(address: str | None, token: str | None, tls: bool, ca: Path | None) -> Client:
     """Returns a client of the service that the options mean: a local one without an address."""
-    if address is None:
-        return connect()
     return connect(address, token=token, tls=ca or tls or None)
 
 

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from jacloom_api.v1 import graph_pb2 as jacloom__api_dot_v1_dot_graph__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%jacloom_api/v1/function_service.proto\x12\x0ejacloom_api.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ajacloom_api/v1/graph.proto\"\xb9\x02\n\x0c\x46unctionInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12$\n\x06inputs\x18\x03 \x03(\x0b\x32\x14.jacloom_api.v1.Type\x12%\n\x07outputs\x18\x04 \x03(\x0b\x32\x14.jacloom_api.v1.Type\x12%\n\x07in_tree\x18\x05 \x01(\x0b\x32\x14.jacloom_api.v1.Tree\x12&\n\x08out_tree\x18\x06 \x01(\x0b\x32\x14.jacloom_api.v1.Tree\x12\r\n\x05nodes\x18\x07 \x01(\x04\x12\x11\n\tfunctions\x18\x08 \x01(\x04\x12\x16\n\x0e\x65xpanded_nodes\x18\t \x01(\x04\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"6\n\x0fRegisterRequest\x12\r\n\x05graph\x18\x01 \x01(\x0c\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\" \n\x0fValidateRequest\x12\r\n\x05graph\x18\x01 \x01(\x0c\"L\n\rValidateReply\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\tfunctions\x18\x02 \x03(\x0b\x32\x1a.jacloom_api.v1.ValueTypes\"D\n\nValueTypes\x12\x10\n\x08\x66unction\x18\x01 \x01(\r\x12$\n\x06values\x18\x02 \x03(\x0b\x32\x14.jacloom_api.v1.Type\"\"\n\x12GetFunctionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x14ListFunctionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"^\n\x12ListFunctionsReply\x12/\n\tfunctions\x18\x01 \x03(\x0b\x32\x1c.jacloom_api.v1.FunctionInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15\x44\x65leteFunctionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t2\x8c\x03\n\x0f\x46unctionService\x12I\n\x08Register\x12\x1f.jacloom_api.v1.RegisterRequest\x1a\x1c.jacloom_api.v1.FunctionInfo\x12J\n\x08Validate\x12\x1f.jacloom_api.v1.ValidateRequest\x1a\x1d.jacloom_api.v1.ValidateReply\x12G\n\x03Get\x12\".jacloom_api.v1.GetFunctionRequest\x1a\x1c.jacloom_api.v1.FunctionInfo\x12P\n\x04List\x12$.jacloom_api.v1.ListFunctionsRequest\x1a\".jacloom_api.v1.ListFunctionsReply\x12G\n\x06\x44\x65lete\x12%.jacloom_api.v1.DeleteFunctionRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%jacloom_api/v1/function_service.proto\x12\x0ejacloom_api.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ajacloom_api/v1/graph.proto\"\xb9\x02\n\x0c\x46unctionInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12$\n\x06inputs\x18\x03 \x03(\x0b\x32\x14.jacloom_api.v1.Type\x12%\n\x07outputs\x18\x04 \x03(\x0b\x32\x14.jacloom_api.v1.Type\x12%\n\x07in_tree\x18\x05 \x01(\x0b\x32\x14.jacloom_api.v1.Tree\x12&\n\x08out_tree\x18\x06 \x01(\x0b\x32\x14.jacloom_api.v1.Tree\x12\r\n\x05nodes\x18\x07 \x01(\x04\x12\x11\n\tfunctions\x18\x08 \x01(\x04\x12\x16\n\x0e\x65xpanded_nodes\x18\t \x01(\x04\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x0fRegisterRequest\x12\r\n\x05graph\x18\x01 \x01(\x0c\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0e\n\x06leased\x18\x03 \x01(\x08\" \n\x0fValidateRequest\x12\r\n\x05graph\x18\x01 \x01(\x0c\"L\n\rValidateReply\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\tfunctions\x18\x02 \x03(\x0b\x32\x1a.jacloom_api.v1.ValueTypes\"D\n\nValueTypes\x12\x10\n\x08\x66unction\x18\x01 \x01(\r\x12$\n\x06values\x18\x02 \x03(\x0b\x32\x14.jacloom_api.v1.Type\"\"\n\x12GetFunctionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x14ListFunctionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"^\n\x12ListFunctionsReply\x12/\n\tfunctions\x18\x01 \x03(\x0b\x32\x1c.jacloom_api.v1.FunctionInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15\x44\x65leteFunctionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t2\x8c\x03\n\x0f\x46unctionService\x12I\n\x08Register\x12\x1f.jacloom_api.v1.RegisterRequest\x1a\x1c.jacloom_api.v1.FunctionInfo\x12J\n\x08Validate\x12\x1f.jacloom_api.v1.ValidateRequest\x1a\x1d.jacloom_api.v1.ValidateReply\x12G\n\x03Get\x12\".jacloom_api.v1.GetFunctionRequest\x1a\x1c.jacloom_api.v1.FunctionInfo\x12P\n\x04List\x12$.jacloom_api.v1.ListFunctionsRequest\x1a\".jacloom_api.v1.ListFunctionsReply\x12G\n\x06\x44\x65lete\x12%.jacloom_api.v1.DeleteFunctionRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,21 +37,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FUNCTIONINFO']._serialized_start=148
   _globals['_FUNCTIONINFO']._serialized_end=461
   _globals['_REGISTERREQUEST']._serialized_start=463
-  _globals['_REGISTERREQUEST']._serialized_end=517
-  _globals['_VALIDATEREQUEST']._serialized_start=519
-  _globals['_VALIDATEREQUEST']._serialized_end=551
-  _globals['_VALIDATEREPLY']._serialized_start=553
-  _globals['_VALIDATEREPLY']._serialized_end=629
-  _globals['_VALUETYPES']._serialized_start=631
-  _globals['_VALUETYPES']._serialized_end=699
-  _globals['_GETFUNCTIONREQUEST']._serialized_start=701
-  _globals['_GETFUNCTIONREQUEST']._serialized_end=735
-  _globals['_LISTFUNCTIONSREQUEST']._serialized_start=737
-  _globals['_LISTFUNCTIONSREQUEST']._serialized_end=798
-  _globals['_LISTFUNCTIONSREPLY']._serialized_start=800
-  _globals['_LISTFUNCTIONSREPLY']._serialized_end=894
-  _globals['_DELETEFUNCTIONREQUEST']._serialized_start=896
-  _globals['_DELETEFUNCTIONREQUEST']._serialized_end=933
-  _globals['_FUNCTIONSERVICE']._serialized_start=936
-  _globals['_FUNCTIONSERVICE']._serialized_end=1332
+  _globals['_REGISTERREQUEST']._serialized_end=533
+  _globals['_VALIDATEREQUEST']._serialized_start=535
+  _globals['_VALIDATEREQUEST']._serialized_end=567
+  _globals['_VALIDATEREPLY']._serialized_start=569
+  _globals['_VALIDATEREPLY']._serialized_end=645
+  _globals['_VALUETYPES']._serialized_start=647
+  _globals['_VALUETYPES']._serialized_end=715
+  _globals['_GETFUNCTIONREQUEST']._serialized_start=717
+  _globals['_GETFUNCTIONREQUEST']._serialized_end=751
+  _globals['_LISTFUNCTIONSREQUEST']._serialized_start=753
+  _globals['_LISTFUNCTIONSREQUEST']._serialized_end=814
+  _globals['_LISTFUNCTIONSREPLY']._serialized_start=816
+  _globals['_LISTFUNCTIONSREPLY']._serialized_end=910
+  _globals['_DELETEFUNCTIONREQUEST']._serialized_start=912
+  _globals['_DELETEFUNCTIONREQUEST']._serialized_end=949
+  _globals['_FUNCTIONSERVICE']._serialized_start=952
+  _globals['_FUNCTIONSERVICE']._serialized_end=1348
 # @@protoc_insertion_point(module_scope)

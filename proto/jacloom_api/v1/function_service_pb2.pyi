@@ -90,25 +90,31 @@ Global___FunctionInfo: _TypeAlias = FunctionInfo  # noqa: Y015
 
 @_typing.final
 class RegisterRequest(_message.Message):
-    """A function to keep."""
+    """A function to keep or to hold."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     GRAPH_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    LEASED_FIELD_NUMBER: _builtins.int
     graph: _builtins.bytes
     """A serialized Graph, at most 4 MiB. As bytes, so that a large graph is parsed where it does not disturb other calls."""
     display_name: _builtins.str
     """As FunctionInfo.display_name. Optional."""
+    leased: _builtins.bool
+    """The service may forget the function when it needs the room: for callers that can send it again. Default: kept until it is deleted.
+    A leased function that is registered again without this is kept from then on; a kept one stays kept.
+    """
     def __init__(
         self,
         *,
         graph: _builtins.bytes = ...,
         display_name: _builtins.str = ...,
+        leased: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "graph", b"graph"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "graph", b"graph", "leased", b"leased"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class FunctionServiceStub(object):
-    """Functions kept under the hash of their content.
+    """Functions under the hash of their content. A call that carries its graph registers it as leased.
     """
 
     def __init__(self, channel):
@@ -64,11 +64,11 @@ class FunctionServiceStub(object):
 
 
 class FunctionServiceServicer(object):
-    """Functions kept under the hash of their content.
+    """Functions under the hash of their content. A call that carries its graph registers it as leased.
     """
 
     def Register(self, request, context):
-        """Checks a graph and keeps it. The same graph always gets the same name.
+        """Checks a graph and keeps it, or holds it for as long as there is room. The same graph always gets the same name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,7 +139,7 @@ def add_FunctionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class FunctionService(object):
-    """Functions kept under the hash of their content.
+    """Functions under the hash of their content. A call that carries its graph registers it as leased.
     """
 
     @staticmethod

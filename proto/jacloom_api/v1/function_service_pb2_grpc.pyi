@@ -28,14 +28,14 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class FunctionServiceStub:
-    """Functions kept under the hash of their content."""
+    """Functions under the hash of their content. A call that carries its graph registers it as leased."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FunctionServiceAsyncStub: ...
     Register: _grpc.UnaryUnaryMultiCallable[_function_service_pb2.RegisterRequest, _function_service_pb2.FunctionInfo]
-    """Checks a graph and keeps it. The same graph always gets the same name."""
+    """Checks a graph and keeps it, or holds it for as long as there is room. The same graph always gets the same name."""
     Validate: _grpc.UnaryUnaryMultiCallable[_function_service_pb2.ValidateRequest, _function_service_pb2.ValidateReply]
     """Checks a graph and infers the type of every value; nothing is kept."""
     Get: _grpc.UnaryUnaryMultiCallable[_function_service_pb2.GetFunctionRequest, _function_service_pb2.FunctionInfo]
@@ -47,11 +47,11 @@ class FunctionServiceStub:
 
 @_typing.type_check_only
 class FunctionServiceAsyncStub(FunctionServiceStub):
-    """Functions kept under the hash of their content."""
+    """Functions under the hash of their content. A call that carries its graph registers it as leased."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Register: _aio.UnaryUnaryMultiCallable[_function_service_pb2.RegisterRequest, _function_service_pb2.FunctionInfo]  # type: ignore[assignment]
-    """Checks a graph and keeps it. The same graph always gets the same name."""
+    """Checks a graph and keeps it, or holds it for as long as there is room. The same graph always gets the same name."""
     Validate: _aio.UnaryUnaryMultiCallable[_function_service_pb2.ValidateRequest, _function_service_pb2.ValidateReply]  # type: ignore[assignment]
     """Checks a graph and infers the type of every value; nothing is kept."""
     Get: _aio.UnaryUnaryMultiCallable[_function_service_pb2.GetFunctionRequest, _function_service_pb2.FunctionInfo]  # type: ignore[assignment]
@@ -62,7 +62,7 @@ class FunctionServiceAsyncStub(FunctionServiceStub):
     """Forgets a function. Calls that are running end as if it were still there."""
 
 class FunctionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Functions kept under the hash of their content."""
+    """Functions under the hash of their content. A call that carries its graph registers it as leased."""
 
     @_abc_1.abstractmethod
     def Register(
@@ -70,7 +70,7 @@ class FunctionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _function_service_pb2.RegisterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_function_service_pb2.FunctionInfo, _abc.Awaitable[_function_service_pb2.FunctionInfo]]:
-        """Checks a graph and keeps it. The same graph always gets the same name."""
+        """Checks a graph and keeps it, or holds it for as long as there is room. The same graph always gets the same name."""
 
     @_abc_1.abstractmethod
     def Validate(

@@ -12,13 +12,15 @@ import grpc
 
 from jacloom_api.v1 import derivative_service_pb2 as pb
 from jacloom_api.v1 import graph_pb2
+from jacloom_graph.answer import Array, Derivative
 from jacloom_graph.blobnames import is_name
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.framing import Pieces, field
 from jacloom_graph.tensor import type_of
 from jacloom_graph.wire import type_to_message
-from jacloom_server import answer, run
-from jacloom_server.call import Array, Call, Derivative
+from jacloom_server import run
+from jacloom_server.call import Argument, Call
+from jacloom_server.reply import Reply
 from jacloom_server.run import Service
 from jacloom_server.status import reported
 from jacloom_server.strategy import Mode, Plan
@@ -88,11 +90,11 @@ def decode(derivative: Derivative, request: pb.CallRequest) -> Call:
         derivative=derivative,
         function=request.function,
         graph=request.graph,
-        args=_arrays(request.args, "args"),
+        args=_arguments(request.args, "args"),
         wrt=tuple(request.wrt),
         outputs=tuple(request.outputs),
         values=tuple(request.values),
-        seeds=_arrays(request.seeds, "seeds"),
+        seeds=_arguments(request.seeds, "seeds"),
         mode=mode,
         tile=options.tile,
         holomorphic=options.holomorphic,
@@ -100,7 +102,7 @@ def decode(derivative: Derivative, request: pb.CallRequest) -> Call:
     )
 
 
-def encode(reply: answer.Reply) -> bytes:
+def encode(reply: Reply) -> bytes:
     """Returns a message of an answer as it travels."""
     message = pb.CallReply()
     if reply.header is not None:
@@ -128,23 +130,23 @@ def encode(reply: answer.Reply) -> bytes:
     return b"".join(pieces)
 
 
-def _arrays(tensors: Iterable[graph_pb2.Tensor], where: str) -> tuple[Array, ...]:
-    return tuple(_operand(tensor, f"{where}[{index}]") for index, tensor in enumerate(tensors))
+def _arguments(tensors: Iterable[graph_pb2.Tensor], where: str) -> tuple[Argument, ...]:
+    return tuple(_argument(tensor, f"{where}[{index}]") for index, tensor in enumerate(tensors))
 
 
-def _operand(tensor: graph_pb2.Tensor, where: str) -> Array:
+def _argument(tensor: graph_pb2.Tensor, where: str) -> Argument:
     type_ = type_of(tensor, where)
     if tensor.WhichOneof("content") != "blob":
-        return Array(type_, tensor.data)
+        return Argument(type_, tensor.data)
     if not is_name(tensor.blob):
         text = f"a blob's name is blobs/<32 hex digits> or blobs/sha256:<64 hex digits>, got {tensor.blob[:100]!r}"
         raise Fault(Reason.ARGUMENT_MISMATCH, text, field=f"{where}.blob")
-    return Array(type_, None, tensor.blob, tensor.offset)
+    return Argument(type_, None, tensor.blob, tensor.offset)
 
 
-def _array(array: answer.Array) -> pb.Array:
+def _array(array: Array) -> pb.Array:
     return pb.Array(
-        part=pb.Part.Value(array.part.value),
+        part=pb.Part.ValueType(array.part),
         output=array.output,
         input=array.input,
         input2=array.input2,

@@ -25,7 +25,7 @@ class FunctionServicer(function_service_pb2_grpc.FunctionServiceServicer):
     async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.FunctionInfo:
         """See the proto file, as for all methods here."""
         async with reported(context):
-            return _info(await self._functions.register(request.graph, request.display_name))
+            return _info(await self._functions.register(request.graph, request.display_name, leased=request.leased))
 
     async def Validate(self, request: pb.ValidateRequest, context: Context) -> pb.ValidateReply:
         """See the proto file."""

@@ -106,10 +106,10 @@ def read_tokens(path: Path) -> list[str]:
         ConfigError: The file cannot be read or has no tokens.
     """
     try:
-        lines = path.read_text().splitlines()
+        lines = [line.strip() for line in path.read_text().splitlines()]
     except OSError as error:
         raise ConfigError(f"cannot read the tokens in {path}: {error.strerror}.") from error
-    tokens = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    tokens = [line for line in lines if line and not line.startswith("#")]
     if not tokens:
         raise ConfigError(f"{path} has no tokens: write one a line, for example from `openssl rand -hex 32`.")
     if path.stat().st_mode & 0o077:

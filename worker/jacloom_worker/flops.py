@@ -11,7 +11,7 @@ from jax.extend.core import JaxprEqn
 MOVES = frozenset(
     (
         *("broadcast_in_dim", "reshape", "squeeze", "transpose", "slice", "dynamic_slice", "dynamic_update_slice", "split", "concatenate", "pad"),
-        *("gather", "rev", "copy", "copy_p", "iota", "select_n", "convert_element_type", "bitcast_convert_type", "reduce_precision", "real", "imag"),
+        *("gather", "rev", "copy", "iota", "select_n", "convert_element_type", "bitcast_convert_type", "reduce_precision", "real", "imag"),
         *("complex", "stop_gradient", "device_put", "name", "empty", "random_wrap", "random_unwrap", "optimization_barrier"),
     )
 )
@@ -23,7 +23,7 @@ WEIGHTS: Mapping[str, float] = {
     **dict.fromkeys(("asin", "acos", "atan", "atan2", "asinh", "acosh", "atanh", "pow", "erf_inv", "nextafter"), 20.0),
     **dict.fromkeys(("lgamma", "digamma", "bessel_i0e", "bessel_i1e", "cumlogsumexp"), 40.0),
     **dict.fromkeys(("threefry2x32", "random_bits", "rng_bit_generator", "rng_uniform", "random_fold_in", "random_split", "random_seed"), 60.0),
-    **dict.fromkeys(("igamma", "igammac", "igamma_grad_a", "random_gamma_grad", "regularized_incomplete_beta", "polygamma", "zeta"), 300.0),
+    **dict.fromkeys(("igamma", "igammac", "igamma_grad_a", "regularized_incomplete_beta", "polygamma", "zeta"), 300.0),
 }
 """Operations per element of the result where they are far from one. Rough: a transcendental function is about a dozen on a CPU."""
 

@@ -1,0 +1,153 @@
+"""What can be asked about a function, and the arrays that answer it: client and server work them out by the same rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from itertools import product
+from typing import assert_never
+
+import numpy as np
+
+from jacloom_graph.tensor import nbytes, promote
+from jacloom_graph.types import Type
+
+
+class Derivative(Enum):
+    """What can be asked for; each value is the name of the remote method."""
+
+    EVALUATE = "Evaluate"
+    JVP = "Jvp"
+    VJP = "Vjp"
+    HVP = "Hvp"
+    GRADIENT = "Gradient"
+    JACOBIAN = "Jacobian"
+    HESSIAN = "Hessian"
+
+
+class Part(IntEnum):
+    """What an array of an answer is; the values are those of the wire."""
+
+    VALUE = 1
+    TANGENT = 2
+    COTANGENT = 3
+    PRODUCT = 4
+    GRADIENT = 5
+    JACOBIAN = 6
+    HESSIAN = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The leaves that a question is about."""
+
+    wrt: tuple[int, ...]
+    """Input leaves that are differentiated."""
+    outputs: tuple[int, ...]
+    """Output leaves that are differentiated."""
+    values: tuple[int, ...]
+    """Output leaves whose values are wanted too."""
+    wrt_types: tuple[Type, ...]
+    output_types: tuple[Type, ...]
+    value_types: tuple[Type, ...]
+
+
+ArrayKey = tuple[int, int, int, int]
+"""Names an array of an answer: part, output leaf, and two positions in ``wrt``; a number without meaning for the part is 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """One array that an answer fills, seen as a matrix in C order."""
+
+    part: Part
+    type: Type
+    rows: int
+    columns: int
+    output: int = 0
+    """Output leaf."""
+    input: int = 0
+    """Position in ``wrt``."""
+    input2: int = 0
+
+    @property
+    def key(self) -> ArrayKey:
+        """The array's name within its answer."""
+        return self.part, self.output, self.input, self.input2
+
+
+def arrays(derivative: Derivative, chosen: Selection) -> tuple[Array, ...]:
+    """Returns the arrays of an answer, in order: values last, but first for what tiles fill (Jacobians and Hessians)."""
+    values = [_row(Part.VALUE, type_, output=leaf) for leaf, type_ in zip(chosen.values, chosen.value_types, strict=True)]
+    outputs = list(zip(chosen.outputs, chosen.output_types, strict=True))
+    inputs = list(enumerate(chosen.wrt_types))
+    match derivative:
+        case Derivative.EVALUATE:
+            return tuple(values)
+        case Derivative.JVP:
+            return (*(_row(Part.TANGENT, type_, output=leaf) for leaf, type_ in outputs), *values)
+        case Derivative.VJP:
+            return (*(_row(Part.COTANGENT, type_, input=at) for at, type_ in inputs), *values)
+        case Derivative.HVP:
+            return (*(_row(Part.PRODUCT, type_, input=at) for at, type_ in inputs), *values)
+        case Derivative.GRADIENT:
+            return (*(_row(Part.GRADIENT, type_, input=at) for at, type_ in inputs), *values)
+        case Derivative.JACOBIAN:
+            blocks = (
+                Array(Part.JACOBIAN, block(of, leaf), of.size, leaf.size, output=output, input=at)
+                for (output, of), (at, leaf) in product(outputs, inputs)
+            )
+            return (*values, *blocks)
+        case Derivative.HESSIAN:
+            seconds = (
+                Array(Part.HESSIAN, block(of, first, second), of.size * first.size, second.size, output=output, input=at, input2=to)
+                for (output, of), (at, first), (to, second) in product(outputs, inputs, inputs)
+            )
+            return (*values, *seconds)
+        case _:
+            assert_never(derivative)
+
+
+def total_bytes(found: Sequence[Array]) -> int:
+    """Returns the bytes of an answer."""
+    return sum(nbytes(array.type) for array in found)
+
+
+def block(*types: Type) -> Type:
+    """Returns the type of a derivative of the first leaf by the others: their shapes one after the other, the dtype that holds all."""
+    return Type(promote(*(type_.dtype for type_ in types)), tuple(extent for type_ in types for extent in type_.shape))
+
+
+def _row(part: Part, type_: Type, output: int = 0, input: int = 0) -> Array:
+    return Array(part, Type(type_.dtype, type_.shape), 1, type_.size, output=output, input=input)
+
+
+@dataclass(frozen=True, slots=True)
+class Rectangle:
+    """Rows and columns of a matrix."""
+
+    row: int
+    rows: int
+    column: int
+    columns: int
+
+
+def covered_once(rows: int, columns: int, rectangles: Sequence[Rectangle]) -> bool:
+    """Returns whether rectangles within a matrix, none of them empty, cover each of its elements exactly once.
+
+    Their edges cut the matrix into cells that lie in a rectangle as a whole or not at all, so it is enough to count in how many each cell lies.
+    """
+    if sum(one.rows * one.columns for one in rectangles) != rows * columns:
+        return False
+    if len(rectangles) <= 1:
+        return True
+    tops = np.unique([edge for one in rectangles for edge in (one.row, one.row + one.rows)])
+    lefts = np.unique([edge for one in rectangles for edge in (one.column, one.column + one.columns)])
+    counts = np.zeros((len(tops) - 1, len(lefts) - 1), np.int32)
+    for one in rectangles:
+        top, bottom = np.searchsorted(tops, (one.row, one.row + one.rows))
+        left, right = np.searchsorted(lefts, (one.column, one.column + one.columns))
+        counts[top:bottom, left:right] += 1
+    # Of the right area and nowhere twice: then everywhere once.
+    return bool((counts <= 1).all())
