@@ -1,9 +1,10 @@
-# make install   a virtual environment in .venv with everything, quick when nothing changed
-# make demo      real Jacobians from a local service on this machine
-# make test      all tests
-# make lint      ruff, mypy, and what is generated against what it is generated from
-# make bench     the benchmarks, next to their floors
-# make clean     removes what the other targets made
+# make install       a virtual environment in .venv with everything, quick when nothing changed
+# make demo          real Jacobians from a local service on this machine
+# make test          all tests
+# make lint          ruff, mypy, and what is generated against what it is generated from
+# make conformance   all of JAX's catalogue of primitives, of which make test tries a tenth
+# make bench         the benchmarks, next to their floors
+# make clean         removes what the other targets made
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 SOURCES := proto client server worker tests
 
-.PHONY: install demo test lint format bench constraints clean
+.PHONY: install demo test conformance lint format bench constraints clean
 
 install: $(STAMP)
 
@@ -39,6 +40,9 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+conformance: install
+	$(BIN)/python -m pytest tests/conformance --whole-catalogue
 
 bench: install
 	$(BIN)/python -m benchmarks

@@ -1,7 +1,8 @@
-"""What all tests share: Ray's environment, and JAX set up as in a worker for those that ask for it."""
+"""What all tests share: Ray's environment, how much is tried, and JAX set up as in a worker for those that ask for it."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import jax
@@ -14,6 +15,16 @@ from jacloom_worker import devices
 environment.prepare(local=True)
 
 _SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_platforms")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--whole-catalogue", action="store_true", help="try all float cases of JAX's catalogue of primitives, not one in ten")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible() -> None:
+    """Takes Ctrl-C as usual: a shell starts background commands with the signal ignored, and tests send it to themselves."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,11 @@ from jacloom._local import acquire
 from jacloom._session import Session
 
 DEFAULT_PORT = 50051
+_ADVICE = "Is `jacloom serve` running there, and does it use TLS just as this call does? jl.connect() without an address starts a local service."
+_TLS_ADVICE = (
+    "Something listens there, but the encrypted connection was not made: the certificate must be for the host's name in the address, and signed by "
+    "(or be) one in the file that tls= names; and the service must have been started with --tls-cert."
+)
 ONE_ATTEMPT_SECONDS = 10.0
 """How long one attempt to reach a service may take."""
 
@@ -126,8 +131,6 @@ def _reach(session: Session, address: str, deadline: Deadline) -> None:
     try:
         session.registry.ping(first, patient=deadline.timeout is not None)
     except (UnavailableError, DeadlineExceeded) as error:
-        advice = (
-            "Is `jacloom serve` running there, and does it use TLS just as this call does? jl.connect() without an address starts a local service."
-        )
+        advice = _TLS_ADVICE if re.search("SSL|TLS|certificate", error.message, re.IGNORECASE) else _ADVICE
         kind = DeadlineExceeded if deadline.timeout is not None and isinstance(error, DeadlineExceeded) else UnavailableError
         raise kind(f"no jacloom service answers at {address} ({error.message}). {advice}") from None

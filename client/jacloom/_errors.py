@@ -50,6 +50,10 @@ class JacloomError(Exception):
         return (type(self), (self.message,), dict(self.__dict__))
 
 
+class JacloomWarning(UserWarning):
+    """Something was left out of a graph: the service computes the same values, but prints nothing and checks nothing for the user."""
+
+
 class ArgumentError(JacloomError, ValueError):
     """An argument does not fit the function: its number, tree, dtype, shape, or an index into the arguments."""
 

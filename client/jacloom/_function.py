@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from jacloom._cache import Recent
-from jacloom._errors import GraphError, faults
+from jacloom._errors import GraphError, JacloomError, faults
 from jacloom._signature import Signature
 from jacloom._structure import PlainStructure, Structure
 from jacloom_graph import check, identity, wire
@@ -171,7 +171,12 @@ def load(path: str | os.PathLike[str]) -> Function:
         GraphError: if it does not hold a graph.
         UnsupportedOpError: if the graph is of a later version than this package.
     """
-    return from_bytes(Path(path).read_bytes())
+    try:
+        return from_bytes(Path(path).read_bytes())
+    except JacloomError as error:
+        error.message = f"{os.fspath(path)}: {error.message}"
+        error.args = (error.message,)
+        raise
 
 
 def from_bytes(data: bytes) -> Function:

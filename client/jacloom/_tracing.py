@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Collection, Hashable, Mapping
 from functools import wraps
 from importlib.util import find_spec
@@ -11,7 +12,8 @@ from typing import Any
 from jacloom import _leaves
 from jacloom._binding import Binding, argument_paths
 from jacloom._cache import PerObject
-from jacloom._errors import ArgumentError, MissingExtraError, faults
+from jacloom._captured import captured
+from jacloom._errors import ArgumentError, JacloomWarning, MissingExtraError, faults
 from jacloom._function import Function
 from jacloom._leaves import Static
 from jacloom._signature import label_of
@@ -67,7 +69,7 @@ def bind_callable(
         _require_jax()
     keywords = bool(kwargs)
     leaves, structure = flatten_with_jax((args, dict(kwargs)) if keywords else args)
-    key: Hashable = (structure, keywords, active, _settings(), *map(_leaves.key, leaves))
+    key: Hashable = (structure, keywords, active, _settings(), captured(f), *map(_leaves.key, leaves))
     cache = _traced.of(f)
     found = cache.get(key)
     if found is None:
@@ -106,6 +108,9 @@ def _function(
     args, kwargs = whole if keywords else (whole, {})
     with faults():
         traced = trace_graph(inputs_only if fixed else f, args, kwargs, active=active)
+
+    for note in traced.notes:
+        warnings.warn(f"{label_of(f)}: {note}", JacloomWarning, stacklevel=2)
 
     def retrace(narrower: Collection[int]) -> Function:
         return _function(f, shapes, structure, keywords, narrower, keep=False)

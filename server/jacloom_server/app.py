@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import logging
 import os
+import tempfile
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, Final
 
 import grpc
@@ -54,7 +56,7 @@ class Server:
             cluster: Where they run. It stays when the server stops.
 
         Raises:
-            ConfigError: A file with tokens, a certificate or a key cannot be read.
+            ConfigError: A file with tokens, a certificate or a key cannot be read, or the data folder cannot be written to.
         """
         self._config = config
         self._cluster = cluster
@@ -62,6 +64,8 @@ class Server:
         self._gate = Gate(read_tokens(config.token_file) if config.token_file else [], config.calls)
         self._health = HealthServicer()
         self._tasks: set[asyncio.Task[None]] = set()
+        if config.data is not None:
+            _require_folder(config.data)
         functions = config.data / "functions" if config.data else None
         constants = config.data / "blobs" if config.data else None
         abreast = os.cpu_count() or 1 if cluster.local else 1000
@@ -169,6 +173,15 @@ class Server:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _require_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"--data {folder}: files cannot be kept there: {error.strerror}.") from error
 
 
 def _credentials(config: Config) -> grpc.ServerCredentials | None:

@@ -117,7 +117,7 @@ class Crew:
             self.dismiss(slot, f"it failed to start: {_brief(error)}")
             return
         hello = future.result()
-        refusal = launch.refusal(hello)
+        refusal = launch.refusal(hello, slot.seat)
         if refusal is not None:
             self.refusal = refusal
             _LOG.error("%s (process %d) is refused: %s", slot.seat, hello.pid, refusal)

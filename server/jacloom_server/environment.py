@@ -14,6 +14,8 @@ _SETTINGS: Final = {
     # Spares the driver from waiting until idle workers are up (1.2 s): actors bring processes of their own.
     "RAY_prestart_worker_first_driver": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # gRPC's own lines would stand between ours; what they mean for the operator, ours say.
+    "GRPC_VERBOSITY": "NONE",
     # Ray runs workers at nice 15, where anything else on the machine comes first: a busy neighbour made calls three times slower.
     "RAY_worker_niceness": "0",
     # Workers without a GPU keep the variables that name the machine's GPUs; Ray would warn that this changes one day.

@@ -78,6 +78,8 @@ async def _serve(config: Config, cluster: Cluster, parent: TextIO | None) -> int
         _LOG.info("%s: stopping; calls under way have %.0f s to finish", reason, grace)
     finally:
         _last_resort(grace + _LAST_RESORT)
+        # A turn of the loop for what has just begun: a task that never ran is reported as lost.
+        await asyncio.sleep(0)
         hurry = asyncio.create_task(_stop_at_once(server, told))
         await server.stop(grace)
         hurry.cancel()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,14 +14,33 @@ with jax.enable_x64(True):  # the catalogue makes its float64 cases on import, a
     from jax._src.internal_test_util import test_harnesses
 
 FLOAT = [case for case in test_harnesses.all_harnesses if case.dtype in (np.float32, np.float64)]
-TENTH = FLOAT[::10]
+
+WIDE_INDICES = "asks for 64-bit indices, and 64-bit types are off in this case"
+EXCEPTIONS: Mapping[str, str] = {}
+"""Cases that do not agree, by name, with the reason."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "case" in metafunc.fixturenames:
+        cases = FLOAT if metafunc.config.getoption("--whole-catalogue") else FLOAT[::10]
+        metafunc.parametrize("case", [pytest.param(case, id=case.fullname, marks=_marks(case)) for case in cases])
+
+
+def _marks(case: test_harnesses.Harness) -> list[pytest.MarkDecorator]:
+    reason = EXCEPTIONS.get(case.fullname)
+    # Strict: a case that has come to agree must leave the list.
+    return [] if reason is None else [pytest.mark.xfail(reason=reason, strict=True)]
 
 
 def test_the_catalogue_is_the_one_this_suite_was_written_for() -> None:
     assert len(FLOAT) >= 1_700
 
 
-@pytest.mark.parametrize("case", TENTH, ids=lambda case: case.fullname)
+def test_the_exceptions_are_cases_and_few() -> None:
+    assert set(EXCEPTIONS) <= {case.fullname for case in FLOAT}
+    assert len(EXCEPTIONS) <= len(FLOAT) // 100
+
+
 def test_case(case: test_harnesses.Harness) -> None:
     compare(case)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -224,6 +225,17 @@ def test_printing_is_dropped_with_a_note() -> None:
 def test_a_function_that_cannot_be_traced_says_why() -> None:
     with pytest.raises(TraceError, match="Python branch or conversion depends on a traced value"):
         trace(lambda x: x if x[0] > 0 else -x, (X,))
+
+
+@pytest.mark.parametrize("fun", [lambda x: np.sin(x), lambda x: math.sin(x[0])], ids=["numpy", "math"])
+def test_functions_that_are_not_of_jax_are_named_as_the_mistake(fun: Any) -> None:
+    with pytest.raises(TraceError, match="jnp"):
+        trace(fun, (X,))
+
+
+def test_a_list_is_no_vector() -> None:
+    with pytest.raises(TraceError, match=r"pass np\.array"):
+        trace(lambda x: x**2, ([1.0, 2.0],))
 
 
 def test_source_lines_stay_with_the_client() -> None:

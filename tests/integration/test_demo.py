@@ -12,12 +12,12 @@ from jacloom.demo.measure import TOLERANCE, measure
 from jacloom.demo.problem import Problem
 
 PASSES = {
-    "lecture, columns": 2,
-    "lecture, rows": 2,
+    "lecture-columns": 2,
+    "lecture-rows": 2,
     "tall": 8,
     "wide": 3,
-    "robot arm": 7,
-    "gaussian mixture": 1,
+    "robot-arm": 7,
+    "gaussian-mixture": 1,
     "lorenz-96": 256,
     "brusselator": 800,
 }

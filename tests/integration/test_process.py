@@ -71,6 +71,12 @@ def test_tls_tokens_and_the_limit_on_calls(tmp_path: Path, certificate: tuple[Pa
             refused = service.failure(caught.value)
             assert (refused.code, refused.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
             assert "Bearer" in refused.text
+        with grpc.secure_channel(
+            running.address, grpc.composite_channel_credentials(credentials, grpc.access_token_call_credentials("x"))
+        ) as channel:
+            with pytest.raises(grpc.RpcError) as caught:
+                Client(channel).register(graphs.sine(3))
+            assert "does not know the token that was sent" in service.failure(caught.value).text
         for token, accepted in (("second-token", True), ("second-toke", False), ("", False)):
             composed = grpc.composite_channel_credentials(credentials, grpc.access_token_call_credentials(token))
             with grpc.secure_channel(running.address, composed) as channel:
@@ -251,6 +257,17 @@ def test_two_servers_do_not_share_a_port(tmp_path: Path) -> None:
         second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert second.returncode == 2
     assert "is another server there already?" in second.stderr
+    assert "Task was destroyed" not in second.stderr
+
+
+def test_a_data_folder_that_cannot_be_is_refused_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    command = [sys.executable, "-m", "jacloom_server", "--data", str(tmp_path / "file" / "data"), "--address", "127.0.0.1:0", *SMALL]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "files cannot be kept there: Not a directory." in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "started again" not in done.stderr
 
 
 def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:

@@ -200,3 +200,20 @@ def test_functions_that_cannot_be_traced() -> None:
     assert "callback" in str(caught.value)
     with pytest.raises(jl.ArgumentError, match=r"args\[0\]\['t'\]: .*datetime64"):
         jl.trace(lambda p: p["x"], {"x": X, "t": np.zeros(2, "datetime64[s]")})
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "f.jacloom").write_bytes(b"nothing of the kind")
+    with pytest.raises(jl.GraphError, match=r"f\.jacloom: not a serialized"):
+        jl.load(tmp_path / "f.jacloom")
+
+
+def test_what_is_left_out_is_a_warning_once() -> None:
+    def talking(x: Any) -> Any:
+        jax.debug.print("x = {}", x)
+        return x * 2
+
+    with pytest.warns(jl.JacloomWarning, match=r"^talking: debug_(print|callback) was dropped") as caught:
+        bind_callable(talking, (np.ones(2),), {})
+    assert len(caught) == 1
+    bind_callable(talking, (np.ones(2),), {})

@@ -23,6 +23,7 @@ NAMES = [
     "GraphError",
     "InternalError",
     "JacloomError",
+    "JacloomWarning",
     "LocalServiceError",
     "MissingExtraError",
     "ModeUnavailableError",

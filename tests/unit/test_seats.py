@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from jacloom_graph.limits import Limits
+from jacloom_graph.types import OPSET
 from jacloom_server.config import Config
 from jacloom_server.seats import layout
-from jacloom_worker.launch import Node, Role
+from jacloom_worker.launch import Node, Role, Seat, refusal
+from jacloom_worker.protocol import PROTOCOL, Hello
 
 LAPTOP = Node("a" * 8, 4, 0, 8 << 30)
 SERVER = Node("b" * 8, 16, 2, 64 << 30)
@@ -60,3 +64,12 @@ def test_a_machine_that_counts_no_memory_sets_no_bound() -> None:
 def test_limits_on_graphs_reach_every_worker() -> None:
     limits = Limits(nodes=7)
     assert {seat.limits for seat in layout([LAPTOP], Config(graph_limits=limits), pinned=False)} == {limits}
+
+
+def test_a_process_without_the_gpu_of_its_seat_is_refused() -> None:
+    hello = Hello(PROTOCOL, OPSET, "0.10.2", "node", 1, "cpu", "cpu, 2 threads")
+    assert "--gpus 0" in str(refusal(hello, Seat(Role.GPU, 0)))
+    assert refusal(hello, Seat(Role.NARROW, 0)) is None
+    assert refusal(replace(hello, platform="gpu"), Seat(Role.GPU, 0)) is None
+    assert "protocol" in str(refusal(replace(hello, protocol=PROTOCOL + 1), Seat(Role.NARROW, 0)))
+    assert "op table" in str(refusal(replace(hello, opset=OPSET + 1), Seat(Role.NARROW, 0)))

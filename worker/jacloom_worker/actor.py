@@ -60,6 +60,7 @@ class Process:
             jax=jax.__version__,
             node=ray.get_runtime_context().get_node_id(),
             pid=os.getpid(),
+            platform=self._device.platform,
             device=self._device.name,
         )
 

@@ -126,8 +126,10 @@ def open_result(packed: Any) -> tuple[Result, tuple[Note, ...]]:
     return envelope.unpack_result(packed)
 
 
-def refusal(hello: Hello) -> str | None:
-    """Returns why this server cannot work with a process, or None if it can."""
+def refusal(hello: Hello, seat: Seat) -> str | None:
+    """Returns why this server cannot work with the process on a seat, or None if it can."""
+    if seat.role is Role.GPU and hello.platform != "gpu":
+        return "Ray has given it a GPU, and JAX finds none there; install jax[cuda13], or run the server with --gpus 0"
     if hello.protocol != PROTOCOL:
         return f"it speaks protocol {hello.protocol} and this server {PROTOCOL}; install the same release of jacloom on every machine"
     if hello.opset != OPSET:

@@ -162,6 +162,8 @@ class Hello:
     node: str
     """Ray node id."""
     pid: int
+    platform: str
+    """What it computes on, ``"cpu"`` or ``"gpu"``."""
     device: str
     """The device in words."""
 

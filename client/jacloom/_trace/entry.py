@@ -99,8 +99,13 @@ def _make_jaxpr(fun: Callable[..., Any], in_treedef: Any, leaves: list[Any]) -> 
     """Returns the closed jaxpr of the flat function and the tree of its result."""
     structs = [leaf if isinstance(leaf, jax.ShapeDtypeStruct) else example(jax.typeof(_as_value(leaf))) for leaf in leaves]
     args, kwargs = jax.tree.unflatten(in_treedef, structs)
+
+    def traced_anew(*args: Any, **kwargs: Any) -> Any:
+        # JAX remembers what it has traced by the function object, and would not see that a global which it reads has changed.
+        return fun(*args, **kwargs)
+
     try:
-        closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args, **kwargs)
+        closed, shape = jax.make_jaxpr(traced_anew, return_shape=True)(*args, **kwargs)
     except Fault:
         raise
     except Exception as error:
@@ -145,11 +150,15 @@ def _explain(fun: Callable[..., Any], error: Exception) -> str:
     name = getattr(fun, "__name__", repr(fun))
     first = str(error).strip().split("\n\n")[0]
     hint = ""
-    if isinstance(error, (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)):
+    if isinstance(error, jax.errors.TracerArrayConversionError) or "only length-1 arrays can be converted" in first:
+        hint = "A function that is not JAX's was given a traced array: use jnp.sin for np.sin or math.sin, jax.scipy for scipy, and so on."
+    elif isinstance(error, jax.errors.ConcretizationTypeError):
         hint = (
-            " A Python branch or conversion depends on a traced value: use jnp.where or lax.cond, "
-            "or pass that argument as a Python int or bool, which is kept static."
+            "A Python branch or conversion depends on a traced value: use jnp.where or lax.cond for the branch, jnp functions in place of those of "
+            "NumPy and math, or pass that argument as a Python int or bool, which is kept static."
         )
+    elif isinstance(error, TypeError) and "'list'" in first:
+        hint = "A list is a container of separate numbers here, as in JAX: pass np.array([...]) for a vector."
     elif "carry" in first or ("float32" in first and "float64" in first):
-        hint = " If 32- and 64-bit values meet, give the constants the dtype of the arguments."
-    return f"{name} could not be traced: {type(error).__name__}: {first[:1500]}{hint}"
+        hint = "If 32- and 64-bit values meet, give the constants the dtype of the arguments."
+    return "\n".join([f"{name} could not be traced: {type(error).__name__}: {first[:1500]}", *([hint] if hint else [])])

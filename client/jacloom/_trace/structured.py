@@ -88,7 +88,7 @@ def _with_function(op: str, param: str, consts: str = "consts") -> Handler:
         attrs = attributes(op, plain)
         if combiner is not None:
             if isinstance(combiner, core.Jaxpr):
-                combiner = core.ClosedJaxpr(combiner, eqn.params[consts])
+                combiner = core.ClosedJaxpr(combiner, eqn.params.get(consts, ()))
             flags = (any(active),) * len(open_jaxpr(combiner).invars)
             attrs["function"] = lowering.function(combiner, flags)
         return body.emit(op, operands, attrs, eqn)

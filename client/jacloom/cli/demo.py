@@ -12,26 +12,28 @@ from rich.console import Console
 from jacloom._errors import MissingExtraError
 from jacloom.cli.output import Json, print_json
 from jacloom.cli.service import Address, Ca, Tls, Token, client_of
+from jacloom.demo import NAMES
 
 if TYPE_CHECKING:
     from jacloom.demo.measure import Outcome
 
-Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Problems to run; all unless given.", show_default=False)]
+_NAMES = f"Problems to run, all unless given: {', '.join(NAMES)}."
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help=_NAMES, show_default=False)]
 
 
 def demo(names: Names = None, address: Address = None, token: Token = None, tls: Tls = False, ca: Ca = None, as_json: Json = False) -> None:
     """Compute real derivatives on a local service, or on the one at the address, and check each."""
     if find_spec("jax") is None:
         raise MissingExtraError('the demo traces its problems with JAX, which is not installed: pip install "jacloom[server]"')
+    unknown = [name for name in names or () if name not in NAMES]
+    if unknown:
+        raise typer.BadParameter(f"no problem {unknown[0]!r}; there are {', '.join(NAMES)}")
     # Connecting starts a local service, which takes a while: JAX is imported meanwhile.
     with client_of(address, token, tls, ca) as client:
         from jacloom.demo.catalogue import problems
         from jacloom.demo.measure import measure
 
         chosen = [problem for problem in problems() if not names or problem.name in names]
-        unknown = sorted(set(names or ()) - {problem.name for problem in chosen})
-        if unknown:
-            raise typer.BadParameter(f"no problem {unknown[0]!r}; there are {', '.join(problem.name for problem in problems())}")
         console = Console(quiet=as_json)
         outcomes = []
         for problem in chosen:

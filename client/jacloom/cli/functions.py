@@ -10,9 +10,16 @@ from jacloom._remote import RemoteFunction
 from jacloom.cli.output import Json, print_json, print_table
 from jacloom.cli.service import Address, Ca, Tls, Token, remote_client
 
-app = typer.Typer(help="List, show and delete the functions of a service.", no_args_is_help=True)
+app = typer.Typer()
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="functions/ and 64 hex digits, or the digits alone.", show_default=False)]
+
+
+@app.callback(invoke_without_command=True)
+def functions(context: typer.Context, address: Address = None, token: Token = None, tls: Tls = False, ca: Ca = None, as_json: Json = False) -> None:
+    """List, show and delete the functions of a service; without a command, list them."""
+    if context.invoked_subcommand is None:
+        list_functions(address, token, tls, ca, as_json)
 
 
 @app.command("list")
@@ -24,7 +31,7 @@ def list_functions(address: Address = None, token: Token = None, tls: Tls = Fals
         print_json([_document(function) for function in found])
         return
     rows = [[function.display_name, function.id, _types(function), f"{function.nodes:,}", function.created] for function in found]
-    print_table(["name", "id", "type", "nodes", "registered"], rows, right=frozenset({"nodes"}))
+    print_table(["name", "id", "type", "nodes", "registered"], rows, right=frozenset({"nodes"}), whole=frozenset({"id"}))
 
 
 @app.command()

@@ -22,11 +22,12 @@ def print_json(value: Any) -> None:
     print()
 
 
-def print_table(columns: list[str], rows: list[list[str]], *, right: frozenset[str] = frozenset()) -> None:
-    """Prints a table; the columns named in ``right`` are set flush right."""
+def print_table(columns: list[str], rows: list[list[str]], *, right: frozenset[str] = frozenset(), whole: frozenset[str] = frozenset()) -> None:
+    """Prints a table; the columns named in ``right`` are set flush right, those in ``whole`` are never broken, so that they can be copied."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for at, column in enumerate(columns):
+        least = max((len(row[at]) for row in rows), default=0) if column in whole else None
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=column in whole, min_width=least)
     for row in rows:
         table.add_row(*row)
     Console().print(table)

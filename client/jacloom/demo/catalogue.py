@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from jacloom.demo import brusselator, gaussian_mixture, lecture, lorenz96, robot_arm, tall, wide
+from jacloom.demo import NAMES, brusselator, gaussian_mixture, lecture, lorenz96, robot_arm, tall, wide
 from jacloom.demo.problem import Problem
 
 
 def problems() -> tuple[Problem, ...]:
     """Returns the problems, from the blackboard to the grid."""
-    return (
+    found = (
         lecture.by_columns(),
         lecture.by_rows(),
         tall.problem(),
@@ -18,3 +18,5 @@ def problems() -> tuple[Problem, ...]:
         lorenz96.problem(),
         brusselator.problem(),
     )
+    assert tuple(problem.name for problem in found) == NAMES
+    return found

@@ -56,4 +56,4 @@ def problem() -> Problem:
     factors = DIMENSIONS + DIMENSIONS * (DIMENSIONS - 1) // 2
     args = (draw(size=COMPONENTS), draw(size=(COMPONENTS, DIMENSIONS)), draw(size=(COMPONENTS, factors)), draw(size=(POINTS, DIMENSIONS)))
     about = "likelihood of 1 000 points by 1 650 parameters (ADBench)"
-    return Problem("gaussian mixture", about, log_likelihood, args, argnums=(0, 1, 2), derivative="gradient", expect="single pass")
+    return Problem("gaussian-mixture", about, log_likelihood, args, argnums=(0, 1, 2), derivative="gradient", expect="single pass")

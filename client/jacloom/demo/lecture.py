@@ -16,10 +16,10 @@ def f(x: jax.Array) -> jax.Array:
 
 def by_columns() -> Problem:
     """Returns the Jacobian at ``(2, 0)`` from two JVPs."""
-    return Problem("lecture, columns", "(x1^2 x2, 5 x1 + sin x2) at (2, 0), a JVP per column", f, (np.array([2.0, 0.0]),), mode="forward")
+    return Problem("lecture-columns", "(x1^2 x2, 5 x1 + sin x2) at (2, 0), a JVP per column", f, (np.array([2.0, 0.0]),), mode="forward")
 
 
 def by_rows() -> Problem:
     """Returns the same Jacobian from two VJPs."""
     about = "the same matrix [[0, 4], [5, 1]], a VJP per row"
-    return Problem("lecture, rows", about, f, (np.array([2.0, 0.0]),), mode="reverse", expect="reverse")
+    return Problem("lecture-rows", about, f, (np.array([2.0, 0.0]),), mode="reverse", expect="reverse")

@@ -54,7 +54,9 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
 
     def _refusal(self, details: grpc.HandlerCallDetails) -> Fault | None:
         if self._tokens and not self._valid(details):
-            text = "this service needs a token: send the metadata `authorization: Bearer <token>`, in the SDK `connect(..., token=...)`"
+            given = any(key == "authorization" for key, _ in details.invocation_metadata or ())
+            problem = "this service does not know the token that was sent" if given else "this service needs a token"
+            text = f"{problem}: send the metadata `authorization: Bearer <token>` with one of its tokens, in the SDK `connect(..., token=...)`"
             return Fault(Reason.UNAUTHENTICATED, text)
         if self._draining:
             return Fault(Reason.DRAINING, "the service is shutting down; try again in a while")
