@@ -15,8 +15,22 @@ with jax.enable_x64(True):  # the catalogue makes its float64 cases on import, a
 
 FLOAT = [case for case in test_harnesses.all_harnesses if case.dtype in (np.float32, np.float64)]
 
-WIDE_INDICES = "asks for 64-bit indices, and 64-bit types are off in this case"
-EXCEPTIONS: Mapping[str, str] = {}
+_BINDS_LESS = "the case binds the primitive without a parameter that JAX's own transpose needs, so JAX raises a TypeError where we have a derivative"
+EXCEPTIONS: Mapping[str, str] = {
+    **dict.fromkeys(
+        (
+            "mul_dtypes_lhs_float32_20_20_rhs_float32_20_20_",
+            "mul_dtypes_lhs_float64_20_20_rhs_float64_20_20_",
+            "mul_broadcasting_lhs_float32_20_20_rhs_float32_1_20_",
+            "mul_broadcasting_lhs_float32_1_20_rhs_float32_20_20_",
+            "conj_dtypes_operand_float32_3_4_kwargs_",
+            "conj_dtypes_operand_float64_3_4_kwargs_",
+            "conj_kwargs_operand_float32_3_4_kwargs_input_dtype_:_class_numpy_float32_",
+        ),
+        _BINDS_LESS,
+    ),
+    "regularized_incomplete_beta__float32": "XLA fuses its series in another order, one unit in the last place",
+}
 """Cases that do not agree, by name, with the reason."""
 
 
