@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import shutil
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import ray
-import ray._private.node as ray_node
 from ray._raylet import AuthenticationMode, get_authentication_mode  # type: ignore[attr-defined]  # compiled, without types
 
 from jacloom_server.config import Config, ConfigError, split_address
@@ -90,38 +90,43 @@ class Cluster:
             ) from error
 
 
-class _LeanNode(ray_node.Node):
-    """A head node without what a service never uses: the autoscaler's monitor, the log monitor and the dashboard's server.
-
-    Each is a Python process that loads Ray first. On two cores the node is up 3.5 s sooner without them. Should Ray rename these methods, the
-    node merely starts as usual.
-    """
-
-    def start_monitor(self, *_: Any, **__: Any) -> None:
-        """Starts nothing."""
-
-    def start_log_monitor(self, *_: Any, **__: Any) -> None:
-        """Starts nothing."""
-
-    def start_api_server(self, *_: Any, **__: Any) -> None:
-        """Starts nothing."""
-
-    def start_ray_processes(self, *arguments: Any, **options: Any) -> None:
-        """Starts the node and returns when it is registered; Ray itself looks once a second."""
-        super().start_ray_processes(*arguments, **options)  # type: ignore[no-untyped-call]
-        deadline = time.monotonic() + 30
-        client: Any = self.get_gcs_client()  # type: ignore[no-untyped-call]
-        while time.monotonic() < deadline and not client.get_all_node_info():
-            time.sleep(0.02)
-
-
 @contextmanager
 def _lean_node() -> Iterator[None]:
-    """Makes ``ray.init`` start a lean node; it has no option to leave these processes out."""
-    module: Any = ray_node
-    usual = module.Node
-    module.Node = _LeanNode
+    """Makes ``ray.init`` start a head node without what a service never uses: the autoscaler's monitor, the log monitor and the dashboard's server.
+
+    Each is a Python process that loads Ray first. On two cores the node is up 3.5 s sooner without them. Ray has no option to leave them out; should
+    it rename what is replaced here, the node merely starts as usual.
+    """
+    try:
+        module: Any = importlib.import_module("ray._private.node")
+        usual = module.Node
+    except (ImportError, AttributeError):
+        yield
+        return
+    module.Node = _leaner(usual)
     try:
         yield
     finally:
         module.Node = usual
+
+
+def _leaner(usual: Any) -> Any:
+    class LeanNode(usual):  # type: ignore[misc]  # Ray's class, found at run time
+        def start_monitor(self, *_: Any, **__: Any) -> None:
+            """Starts nothing."""
+
+        def start_log_monitor(self, *_: Any, **__: Any) -> None:
+            """Starts nothing."""
+
+        def start_api_server(self, *_: Any, **__: Any) -> None:
+            """Starts nothing."""
+
+        def start_ray_processes(self, *arguments: Any, **options: Any) -> None:
+            """Starts the node and returns when it is registered; Ray itself looks once a second."""
+            super().start_ray_processes(*arguments, **options)
+            deadline = time.monotonic() + 30
+            client = self.get_gcs_client()
+            while time.monotonic() < deadline and not client.get_all_node_info():
+                time.sleep(0.02)
+
+    return LeanNode
