@@ -205,6 +205,24 @@ def test_a_rule_recorded_for_fewer_inputs_refuses_the_others(rule: str) -> None:
     assert caught.value.reason is Reason.MODE_UNAVAILABLE
 
 
+def test_a_refusal_from_deep_within_ends() -> None:
+    """JAX walks along the causes of what is raised in a transpose, and would never come to the end of an exception that is its own cause."""
+
+    @jax.custom_vjp
+    def outer(x: jax.Array) -> jax.Array:
+        return jnp.sin(x)
+
+    outer.defvjp(lambda x: (jnp.sin(x), x), lambda x, given: (jax.jit(lambda c: clipped(c) * jnp.cos(x))(given),))
+    program, _ = through_bytes(lambda x: outer(x * 2).sum() ** 2, (X,))
+    with jax.enable_x64(True):
+        with pytest.raises(Exception, match="reverse rule only|forward-mode") as caught:
+            jax.hessian(lambda x: program(x)[0])(X)
+        error: BaseException | None = caught.value
+        for _ in range(100):
+            error = error and (error.__cause__ or error.__context__)
+        assert error is None
+
+
 def test_rules_inside_loops() -> None:
     assert_same(lambda x: jax.lax.scan(lambda c, a: (jax.nn.relu(c) * a, clipped(c)), x[1], x)[0], X, transforms=((REVERSE,),))
     assert_same(lambda x: jax.lax.scan(lambda c, a: (jax.nn.relu(c) * a + a, c), x[1], x)[0], X, transforms=SECOND)

@@ -82,4 +82,4 @@ def test_functions_that_call_themselves_or_each_other_end() -> None:
 
 
 def test_callables_that_are_no_functions_read_nothing() -> None:
-    assert captured(np.sin) == captured(print) == ()
+    assert captured(np.sin) == captured(len) == ()

@@ -192,7 +192,9 @@ class Frame:
                     return list(STRUCTURED[node.op](self, node, operands))
             return bind(node.op, operands, node.attrs)
         except Fault as fault:
-            raise fault if fault.place else Fault(fault.reason, fault.message, field=fault.field, place=place) from fault
+            if fault.place:
+                raise
+            raise Fault(fault.reason, fault.message, field=fault.field, place=place) from fault
         except (TypeError, ValueError, NotImplementedError, AssertionError, IndexError, KeyError) as error:
             raise _explained(error, place) from error
 
