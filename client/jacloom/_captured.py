@@ -32,7 +32,7 @@ class _Same:
 def captured(f: Any) -> tuple[Hashable, ...]:
     """Returns what identifies the values that a function finds in its closure, its defaults and its module, and those of functions found there.
 
-    Numbers, texts and small arrays count by value, all else by identity. What an object refers to is not looked at, nor are functions of other
+    Of another callable object it is the object's attributes. Numbers, texts and small arrays count by value, all else by identity. What an object refers to is not looked at, nor are functions of other
     modules: they count as they are.
     """
     return tuple(_read_by(f, set()))
@@ -43,9 +43,14 @@ def _read_by(f: Any, seen: set[int]) -> Iterator[Hashable]:
         for value in (f.func, *f.args, *f.keywords.values()):
             yield from _value(value, None, seen)
         return
-    if not isinstance(f, FunctionType) or id(f) in seen:
+    if id(f) in seen:
         return
     seen.add(id(f))
+    if not isinstance(f, FunctionType):
+        # An object that can be called: what it holds itself.
+        for value in getattr(f, "__dict__", {}).values():
+            yield from _value(value, None, seen)
+        return
     for value in (*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values()):
         yield from _value(value, f.__globals__, seen)
     for cell in f.__closure__ or ():

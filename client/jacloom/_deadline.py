@@ -7,6 +7,9 @@ import time
 
 from jacloom._errors import DeadlineExceeded, OptionError
 
+_LONGEST = 1e8
+"""Seconds, about three years: gRPC takes much longer times for moments in the past."""
+
 
 class Deadline:
     """A moment counted from its making, shared by all steps of one call; or none."""
@@ -38,7 +41,7 @@ class Deadline:
         left = self._end - time.monotonic()
         if left <= 0:
             raise self.exceeded()
-        return left
+        return min(left, _LONGEST)
 
     def allows(self, pause: float) -> bool:
         """Returns whether time will be left after ``pause`` seconds."""

@@ -252,6 +252,12 @@ def test_timeout_cancels_on_the_service(client: jl.Client, script: Script) -> No
     assert script.cancelled.wait(5)
 
 
+@pytest.mark.parametrize("timeout", [1e9, 1e10, 1e300])
+def test_a_timeout_of_ages(client: jl.Client, script: Script, timeout: float) -> None:
+    script.steps = [echo(script)]
+    np.testing.assert_array_equal(client.evaluate(identity, timeout=timeout)(X), X)
+
+
 def test_interrupt_cancels_on_the_service(client: jl.Client, script: Script) -> None:
     script.steps = [hang(script), echo(script)]
     client.register(identity, X)
