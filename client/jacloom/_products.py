@@ -42,7 +42,8 @@ class Pushforward(Transform):
         wanted = (*outputs, *aux.leaves)
         # Without an output that has tangents, or an input that has any, there is nothing to push.
         asking = Derivative.JVP if pushed and wrt else Derivative.EVALUATE
-        asked = query(asking, signature.inputs, signature.outputs, wrt=wrt, outputs=pushed, values=wanted)
+        moving = asking is Derivative.JVP
+        asked = query(asking, signature.inputs, signature.outputs, wrt=wrt if moving else (), outputs=pushed if moving else (), values=wanted)
 
         def build(arrays: Arrays) -> Any:
             tangents = result.unflatten([_tangent(arrays, leaf, signature.outputs[leaf]) for leaf in outputs])
@@ -68,7 +69,9 @@ class Pullback(Transform):
         result, outputs, aux = parts(call, binding, self.has_aux)
         pulled = [leaf for leaf in outputs if inexact(signature.outputs[leaf])]
         asking = Derivative.VJP if pulled and wrt else Derivative.EVALUATE
-        asked = query(asking, signature.inputs, signature.outputs, wrt=wrt, outputs=pulled, values=(*outputs, *aux.leaves))
+        moving = asking is Derivative.VJP
+        wanted = (*outputs, *aux.leaves)
+        asked = query(asking, signature.inputs, signature.outputs, wrt=wrt if moving else (), outputs=pulled if moving else (), values=wanted)
 
         def seeds(cotangents: Any) -> list[np.ndarray]:
             leaves = require_match(result, cotangents, f"`{call}`: cotangents must be like the result of {signature.label}")

@@ -28,6 +28,8 @@ from jacloom_graph.answer import ArrayKey, Derivative
 AnyFunction = Callable[..., Any] | Function | RemoteFunction | str
 """What can be differentiated: a callable that JAX can trace, a traced or registered function, or a function's id."""
 
+_REVIVALS = 4
+"""Times that a call sends its function again before it is given up: on a crowded service others may need the room at once."""
 _FIELD = re.compile(r"args\[(\d+)\]")
 
 
@@ -159,16 +161,17 @@ class Session:
             self.registry.registered(binding.function, deadline)
 
     def _reviving(self, binding: Binding, attempt: Callable[[], Any]) -> Any:
-        """Runs an attempt, and once more if the service has lost what was sent to it before, as a restart makes it do."""
-        try:
-            return attempt()
-        except FunctionNotFoundError:
-            self.registry.forget(binding.signature.id)
-            if binding.function is None:
-                raise not_registered(binding.signature.id) from None
-        except BlobNotFoundError:
-            # A constant may be meant: registering again uploads what is missing.
-            self.registry.forget(binding.signature.id)
+        """Runs an attempt, and again if the service has lost what was sent to it before, as a restart makes it do, or others who needed the room."""
+        for _ in range(_REVIVALS):
+            try:
+                return attempt()
+            except FunctionNotFoundError:
+                self.registry.forget(binding.signature.id)
+                if binding.function is None:
+                    raise not_registered(binding.signature.id) from None
+            except BlobNotFoundError:
+                # A constant may be meant: registering again uploads what is missing.
+                self.registry.forget(binding.signature.id)
         return attempt()
 
 

@@ -118,7 +118,8 @@ class Server:
             else:
                 port = self._grpc.add_secure_port(config.address, self._credentials)
         except RuntimeError as error:
-            raise ConfigError(f"cannot listen on {config.address}: is another server there already?") from error
+            also = "" if self._credentials is None else " Or do certificate and key not belong together?"
+            raise ConfigError(f"cannot listen on {config.address}: is another server there already?{also}") from error
         await self._grpc.start()
         self._later(self._functions.restore())
         if not is_loopback(host) and config.insecure:

@@ -93,6 +93,7 @@ class Crew:
             return
         slot.state = State.STARTING
         slot.functions.clear()
+        slot.suspect = False
         try:
             slot.handle = handle = launch.start(slot.seat)
             greeting = handle.hello()

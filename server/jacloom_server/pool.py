@@ -27,6 +27,10 @@ _CANCEL_GRACE: Final = 2.0
 """Seconds that a cancelled computation may go on before its process, with all that it has compiled, is ended."""
 _MOST_OUTAGES: Final = 10
 """Times that an errand's outcome may be lost on the way before the call is told that there are no workers."""
+_SUSPECT_SECONDS: Final = 30.0
+"""Seconds in which a process that could not be reached must be heard of again, or another takes its seat."""
+_AT_ONCE: Final = 0.1
+"""Seconds: a process that is found dead sooner than this after it was sent something had been dead before."""
 _LEASE_MARGIN: Final = 5.0
 """Seconds beyond a lease after which the process counts as lost; its own watchdog should have ended it by then."""
 _TICK: Final = 1.0
@@ -324,6 +328,11 @@ class Pool:
         elif isinstance(error, ray_errors.OutOfMemoryError):
             text = "the machine ran out of memory while it worked on this call; use smaller tiles, or workers with more memory"
             self._lose(run.slot, "its machine ran out of memory", fault=Fault(Reason.OUT_OF_MEMORY, text))
+        elif run.slot.runs and self._loop.time() - run.slot.runs[0].began < _AT_ONCE:
+            # Nobody tells us of a process that ends while it has nothing to do.
+            for each in run.slot.runs:
+                each.errand.outages += 1
+            self._lose(run.slot, "its process had ended", blame=False)
         else:
             self._lose(run.slot, f"its process ended while it was at {run.slot.runs[0].errand.assignment.label if run.slot.runs else 'nothing'}")
 
@@ -335,15 +344,25 @@ class Pool:
         handle = slot.handle
         if handle is None or slot.state is not State.READY:
             return
+        if slot.suspect:
+            return
+        slot.suspect = True
         asked = handle.hello()
         timer = self._loop.call_later(
-            self._lease + _LEASE_MARGIN, lambda: self._lose(slot, "it cannot be reached", blame=False) if slot.handle is handle else None
+            _SUSPECT_SECONDS, lambda: self._lose(slot, "it cannot be reached", blame=False) if slot.handle is handle and slot.suspect else None
         )
 
         def heard(future: Future[Hello]) -> None:
-            timer.cancel()
-            if slot.handle is handle and isinstance(future.exception(), ray_errors.ActorDiedError):
-                self._lose(slot, "its process ended")
+            if slot.handle is not handle:
+                timer.cancel()
+            elif future.exception() is None:
+                timer.cancel()
+                slot.suspect = False
+                self._pump()
+            elif isinstance(future.exception(), ray_errors.ActorDiedError):
+                timer.cancel()
+                self._lose(slot, "its process ended", blame=False)
+            # Else it still cannot be reached, and the timer decides.
 
         on_loop(self._loop, asked, heard)
 

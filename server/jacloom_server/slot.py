@@ -64,6 +64,8 @@ class Slot:
     """Processes in a row that ended before they answered anything."""
     timer: asyncio.TimerHandle | None = None
     retired: bool = False
+    suspect: bool = False
+    """It could not be reached and has not been heard of since: others are asked meanwhile."""
     reserved: Errand | None = None
     """An errand that waits until the process has nothing else to do; meanwhile others go elsewhere."""
 
@@ -77,7 +79,7 @@ class Slot:
 
     def accepts(self, errand: Errand) -> bool:
         """Returns whether an errand can be sent to the process now."""
-        if self.state is not State.READY or len(self.runs) >= CREDITS:
+        if self.state is not State.READY or self.suspect or len(self.runs) >= CREDITS:
             return False
         if errand.deaths and self.runs:
             return False

@@ -201,6 +201,14 @@ def test_a_linear_solve_that_says_more_than_its_solution() -> None:
             np.testing.assert_allclose(transform(lambda x: program(x)[0])(X), np.linalg.inv(matrix), rtol=1e-10, atol=1e-12)
 
 
+def test_conjugates_of_complex_arrays() -> None:
+    z = np.array([1 + 2j, -0.5 + 1j, 2 - 1j])
+    program, _ = through_bytes(lambda z: (jnp.conj(z) * z).real.sum() + jnp.linalg.norm(z), (z,))
+    with jax.enable_x64(True):
+        expected = jax.grad(lambda z: (jnp.conj(z) * z).real.sum() + jnp.linalg.norm(z))(z)
+        np.testing.assert_allclose(jax.grad(lambda z: program(z)[0])(z), expected, rtol=1e-12)
+
+
 def test_constants_are_what_they_were_when_traced() -> None:
     weights = np.arange(4.0)
     traced = trace(lambda x: x * weights, (X,))

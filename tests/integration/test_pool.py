@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -258,3 +259,36 @@ async def test_seats_come_and_go(pool: Pool) -> None:
     (second,) = pool.processes()
     assert second.pid != first.pid
     assert isinstance(await pool.ask(tile(graphs.sine(3), 3)), Done)
+
+
+async def test_workers_that_ended_while_they_had_nothing_to_do_are_nobodys_fault(pool: Pool) -> None:
+    await seated(pool, NARROW, SECOND, WIDE)
+    for process in pool.processes():
+        os.kill(process.pid, signal.SIGKILL)
+    assert isinstance(await pool.ask(tile(graphs.sine(3), 3, function="9" * 64)), Done)
+
+
+async def test_a_worker_that_cannot_be_reached_is_passed_over_and_replaced(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jacloom_server.pool._SUSPECT_SECONDS", 1.0)
+    await seated(pool, NARROW, SECOND)
+    slot = pool._crew.slots[0]
+    before = slot.hello
+    assert before is not None
+    pool._probe(slot)
+    assert slot.suspect
+    assert isinstance(await pool.ask(tile(graphs.sine(3), 3, function="8" * 64)), Done)
+    async with asyncio.timeout(30):
+        while slot.suspect:
+            await asyncio.sleep(0.05)
+    assert slot.hello is before, "it answered, so it stays"
+    os.kill(before.pid, signal.SIGSTOP)
+    try:
+        pool._probe(slot)
+        async with asyncio.timeout(60):
+            while slot.hello is before or slot.hello is None:
+                await asyncio.sleep(0.1)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(before.pid, signal.SIGKILL)
+    assert not slot.suspect
+    assert isinstance(await pool.ask(tile(graphs.sine(3), 3, function="7" * 64)), Done)

@@ -96,7 +96,7 @@ def test_a_restarted_service_is_told_again(client: jl.Client, script: Script) ->
     client.evaluate(identity)(X)
     client.evaluate(identity)(X)
     assert script.calls == ["Register", "Evaluate", "Evaluate", "Register", "Evaluate", "Evaluate", "Register", "Evaluate"]
-    script.steps = [failing(Reason.BLOB_NOT_FOUND), failing(Reason.BLOB_NOT_FOUND)]
+    script.steps = [failing(Reason.BLOB_NOT_FOUND) for _ in range(5)]
     with pytest.raises(jl.BlobNotFoundError):
         client.evaluate(identity)(X)
 

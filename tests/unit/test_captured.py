@@ -63,12 +63,24 @@ def test_small_arrays_count_by_their_elements_large_ones_by_identity() -> None:
     assert captured(of_large) != before
 
 
+def test_entries_of_small_containers_count() -> None:
+    parameters = {"w": 1.0, "layers": [1, 2]}
+    of = lambda x: parameters["w"] * x  # noqa: E731
+    before = captured(of)
+    assert captured(of) == before
+    parameters["layers"][1] = 3  # type: ignore[index]
+    assert captured(of) != before
+    parameters["self"] = parameters
+    assert captured(of) == captured(of)
+
+
 def test_equal_numbers_are_the_same_and_of_another_type_are_not() -> None:
     def of(value: Any) -> Any:
         return lambda x: x * value
 
     assert captured(of(1e300)) == captured(of(float("1e300")))
     assert captured(of(1)) != captured(of(1.0)) != captured(of(True))
+    assert captured(of(0.0)) != captured(of(-0.0))
 
 
 def test_an_attribute_of_a_callable_object() -> None:

@@ -307,6 +307,13 @@ class TestDescribe:
         answer = fault(Engine().describe(load_of(lying)))
         assert (answer.reason, str(answer.place)) == (Reason.TYPE_MISMATCH, "function 0, node 0 (sin)")
 
+    @pytest.mark.parametrize(
+        "attrs", [{"dimension": 1}, {"dimension": -1}, {"dimension": 0, "num_keys": 2}, {"dimension": 0, "num_keys": 0}], ids=str
+    )
+    def test_what_jax_does_not_check_itself(self, attrs: dict[str, AttrValue]) -> None:
+        answer = fault(Engine().describe(load_of(single((VECTOR,), (node("sort", 0, **attrs),), (1,)))))
+        assert (answer.reason, str(answer.place)) == (Reason.TYPE_MISMATCH, "function 0, node 0 (sort)")
+
     def test_sizes_are_checked_without_allocating(self) -> None:
         huge = single((SCALAR,), (node("broadcast_in_dim", 0, shape=(1 << 30, 1 << 30)), node("reduce_sum", 1, axes=(0, 1))), (2,))
         answer = fault(Engine().describe(load_of(huge)))

@@ -17,6 +17,7 @@ from jacloom import ArgumentError, OptionError
 from jacloom._products import FLOAT0, HessianProduct, Pullback, Pushforward
 from jacloom._tracing import bind_callable
 from jacloom._transform import Evaluation, Gradient, Hessian, Jacobian
+from jacloom_graph.answer import Derivative
 
 State = namedtuple("State", ["position", "speed"])
 
@@ -278,3 +279,11 @@ def test_tangents_must_fit(case: str) -> None:
 def test_integer_leaves_take_no_tangent() -> None:
     with pytest.raises(ArgumentError, match=r"tangents\[0\] belongs to int64\[2\], which has no derivative; pass None"):
         transformed(Pushforward(), lambda n, x: x * n.sum(), (np.arange(2), X), given=(np.ones(2), X))
+
+
+def test_nothing_to_push_or_pull_is_an_evaluation() -> None:
+    pushed = Pushforward().prepare(bind_callable(jnp.argmax, (X,), {})[0]).query
+    pulled = Pullback().prepare(bind_callable(lambda i: i * 2.0, (np.arange(3),), {})[0]).query
+    for query in (pushed, pulled):
+        assert query.derivative is Derivative.EVALUATE
+        assert (query.chosen.wrt, query.chosen.outputs, query.chosen.values) == ((), (), (0,))

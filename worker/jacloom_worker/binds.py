@@ -189,10 +189,22 @@ def _random_wrap(operands: Operands, params: Params) -> Any:
 def _random_seed(operands: Operands, params: Params) -> Any:
     # jax.random.key takes one seed; an array of seeds gives an array of keys.
     seeds = operands[0]
+    if not jax.dtypes.issubdtype(jax.typeof(seeds).dtype, np.integer):
+        raise TypeError(f"a seed is an integer, got {jax.typeof(seeds).dtype}")
     make: Callable[[Any], Any] = lambda seed: jax.random.key(seed, impl=params["impl"])  # noqa: E731
     for _ in range(np.ndim(seeds)):
         make = jax.vmap(make)
     return make(seeds)
+
+
+def _sort(operands: Operands, params: Params) -> Any:
+    # JAX checks neither when it traces, and fails in the compiler.
+    axis, keys = params["dimension"], params["num_keys"]
+    if not all(0 <= axis < np.ndim(operand) for operand in operands):
+        raise ValueError(f"dimension must be an axis of every operand, got {axis} for operands of {np.ndim(operands[0])} axes")
+    if not 0 < keys <= len(operands):
+        raise ValueError(f"num_keys must be from 1 to the number of operands, {len(operands)}, got {keys}")
+    return primitives()["sort"].bind(*operands, **params)
 
 
 def _conj(operands: Operands, params: Params) -> Any:
@@ -218,6 +230,7 @@ CALLS: Mapping[str, Callable[[Operands, Params], Any]] = {
     "random_seed": _random_seed,
     "rng_bit_generator": _rng_bit_generator,
     "conj": _conj,
+    "sort": _sort,
     # Primitives only in later versions of JAX.
     **({} if "log2" in primitives() else {"log2": _log2}),
     **({} if "one_minus_square" in primitives() else {"one_minus_square": _one_minus_square}),

@@ -49,7 +49,7 @@ def _refusal(fault: Fault) -> Fault:
 
 def _recognize(error: BaseException) -> Fault | None:
     text = str(error)
-    if isinstance(error, MemoryError) or (isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in text):
+    if isinstance(error, MemoryError) or (isinstance(error, jax.errors.JaxRuntimeError) and ("RESOURCE_EXHAUSTED" in text or "bad_alloc" in text)):
         what = _first_sentence(text.removeprefix("RESOURCE_EXHAUSTED: "))
         return Fault(Reason.OUT_OF_MEMORY, f"the worker ran out of memory ({what}); use smaller tiles, or a worker with more memory")
     if isinstance(error, RecursionError):

@@ -46,7 +46,8 @@ _REDUNDANT = frozenset(
         "computation",  # of reduce: the jaxpr beside it says the same
         "update_jaxpr",  # of scatter_add and kin: the op's name says the same
         "update_consts",
-        "_input_dtype",  # of conj: the operand's type says the same
+        "input_dtype",  # of conj: the operand's type says the same
+        "_input_dtype",
         "select_callable",
     }
 )
