@@ -205,6 +205,10 @@ def test_a_rule_recorded_for_fewer_inputs_refuses_the_others(rule: str) -> None:
     assert caught.value.reason is Reason.MODE_UNAVAILABLE
 
 
+def test_rules_that_are_handed_what_has_no_tangent() -> None:
+    assert_same(lambda x: jnp.ldexp(x, 2).sum() + jnp.frexp(x)[0].sum(), X)
+
+
 def test_a_refusal_from_deep_within_ends() -> None:
     """JAX walks along the causes of what is raised in a transpose, and would never come to the end of an exception that is its own cause."""
 

@@ -11,7 +11,9 @@ from jacloom_graph.types import Constant, Type
 
 
 def dtype_name(dtype: Any) -> str:
-    """Returns the graph's name for a JAX dtype; random keys are ``"key<implementation>"``."""
+    """Returns the graph's name for a JAX dtype; random keys are ``"key<implementation>"``, and what has no tangent is booleans, as in compiled code."""
+    if dtype == jax.dtypes.float0:
+        return "bool"
     if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
         return f"key<{key_implementation(dtype)}>"
     return str(np.dtype(dtype).name)
@@ -38,6 +40,8 @@ def constant(value: Any, *, weak: bool) -> Constant:
         return Constant(Type(dtype_name(value.dtype), tuple(value.shape)), np.asarray(jax.random.key_data(value)))
     # A Python number among a jaxpr's literals has a dtype of its own, which NumPy does not see.
     array = np.asarray(value, getattr(value, "dtype", None))
+    if array.dtype == jax.dtypes.float0:
+        array = np.zeros(array.shape, bool)
     if array.flags.writeable:
         array = array.copy()  # the caller may change it later, and the graph has an id
     return Constant(Type(str(array.dtype.name), array.shape, weak), np.ascontiguousarray(array).reshape(array.shape))
