@@ -11,7 +11,7 @@ from jacloom_graph.types import Constant, Type
 
 
 def dtype_name(dtype: Any) -> str:
-    """Returns the graph's name for a JAX dtype; random keys are ``"key<implementation>"``, and what has no tangent is booleans, as in compiled code."""
+    """Returns the graph's name for a JAX dtype. Random keys are ``"key<implementation>"``; what has no tangent is booleans, as in compiled code."""
     if dtype == jax.dtypes.float0:
         return "bool"
     if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
