@@ -12,7 +12,7 @@ import numpy as np
 _ARRAY_BYTES: Final = 4096
 """Arrays up to this size count by their elements, larger ones by identity: looking through them would cost more than many a call."""
 _MOST_ITEMS: Final = 64
-"""Containers with more items count by identity."""
+"""Tuples and dicts with more items count by identity."""
 _PLAIN: Final = frozenset({int, float, complex, bool, str, bytes, type(None)})
 
 
@@ -34,7 +34,7 @@ class _Same:
 def captured(f: Any) -> tuple[Hashable, ...]:
     """Returns what identifies the values that a function finds in its closure, its defaults and its module, and those of functions found there.
 
-    Of another callable object it is the object's attributes. Numbers, texts, small arrays, and small containers of such count by value, all else by
+    Of another callable object it is the object's attributes. Numbers, texts, small arrays, and small tuples and dicts of such count by value, all else by
     identity. What an object refers to is not looked at, nor are functions of other modules: they count as they are.
     """
     return tuple(_read_by(f, set()))
@@ -72,7 +72,8 @@ def _value(value: Any, module: dict[str, Any] | None, seen: set[int]) -> Iterato
         yield kind, value.hex()  # 0.0 == -0.0, and x / 0.0 is not x / -0.0
     elif kind in _PLAIN:
         yield kind, value
-    elif kind in (list, tuple, dict) and len(value) <= _MOST_ITEMS and id(value) not in seen:
+    elif kind in (tuple, dict) and len(value) <= _MOST_ITEMS and id(value) not in seen:
+        # Not lists: they are where a function notes that it was called, and would be traced again for that alone.
         seen.add(id(value))
         yield kind, len(value)
         for item in (*value, *value.values()) if kind is dict else value:
