@@ -34,8 +34,8 @@ class _Same:
 def captured(f: Any) -> tuple[Hashable, ...]:
     """Returns what identifies the values that a function finds in its closure, its defaults and its module, and those of functions found there.
 
-    Of another callable object it is the object's attributes. Numbers, texts, small arrays, and small tuples and dicts of such count by value, all else by
-    identity. What an object refers to is not looked at, nor are functions of other modules: they count as they are.
+    Of another callable object it is the object's attributes. Numbers, texts, small arrays, and small tuples and dicts of such count by value, all
+    else by identity. What an object refers to is not looked at, nor are functions of other modules: they count as they are.
     """
     return tuple(_read_by(f, set()))
 
