@@ -308,7 +308,9 @@ class TestDescribe:
         assert (answer.reason, str(answer.place)) == (Reason.TYPE_MISMATCH, "function 0, node 0 (sin)")
 
     @pytest.mark.parametrize(
-        "attrs", [{"dimension": 1}, {"dimension": -1}, {"dimension": 0, "num_keys": 2}, {"dimension": 0, "num_keys": 0}], ids=str
+        "attrs",
+        [{"dimension": 1}, {"dimension": -1}, {"dimension": 0, "num_keys": 2}, {"dimension": 0, "num_keys": 0}],
+        ids=str,
     )
     def test_what_jax_does_not_check_itself(self, attrs: dict[str, AttrValue]) -> None:
         answer = fault(Engine().describe(load_of(single((VECTOR,), (node("sort", 0, **attrs),), (1,)))))
