@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from jacloom_graph.errors import Fault
 from jacloom_graph.limits import Limits
 from jacloom_graph.types import OPSET
-from jacloom_worker.envelope import pack_result, unpack_task
+from jacloom_worker.envelope import Result, pack_result, unpack_task
 from jacloom_worker.notes import Notes
 from jacloom_worker.protocol import PROTOCOL, Hello, Load
 from jacloom_worker.watchdog import Watchdog
@@ -87,6 +88,13 @@ class Worker:
         Returns:
             ``envelope.pack_result`` of the answer. Domain errors are values; an exception is a defect.
         """
+        return self._answer(packed, load, buffers, self._process.engine.run)
+
+    def diagnose(self, packed: bytes, load: Load, *buffers: Any) -> Any:
+        """Returns the ``Diagnosis`` of a function at a point, or the fault that it has, packed. Arguments as for ``run``."""
+        return self._answer(packed, load, buffers, self._process.engine.diagnose)
+
+    def _answer(self, packed: bytes, load: Load | None, buffers: Sequence[Any], compute: Callable[..., Result]) -> Any:
         process = self._process
         try:
             task, lease, arrays = unpack_task(packed, buffers)
@@ -94,7 +102,7 @@ class Worker:
             return pack_result(fault, process.notes.take())
         with process.watchdog.within(lease):
             # Fetched on the clock: an object that is lost with its machine would keep this process waiting.
-            answer = process.engine.run(replace(task, load=fetched(load) if load is not None else None), *arrays)
+            answer = compute(replace(task, load=fetched(load) if load is not None else None), *arrays)
         return pack_result(answer, process.notes.take())
 
 

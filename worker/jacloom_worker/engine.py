@@ -16,13 +16,13 @@ import numpy as np
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.identity import graph_id
 from jacloom_graph.limits import DEFAULT, Limits
-from jacloom_worker import compiling, functions, kernels, requirements, surveying, validation
+from jacloom_worker import compiling, diagnosing, functions, kernels, requirements, surveying, validation
 from jacloom_worker.bounded import Bounded
 from jacloom_worker.compiling import Compiled
 from jacloom_worker.faults import explain
 from jacloom_worker.functions import Blueprint
 from jacloom_worker.kernels import Subject
-from jacloom_worker.protocol import Answer, Description, Done, Kernel, Kind, Load, Missing, Survey, Task, Validation
+from jacloom_worker.protocol import Answer, Description, Diagnosis, Done, Kernel, Kind, Load, Missing, Survey, Task, Validation
 
 _FUNCTIONS, _FUNCTION_BYTES = 128, 4 << 30
 _KERNELS = 512
@@ -64,6 +64,21 @@ class Engine:
         """
         try:
             return self._run(task, arrays)
+        except Exception as error:
+            return explain(error)
+
+    def diagnose(self, task: Task, *arrays: np.ndarray) -> Diagnosis | Missing | Fault:
+        """Returns what is not finite in a function's value and derivatives, and where that begins; see ``diagnosing.diagnose``.
+
+        Args:
+            task: With its ``load``, which is read again for looking into the function. Of the kernel its function, ``wrt`` and ``outputs`` matter.
+            *arrays: One per input leaf, as for ``run``.
+        """
+        try:
+            load, subject = task.load, self._subject(task)
+            if load is None or subject is None:
+                return Missing()
+            return diagnosing.diagnose(self.run, subject, lambda: functions.program(load, self._limits, self._most_bytes), task, arrays)
         except Exception as error:
             return explain(error)
 

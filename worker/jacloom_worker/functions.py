@@ -48,12 +48,16 @@ def load(source: Load, limits: Limits = DEFAULT, most_bytes: int = MOST_BYTES) -
     Raises:
         Fault: BLOB_NOT_FOUND if a blob is missing; and what reading and inferring the graph finds wrong.
     """
-    graph = wire.from_bytes(source.graph, limits)
-    program = Program(graph, source.constants, most_bytes)
+    made = program(source, limits, most_bytes)
     # On a CPU this is a view of the blob where its alignment allows; JAX keeps the blob's memory for as long as it looks at it.
-    constants = tuple(jax.device_put(constant) for constant in program.large)
-    subject = Subject(program.apply, program.inputs, _infer(program), constants)
+    constants = tuple(jax.device_put(constant) for constant in made.large)
+    subject = Subject(made.apply, made.inputs, _infer(made), constants)
     return subject, sum(constant.nbytes for constant in constants) + len(source.graph)
+
+
+def program(source: Load, limits: Limits = DEFAULT, most_bytes: int = MOST_BYTES) -> Program:
+    """Returns a function ready to be evaluated; arguments and faults as for ``load``."""
+    return Program(wire.from_bytes(source.graph, limits), source.constants, most_bytes)
 
 
 def draft(source: Load, limits: Limits = DEFAULT, most_bytes: int = MOST_BYTES) -> Blueprint:

@@ -83,6 +83,11 @@ class Handle:
         packed = envelope.pack_task(task, lease, operands)
         return _future(self._actor.run.remote(packed, task.load, *(operand.data for operand in operands)))
 
+    def diagnose(self, task: Task, operands: Sequence[Operand], lease: float) -> Future[Any]:
+        """Asks a worker what is wrong with a function at a point; the task has its ``load``."""
+        packed = envelope.pack_task(task, lease, operands)
+        return _future(self._actor.diagnose.remote(packed, task.load, *(operand.data for operand in operands)))
+
     def describe(self, load: Load, lease: float) -> Future[Any]:
         """Asks a clerk for the description of a graph."""
         return _future(self._actor.describe.remote(load, lease))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jacloom_graph.errors import Fault
+from jacloom_graph.errors import Fault, Place
 from jacloom_graph.types import Tree, Type
 
 Inner = Literal["forward", "reverse"]
@@ -152,6 +152,62 @@ class Survey:
 
 
 @dataclass(frozen=True, slots=True)
+class NonFinite:
+    """Where a NaN or an Inf first came up: a result of a node, or where there is no ``place``, an input, a constant, or nobody knows where."""
+
+    kind: Literal["nan", "inf"]
+    count: int
+    """Entries of the array that are so."""
+    size: int
+    """Entries of the array."""
+    place: Place | None = None
+    input: int | None = None
+    """The input leaf that came in like this."""
+    constant: int | None = None
+    """The constant of the graph that is like this."""
+    result: int = 0
+    """Which of the node's results it is."""
+    iterations: tuple[int, ...] = ()
+    """How often each loop around the node had gone round before, the outermost loop first."""
+    operands: tuple[tuple[float, float] | None, ...] = ()
+    """Least and greatest finite entry of each of the node's operands, of complex ones by absolute value; None where there is no such number."""
+    cause: NonFinite | None = None
+    """For a NaN that was made of an Inf: where that came from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether derivatives in one mode are finite."""
+
+    finite: bool | None = None
+    """None where there are none, or nothing was differentiated."""
+    leaves: tuple[int, ...] = ()
+    """Where they are not finite: output leaves forward, input leaves in reverse."""
+    refusal: Fault | None = None
+    """Why there are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What was found wrong with a function at a point. What is finite in the end is in order, whatever happened on the way."""
+
+    value: NonFinite | None
+    """The origin of what is not finite in the outputs; None if all is."""
+    derivative: NonFinite | None
+    """The same of the derivative, forward if that is not finite, else in reverse. The value's own origin where that is the reason."""
+    forward: Verdict
+    """One JVP along a fixed dense direction."""
+    reverse: Verdict
+    """One VJP of fixed dense cotangents."""
+    unused: tuple[int, ...]
+    """Input leaves that no output depends on."""
+    constant: tuple[int, ...]
+    """Differentiated leaves that outputs depend on, but none of them with a derivative."""
+    unwatched: tuple[Place, int] | None = None
+    """The first loop that was not watched to its end, and the iterations of it that were."""
+
+
+@dataclass(frozen=True, slots=True)
 class Hello:
     """What an actor says of itself when it starts; the pool refuses one that does not fit the server."""
 
@@ -168,5 +224,5 @@ class Hello:
     """The device in words."""
 
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of this module's messages; server and workers must agree."""

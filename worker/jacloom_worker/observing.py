@@ -1,0 +1,307 @@
+"""A graph evaluated node by node on concrete values, each of them looked at: the slow way, for finding out where numbers go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jacloom_graph.errors import Fault, Place
+from jacloom_graph.ops import TABLE
+from jacloom_graph.types import Node
+from jacloom_worker.faults import explain
+from jacloom_worker.origins import NONE, Origin, Origins, Sort, amount, census, extent, inherited, is_key, merged, of_part
+from jacloom_worker.protocol import NonFinite
+from jacloom_worker.raising import Frame, Program
+
+MOST_NODES: Final = 10_000
+"""Node evaluations after which loops are no longer watched; each takes about a millisecond."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Watched:
+    """A value with what is known of it."""
+
+    value: Any
+    tangent: Any = None
+    """Derivative along the direction; None where it is zero by the structure of the function, which is not the same as a zero that was computed."""
+    origins: Origins = field(default_factory=dict)
+    """Of what is not finite in ``value``."""
+    slopes: Origins = field(default_factory=dict)
+    """Of what is not finite in ``tangent``."""
+
+
+class Observer(Frame):
+    """Evaluates a program's functions. Calls, branches and loops are entered; of custom rules the function is, for its value, and the rule is not.
+
+    What the outputs do not depend on is not evaluated.
+
+    Attributes:
+        refusal: The first node that has no forward derivative; tangents from there on are made up.
+        steep: Where ``probing``: the first node at finite operands whose own derivative is not finite, whatever became of it later.
+        unwatched: The first loop that was not watched to its end, and its iterations that were.
+    """
+
+    def __init__(self, program: Program, *, probing: bool = False, most: int = MOST_NODES) -> None:
+        """Prepares an evaluation.
+
+        Args:
+            program: The program.
+            probing: Differentiate every node on the way by itself as well.
+            most: Node evaluations after which loops are evaluated as a whole.
+        """
+        super().__init__(program, program.large, program.frame(program.large)._constants)
+        self._probing = probing
+        self._most = most
+        self._spent = 0
+        self._iterations: tuple[int, ...] = ()
+        self._found: dict[int, Watched] = {}
+        self.refusal: Fault | None = None
+        self.steep: NonFinite | None = None
+        self.unwatched: tuple[Place, int] | None = None
+
+    def enter(self, leaf: int, value: Any, tangent: Any = None) -> Watched:
+        """Returns an input leaf as it comes in."""
+        found, size = census(value), value.size
+        origins = {sort: Origin(-1, NonFinite(sort.kind, amount(found, sort), size, input=leaf)) for sort in found}
+        return Watched(value, tangent, origins)
+
+    def watch(self, number: int, args: Sequence[Watched]) -> list[Watched]:
+        """Returns the results of a function."""
+        function, live = self.graph.functions[number], _live(self.graph.functions[number].nodes, self.graph.functions[number].outputs, len(args))
+        values = list(args)
+
+        def at(operand: int) -> Watched:
+            return values[operand] if operand >= 0 else self._constant(-1 - operand)
+
+        for index, node in enumerate(function.nodes):
+            if index in live:
+                values += self._node(node, list(map(at, node.operands)), Place(number, index, node.op))
+            else:
+                values += [Watched(None)] * node.result_count
+        return list(map(at, function.outputs))
+
+    def _node(self, node: Node, operands: list[Watched], place: Place) -> list[Watched]:
+        match node.op:
+            case "call" | "checkpoint":
+                return self.watch(_attr(node, "function"), operands)
+            case "custom_call":
+                inside = self.watch(self.graph.rules[_attr(node, "rule")].function, [replace(each, tangent=None, slopes=NONE) for each in operands])
+                moving = any(each.tangent is not None for each in operands)
+                return self._outcome(node, operands, place, inside=inside) if moving else inside
+            case "switch":
+                branches = _attr(node, "branches")
+                return self.watch(branches[min(max(int(operands[0].value), 0), len(branches) - 1)], operands[1:])
+            case "scan":
+                return self._scan(node, operands, place)
+            case "while":
+                return self._while(node, operands, place)
+            case _:
+                return self._outcome(node, operands, place)
+
+    def _scan(self, node: Node, operands: list[Watched], place: Place) -> list[Watched]:
+        first, last, length = _attr(node, "num_consts"), _attr(node, "num_consts") + _attr(node, "num_carry"), _attr(node, "length")
+        constants, carry, arrays = operands[:first], operands[first:last], list(map(_local, operands[last:]))
+        rows: list[list[Watched]] = []
+        for iteration, at in enumerate(reversed(range(length)) if _attr(node, "reverse") else range(length)):
+            if self._tired(place, iteration):
+                return self._outcome(node, operands, place, seen=[*carry, *chain(*rows)])
+            with self._iteration(iteration):
+                results = self.watch(_attr(node, "function"), [*constants, *carry, *(_slice(array, at) for array in arrays)])
+            carry = results[: len(carry)]
+            rows.append(results[len(carry) :])
+        if not rows:
+            return self._outcome(node, operands, place)
+        return [*carry, *(_stack(column) for column in zip(*(reversed(rows) if _attr(node, "reverse") else rows), strict=True))]
+
+    def _while(self, node: Node, operands: list[Watched], place: Place) -> list[Watched]:
+        first, last = _attr(node, "cond_consts"), _attr(node, "cond_consts") + _attr(node, "body_consts")
+        of_test, of_body, carry = operands[:first], operands[first:last], operands[last:]
+        iteration = 0
+        while not self._tired(place, iteration):
+            with self._iteration(iteration):
+                (going,) = self.watch(_attr(node, "cond"), [*of_test, *carry])
+                if going.value.shape:
+                    # A batch of loops in one, each of which ends by itself.
+                    break
+                if not going.value:
+                    return carry
+                carry = self.watch(_attr(node, "body"), [*of_body, *carry])
+            iteration += 1
+        return self._outcome(node, operands, place, seen=carry)
+
+    def _tired(self, place: Place, iteration: int) -> bool:
+        """Returns whether a loop had better go on unwatched."""
+        if self._spent < self._most:
+            return False
+        self.unwatched = self.unwatched or (place, iteration)
+        return True
+
+    @contextmanager
+    def _iteration(self, number: int) -> Iterator[None]:
+        around = self._iterations
+        self._iterations = (*around, number)
+        try:
+            yield
+        finally:
+            self._iterations = around
+
+    def _outcome(
+        self, node: Node, operands: list[Watched], place: Place, *, inside: Sequence[Watched] | None = None, seen: Sequence[Watched] = ()
+    ) -> list[Watched]:
+        """Returns the results of a node that is evaluated as a whole, with their origins.
+
+        Args:
+            node: The node.
+            operands: Its operands.
+            place: Its place.
+            inside: Its results as they were found by entering it, where that is not how its derivative is found.
+            seen: What it came to before it was left to itself, whose origins are as good as its operands'.
+        """
+        order = self._spent
+        self._spent += 1
+        values, tangents = self._moved(node, operands, place)
+        if self._probing and self.steep is None:
+            self._probe(node, operands, place)
+        known = [*operands, *seen]
+        outcome = []
+        for result, (value, tangent) in enumerate(zip(values, tangents, strict=True)):
+            if inside is not None:
+                value, origins = inside[result].value, inside[result].origins
+            else:
+                found = census(value)
+                origins = inherited(found, (each.origins for each in known), self._begun(found, value.size, node, operands, place, order, result))
+            slopes = NONE
+            if tangent is not None:
+                found = census(tangent)
+                sources = [origins, *(each.slopes for each in known), *(each.origins for each in known)]
+                slopes = inherited(found, sources, self._begun(found, tangent.size, node, operands, place, order, result))
+            outcome.append(Watched(value, tangent, origins, slopes))
+        return outcome
+
+    def _moved(self, node: Node, operands: list[Watched], place: Place) -> tuple[Sequence[Any], Sequence[Any]]:
+        """Returns a node's results and their tangents."""
+        if any(each.tangent is not None for each in operands):
+            try:
+                return self._pushed(node, operands, [each.tangent for each in operands], place)
+            except Fault as fault:
+                self.refusal = self.refusal or explain(fault)
+                values = self._evaluate(node, [each.value for each in operands], place)
+                # Something must go on, so that nodes further on count as differentiated.
+                return values, [np.ones(value.shape, value.dtype) if jnp.issubdtype(value.dtype, jnp.inexact) else None for value in values]
+        values = self._evaluate(node, [each.value for each in operands], place)
+        return values, [None] * len(values)
+
+    def _pushed(self, node: Node, operands: list[Watched], tangents: Sequence[Any], place: Place) -> tuple[list[Any], list[Any]]:
+        """Returns a node's results, and their derivatives along tangents of the operands; None for tangents that are zero by structure."""
+        moving = {at: tangent for at, tangent in enumerate(tangents) if tangent is not None}
+        moved: list[bool] = []
+
+        def function(*active: Any) -> list[Any]:
+            arguments: list[Any] = [each.value for each in operands]
+            for at, value in zip(moving, active, strict=True):
+                arguments[at] = value
+            results = self._evaluate(node, arguments, place)
+            # What has no tangent, JAX hands back as plain values; outside it would have been filled with zeros.
+            moved[:] = [isinstance(result, jax.core.Tracer) for result in results]
+            return results
+
+        results, out = jax.jvp(function, [operands[at].value for at in moving], list(moving.values()))
+        return results, [tangent if moves else None for tangent, moves in zip(out, moved, strict=True)]
+
+    def _probe(self, node: Node, operands: list[Watched], place: Place) -> None:
+        """Notes a node whose derivative along ones is not finite where its operands are."""
+        if any(each.origins for each in operands) or all(each.tangent is None for each in operands):
+            return
+        ones = [None if each.tangent is None else np.ones(each.value.shape, each.value.dtype) for each in operands]
+        try:
+            slopes = [slope for slope in self._pushed(node, operands, ones, place)[1] if slope is not None]
+        except Fault:
+            slopes = self._pulled(node, operands, place)
+        for result, slope in enumerate(slopes):
+            found = census(slope)
+            for sort in found:
+                self.steep = self._begun(found, slope.size, node, operands, place, self._spent, result)(sort, None).finding
+                return
+
+    def _pulled(self, node: Node, operands: list[Watched], place: Place) -> list[Any]:
+        """Returns ones times a node's derivative, for nodes that have it in reverse only; nothing where there is none at all."""
+        moving = [at for at, each in enumerate(operands) if each.tangent is not None]
+
+        def function(*active: Any) -> list[Any]:
+            arguments: list[Any] = [each.value for each in operands]
+            for at, value in zip(moving, active, strict=True):
+                arguments[at] = value
+            return [result for result in self._evaluate(node, arguments, place) if jnp.issubdtype(result.dtype, jnp.inexact)]
+
+        try:
+            results, pull = jax.vjp(function, *(operands[at].value for at in moving))
+            return list(pull([jnp.ones_like(result) for result in results]))
+        except (Fault, TypeError, ValueError, NotImplementedError):
+            return []
+
+    def _begun(self, found: dict[Sort, int], size: int, node: Node, operands: list[Watched], place: Place, order: int, result: int) -> Any:
+        """Returns what makes the origin of something that begins at a node."""
+
+        def begun(sort: Sort, cause: NonFinite | None) -> Origin:
+            ranges = tuple(extent(each.value) for each in operands)
+            return Origin(
+                order,
+                NonFinite(sort.kind, amount(found, sort), size, place, result=result, iterations=self._iterations, operands=ranges, cause=cause),
+            )
+
+        return begun
+
+    def _constant(self, number: int) -> Watched:
+        if number not in self._found:
+            value = self._constants[number]
+            found = census(value)
+            origins = {sort: Origin(-1, NonFinite(sort.kind, amount(found, sort), value.size, constant=number)) for sort in found}
+            self._found[number] = Watched(value, None, origins)
+        return self._found[number]
+
+
+def _live(nodes: Sequence[Node], outputs: Sequence[int], inputs: int) -> set[int]:
+    """Returns which nodes of a function its outputs depend on."""
+    firsts, at = [], inputs
+    for node in nodes:
+        firsts.append(at)
+        at += node.result_count
+    needed, live = set(outputs), set()
+    for index in reversed(range(len(nodes))):
+        if not needed.isdisjoint(range(firsts[index], firsts[index] + nodes[index].result_count)):
+            live.add(index)
+            needed.update(nodes[index].operands)
+    return live
+
+
+def _local(array: Watched) -> Watched:
+    """Returns an array where slices of it cost nothing."""
+    if is_key(array.value):
+        return array
+    return replace(array, value=np.asarray(array.value), tangent=None if array.tangent is None else np.asarray(array.tangent))
+
+
+def _slice(array: Watched, at: int) -> Watched:
+    value = array.value[at]
+    tangent = None if array.tangent is None else array.tangent[at]
+    return Watched(value, tangent, of_part(array.origins, value), of_part(array.slopes, tangent))
+
+
+def _stack(parts: Sequence[Watched]) -> Watched:
+    values = [part.value for part in parts]
+    tangents: Any = None
+    if any(part.tangent is not None for part in parts):
+        tangents = np.stack([np.zeros_like(part.value) if part.tangent is None else np.asarray(part.tangent) for part in parts])
+    stacked = jnp.stack(values) if is_key(values[0]) else np.stack([np.asarray(value) for value in values])
+    return Watched(stacked, tangents, merged(part.origins for part in parts), merged(part.slopes for part in parts))
+
+
+def _attr(node: Node, name: str) -> Any:
+    return node.attrs.get(name, TABLE[node.op].specs[name].default)
