@@ -9,7 +9,7 @@ from jacloom_graph import leaves
 from jacloom_graph.answer import Derivative, Selection
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.limits import MOST_WIDTH
-from jacloom_graph.tensor import nbytes
+from jacloom_graph.tensor import INEXACT, nbytes
 from jacloom_graph.types import Type
 from jacloom_server.blobs import Blobs
 from jacloom_server.strategy import Mode
@@ -82,6 +82,23 @@ def select(call: Call, function: Description) -> Selection:
     if call.derivative in (Derivative.GRADIENT, Derivative.HVP):
         leaves.require_scalar(chosen.output_types, f"a {call.derivative.value}")
     return chosen
+
+
+def examined(call: Call, function: Description) -> Selection:
+    """Returns the leaves that a diagnosis is about: without a choice, all outputs that have derivatives.
+
+    Raises:
+        Fault: ARGUMENT_MISMATCH or INVALID_OPTION with the field at fault, if the call does not fit the function.
+    """
+    _check_options(call)
+    for name in ("values", "seeds", "mode", "tile", "holomorphic"):
+        if getattr(call, name):
+            field = name if name in ("values", "seeds") else f"options.{name}"
+            raise Fault(Reason.INVALID_OPTION, f"Diagnose takes no {name}", field=field)
+    outputs = call.outputs or tuple(leaf for leaf, type_ in enumerate(function.outputs) if type_.dtype in INEXACT)
+    wrt_types = leaves.choose(call.wrt, function.inputs, "wrt", differentiated=True)
+    output_types = leaves.choose(outputs, function.outputs, "outputs", differentiated=True)
+    return Selection(call.wrt, outputs, (), wrt_types, output_types, ())
 
 
 def operands(call: Call, function: Description, chosen: Selection, blobs: Blobs) -> list[Operand]:

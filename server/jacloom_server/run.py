@@ -15,7 +15,7 @@ from jacloom_graph.errors import Fault
 from jacloom_server import strategy, work
 from jacloom_server.blobs import Blobs
 from jacloom_server.blocks import whole
-from jacloom_server.call import SINGLE, Call, is_large, operands, select
+from jacloom_server.call import SINGLE, Call, examined, is_large, operands, select
 from jacloom_server.functions import Function, Functions
 from jacloom_server.pool import Pool
 from jacloom_server.reply import Block, Header, Reply, Summary
@@ -24,7 +24,7 @@ from jacloom_server.tiling import BLOCK_BYTES
 from jacloom_server.weave import Request, Weaver, kernel_of, platform_of
 from jacloom_server.work import Desk
 from jacloom_worker.launch import Operand
-from jacloom_worker.protocol import Done, Kernel, Task
+from jacloom_worker.protocol import Diagnosis, Done, Kernel, Kind, Task
 
 _FLUSH_SECONDS: Final = 0.2
 """Blocks wait this long for others to share their message; then the reader gets what there is, and hears how far the work has come."""
@@ -66,6 +66,22 @@ async def explain(service: Service, call: Call) -> Plan:
     function = await _function(service, call)
     chosen = select(call, function.description)
     return await _plan(service, call, function, chosen, total_bytes(arrays(call.derivative, chosen)))
+
+
+async def diagnose(service: Service, call: Call) -> Diagnosis:
+    """Returns what is wrong with a function at a point. Cancelling it cancels what is under way.
+
+    Raises:
+        Fault: As ``replies``.
+    """
+    function = await _function(service, call)
+    chosen = examined(call, function.description)
+    sent = operands(call, function.description, chosen, service.blobs)
+    # Of which kind the kernel is does not matter: the worker makes those that it needs.
+    task = Task(Kernel(function.id, Kind.VALUE, chosen.wrt, chosen.outputs))
+    diagnosis = await service.pool.ask(work.diagnose(task, sent, function.load))
+    assert isinstance(diagnosis, Diagnosis)
+    return diagnosis
 
 
 async def _function(service: Service, call: Call) -> Function:

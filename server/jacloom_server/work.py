@@ -47,6 +47,11 @@ def compute(desk: Desk, task: Task, operands: Sequence[Operand], load: Callable[
     return Assignment(desk, label, send, task.kernel.function)
 
 
+def diagnose(task: Task, operands: Sequence[Operand], load: Callable[[], Load]) -> Assignment:
+    """Returns the question what is wrong with a function at a point; its answer is a ``Diagnosis``. The function always goes along."""
+    return Assignment(Desk.PASSES, "the diagnosis", lambda handle, lease, _: handle.diagnose(replace(task, load=load()), operands, lease))
+
+
 def describe(graph: Load) -> Assignment:
     """Returns the question what a graph is; its answer is a ``Description``."""
     return Assignment(Desk.CLERK, "reading the graph", lambda handle, lease, _: handle.describe(graph, lease))

@@ -90,7 +90,7 @@ def test_services_and_their_calls(files: dict[str, descriptor_pb2.FileDescriptor
     calls = {service.name: [method.name for method in service.method] for file in files.values() for service in file.service}
     assert calls == {
         "BlobService": ["Missing", "Put", "Release"],
-        "DerivativeService": ["Evaluate", "Jvp", "Vjp", "Hvp", "Gradient", "Jacobian", "Hessian", "Explain"],
+        "DerivativeService": ["Evaluate", "Jvp", "Vjp", "Hvp", "Gradient", "Jacobian", "Hessian", "Explain", "Diagnose"],
         "FunctionService": ["Register", "Validate", "Get", "List", "Delete"],
     }
 
@@ -98,7 +98,7 @@ def test_services_and_their_calls(files: dict[str, descriptor_pb2.FileDescriptor
 def test_computing_streams_its_answer(files: dict[str, descriptor_pb2.FileDescriptorProto]) -> None:
     (service,) = files["jacloom_api/v1/derivative_service.proto"].service
     streamed = {method.name for method in service.method if method.server_streaming and not method.client_streaming}
-    assert streamed == {method.name for method in service.method} - {"Explain"}
+    assert streamed == {method.name for method in service.method} - {"Explain", "Diagnose"}
 
 
 def test_reasons_are_those_of_the_wire(files: dict[str, descriptor_pb2.FileDescriptorProto]) -> None:

@@ -587,3 +587,288 @@ class ExplainReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainReply: _TypeAlias = ExplainReply  # noqa: Y015
+
+@_typing.final
+class NodePlace(_message.Message):
+    """A node of the function's canonical graph, the one that its name is the hash of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FUNCTION_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    OP_FIELD_NUMBER: _builtins.int
+    function: _builtins.int
+    """Index of the function within the graph; 0 is the entry."""
+    node: _builtins.int
+    """Index of the node within that function."""
+    op: _builtins.str
+    """The node's op."""
+    def __init__(
+        self,
+        *,
+        function: _builtins.int = ...,
+        node: _builtins.int = ...,
+        op: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["function", b"function", "node", b"node", "op", b"op"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodePlace: _TypeAlias = NodePlace  # noqa: Y015
+
+@_typing.final
+class Range(_message.Message):
+    """The finite entries of one operand."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    low: _builtins.float
+    """The least; of complex entries the least absolute value. Absent where the operand has no finite number."""
+    high: _builtins.float
+    """The greatest, likewise."""
+    def __init__(
+        self,
+        *,
+        low: _builtins.float | None = ...,
+        high: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "_low", b"_low", "high", b"high", "low", b"low"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "_low", b"_low", "high", b"high", "low", b"low"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__high: _TypeAlias = _typing.Literal["high"]  # noqa: Y015
+    _WhichOneofArgType__high: _TypeAlias = _typing.Literal["_high", b"_high"]  # noqa: Y015
+    _WhichOneofReturnType__low: _TypeAlias = _typing.Literal["low"]  # noqa: Y015
+    _WhichOneofArgType__low: _TypeAlias = _typing.Literal["_low", b"_low"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__high) -> _WhichOneofReturnType__high | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__low) -> _WhichOneofReturnType__low | None: ...
+
+Global___Range: _TypeAlias = Range  # noqa: Y015
+
+@_typing.final
+class NonFinite(_message.Message):
+    """Where a number that is not finite first came up. Of what became finite again on its way to the outputs nothing is said."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[NonFinite._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: NonFinite._Kind.ValueType  # 0
+        """never sent"""
+        NOT_A_NUMBER: NonFinite._Kind.ValueType  # 1
+        """NaN"""
+        INFINITE: NonFinite._Kind.ValueType  # 2
+        """Inf of either sign"""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
+        """Which sort of number it is."""
+
+    KIND_UNSPECIFIED: NonFinite.Kind.ValueType  # 0
+    """never sent"""
+    NOT_A_NUMBER: NonFinite.Kind.ValueType  # 1
+    """NaN"""
+    INFINITE: NonFinite.Kind.ValueType  # 2
+    """Inf of either sign"""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    CONSTANT_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    ITERATIONS_FIELD_NUMBER: _builtins.int
+    OPERANDS_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    kind: Global___NonFinite.Kind.ValueType
+    """Which."""
+    count: _builtins.int
+    """Entries of the array that are so."""
+    size: _builtins.int
+    """Entries of the array."""
+    input: _builtins.int
+    """The input leaf that came in like this, as an index into the request's `args`."""
+    constant: _builtins.int
+    """The constant of the graph that is like this, by index."""
+    result: _builtins.int
+    """Which of the node's results. Default 0."""
+    @_builtins.property
+    def place(self) -> Global___NodePlace:
+        """The first node that made it, of operands without any. Of a derivative, their derivatives count as well."""
+
+    @_builtins.property
+    def iterations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How often each loop around the node had gone round before, the outermost loop first. Empty outside loops."""
+
+    @_builtins.property
+    def operands(self) -> _containers.RepeatedCompositeFieldContainer[Global___Range]:
+        """One per operand of the node: of the values, also where a derivative is meant."""
+
+    @_builtins.property
+    def cause(self) -> Global___NonFinite:
+        """Where the Inf came from that this NaN was made of, if it was."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___NonFinite.Kind.ValueType = ...,
+        count: _builtins.int = ...,
+        size: _builtins.int = ...,
+        place: Global___NodePlace | None = ...,
+        input: _builtins.int = ...,
+        constant: _builtins.int = ...,
+        result: _builtins.int = ...,
+        iterations: _abc.Iterable[_builtins.int] | None = ...,
+        operands: _abc.Iterable[Global___Range] | None = ...,
+        cause: Global___NonFinite | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "constant", b"constant", "input", b"input", "origin", b"origin", "place", b"place"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "constant", b"constant", "count", b"count", "input", b"input", "iterations", b"iterations", "kind", b"kind", "operands", b"operands", "origin", b"origin", "place", b"place", "result", b"result", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_origin: _TypeAlias = _typing.Literal["place", "input", "constant"]  # noqa: Y015
+    _WhichOneofArgType_origin: _TypeAlias = _typing.Literal["origin", b"origin"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_origin) -> _WhichOneofReturnType_origin | None: ...
+
+Global___NonFinite: _TypeAlias = NonFinite  # noqa: Y015
+
+@_typing.final
+class Verdict(_message.Message):
+    """Whether derivatives in one mode are finite."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Verdict._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Verdict._State.ValueType  # 0
+        """nothing was differentiated"""
+        FINITE: Verdict._State.ValueType  # 1
+        """all are finite"""
+        NOT_FINITE: Verdict._State.ValueType  # 2
+        """some are not"""
+        UNAVAILABLE: Verdict._State.ValueType  # 3
+        """there are none in this mode; see `reason`"""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """What was found."""
+
+    STATE_UNSPECIFIED: Verdict.State.ValueType  # 0
+    """nothing was differentiated"""
+    FINITE: Verdict.State.ValueType  # 1
+    """all are finite"""
+    NOT_FINITE: Verdict.State.ValueType  # 2
+    """some are not"""
+    UNAVAILABLE: Verdict.State.ValueType  # 3
+    """there are none in this mode; see `reason`"""
+
+    STATE_FIELD_NUMBER: _builtins.int
+    LEAVES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    state: Global___Verdict.State.ValueType
+    """The outcome."""
+    reason: _builtins.str
+    """UNAVAILABLE: why, for people."""
+    @_builtins.property
+    def leaves(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """NOT_FINITE: where. Output leaves for forward mode, input leaves for reverse mode, by index."""
+
+    @_builtins.property
+    def place(self) -> Global___NodePlace:
+        """UNAVAILABLE: the node that has no derivative in this mode, where it is known."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___Verdict.State.ValueType = ...,
+        leaves: _abc.Iterable[_builtins.int] | None = ...,
+        reason: _builtins.str = ...,
+        place: Global___NodePlace | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["place", b"place"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leaves", b"leaves", "place", b"place", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
+
+@_typing.final
+class DiagnoseReply(_message.Message):
+    """What is wrong with a function at a point."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    DERIVATIVE_FIELD_NUMBER: _builtins.int
+    FORWARD_FIELD_NUMBER: _builtins.int
+    REVERSE_FIELD_NUMBER: _builtins.int
+    UNUSED_FIELD_NUMBER: _builtins.int
+    CONSTANT_FIELD_NUMBER: _builtins.int
+    UNWATCHED_FIELD_NUMBER: _builtins.int
+    WATCHED_ITERATIONS_FIELD_NUMBER: _builtins.int
+    watched_iterations: _builtins.int
+    """How many iterations of it were."""
+    @_builtins.property
+    def value(self) -> Global___NonFinite:
+        """The origin of what is not finite in the outputs. Absent: all of them are finite."""
+
+    @_builtins.property
+    def derivative(self) -> Global___NonFinite:
+        """The origin of what is not finite in the derivative: in forward mode if it is not finite there, else in reverse mode. Equal to `value`
+        where that is the reason. Absent: the derivatives that were computed are finite.
+        """
+
+    @_builtins.property
+    def forward(self) -> Global___Verdict:
+        """One JVP along a fixed direction without zeros."""
+
+    @_builtins.property
+    def reverse(self) -> Global___Verdict:
+        """One VJP of fixed cotangents without zeros."""
+
+    @_builtins.property
+    def unused(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Input leaves that no output depends on, by index."""
+
+    @_builtins.property
+    def constant(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Leaves of `wrt` that outputs depend on only by operations whose derivative is zero everywhere, such as floor and comparisons, by index."""
+
+    @_builtins.property
+    def unwatched(self) -> Global___NodePlace:
+        """The first loop that was not watched to its end, because that would have taken too long. Absent: everything on the way was watched."""
+
+    def __init__(
+        self,
+        *,
+        value: Global___NonFinite | None = ...,
+        derivative: Global___NonFinite | None = ...,
+        forward: Global___Verdict | None = ...,
+        reverse: Global___Verdict | None = ...,
+        unused: _abc.Iterable[_builtins.int] | None = ...,
+        constant: _abc.Iterable[_builtins.int] | None = ...,
+        unwatched: Global___NodePlace | None = ...,
+        watched_iterations: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["derivative", b"derivative", "forward", b"forward", "reverse", b"reverse", "unwatched", b"unwatched", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["constant", b"constant", "derivative", b"derivative", "forward", b"forward", "reverse", b"reverse", "unused", b"unused", "unwatched", b"unwatched", "value", b"value", "watched_iterations", b"watched_iterations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiagnoseReply: _TypeAlias = DiagnoseReply  # noqa: Y015

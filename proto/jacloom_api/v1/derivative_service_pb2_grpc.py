@@ -75,6 +75,11 @@ class DerivativeServiceStub(object):
                 request_serializer=jacloom__api_dot_v1_dot_derivative__service__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=jacloom__api_dot_v1_dot_derivative__service__pb2.ExplainReply.FromString,
                 _registered_method=True)
+        self.Diagnose = channel.unary_unary(
+                '/jacloom_api.v1.DerivativeService/Diagnose',
+                request_serializer=jacloom__api_dot_v1_dot_derivative__service__pb2.CallRequest.SerializeToString,
+                response_deserializer=jacloom__api_dot_v1_dot_derivative__service__pb2.DiagnoseReply.FromString,
+                _registered_method=True)
 
 
 class DerivativeServiceServicer(object):
@@ -137,6 +142,14 @@ class DerivativeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Diagnose(self, request, context):
+        """Where a NaN or an Inf in the outputs or in their derivatives first came up, and which inputs nothing depends on. Takes `args`, `wrt` (empty:
+        the value alone is looked at) and `outputs` (empty: all that have derivatives); no seeds, values or options.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DerivativeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -179,6 +192,11 @@ def add_DerivativeServiceServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=jacloom__api_dot_v1_dot_derivative__service__pb2.ExplainRequest.FromString,
                     response_serializer=jacloom__api_dot_v1_dot_derivative__service__pb2.ExplainReply.SerializeToString,
+            ),
+            'Diagnose': grpc.unary_unary_rpc_method_handler(
+                    servicer.Diagnose,
+                    request_deserializer=jacloom__api_dot_v1_dot_derivative__service__pb2.CallRequest.FromString,
+                    response_serializer=jacloom__api_dot_v1_dot_derivative__service__pb2.DiagnoseReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -398,6 +416,33 @@ class DerivativeService(object):
             '/jacloom_api.v1.DerivativeService/Explain',
             jacloom__api_dot_v1_dot_derivative__service__pb2.ExplainRequest.SerializeToString,
             jacloom__api_dot_v1_dot_derivative__service__pb2.ExplainReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Diagnose(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jacloom_api.v1.DerivativeService/Diagnose',
+            jacloom__api_dot_v1_dot_derivative__service__pb2.CallRequest.SerializeToString,
+            jacloom__api_dot_v1_dot_derivative__service__pb2.DiagnoseReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,10 @@ class DerivativeServiceStub:
     """All second derivatives, block by block. Arrays of part HESSIAN."""
     Explain: _grpc.UnaryUnaryMultiCallable[_derivative_service_pb2.ExplainRequest, _derivative_service_pb2.ExplainReply]
     """The plan for the Jacobian (or Hessian) that the request describes, without computing it."""
+    Diagnose: _grpc.UnaryUnaryMultiCallable[_derivative_service_pb2.CallRequest, _derivative_service_pb2.DiagnoseReply]
+    """Where a NaN or an Inf in the outputs or in their derivatives first came up, and which inputs nothing depends on. Takes `args`, `wrt` (empty:
+    the value alone is looked at) and `outputs` (empty: all that have derivatives); no seeds, values or options.
+    """
 
 @_typing.type_check_only
 class DerivativeServiceAsyncStub(DerivativeServiceStub):
@@ -71,6 +75,10 @@ class DerivativeServiceAsyncStub(DerivativeServiceStub):
     """All second derivatives, block by block. Arrays of part HESSIAN."""
     Explain: _aio.UnaryUnaryMultiCallable[_derivative_service_pb2.ExplainRequest, _derivative_service_pb2.ExplainReply]  # type: ignore[assignment]
     """The plan for the Jacobian (or Hessian) that the request describes, without computing it."""
+    Diagnose: _aio.UnaryUnaryMultiCallable[_derivative_service_pb2.CallRequest, _derivative_service_pb2.DiagnoseReply]  # type: ignore[assignment]
+    """Where a NaN or an Inf in the outputs or in their derivatives first came up, and which inputs nothing depends on. Takes `args`, `wrt` (empty:
+    the value alone is looked at) and `outputs` (empty: all that have derivatives); no seeds, values or options.
+    """
 
 class DerivativeServiceServicer(metaclass=_abc_1.ABCMeta):
     """Evaluation and differentiation at one point."""
@@ -138,5 +146,15 @@ class DerivativeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_derivative_service_pb2.ExplainReply, _abc.Awaitable[_derivative_service_pb2.ExplainReply]]:
         """The plan for the Jacobian (or Hessian) that the request describes, without computing it."""
+
+    @_abc_1.abstractmethod
+    def Diagnose(
+        self,
+        request: _derivative_service_pb2.CallRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_derivative_service_pb2.DiagnoseReply, _abc.Awaitable[_derivative_service_pb2.DiagnoseReply]]:
+        """Where a NaN or an Inf in the outputs or in their derivatives first came up, and which inputs nothing depends on. Takes `args`, `wrt` (empty:
+        the value alone is looked at) and `outputs` (empty: all that have derivatives); no seeds, values or options.
+        """
 
 def add_DerivativeServiceServicer_to_server(servicer: DerivativeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -20,6 +20,7 @@ from jacloom_graph.tensor import type_of
 from jacloom_graph.wire import type_to_message
 from jacloom_server import run
 from jacloom_server.call import Argument, Call
+from jacloom_server.edges import diagnosis
 from jacloom_server.reply import Reply
 from jacloom_server.run import Service
 from jacloom_server.status import reported
@@ -53,6 +54,9 @@ class DerivativeServicer:
         handlers["Explain"] = grpc.unary_unary_rpc_method_handler(
             self.explain, request_deserializer=pb.ExplainRequest.FromString, response_serializer=pb.ExplainReply.SerializeToString
         )
+        handlers["Diagnose"] = grpc.unary_unary_rpc_method_handler(
+            self.diagnose, request_deserializer=pb.CallRequest.FromString, response_serializer=pb.DiagnoseReply.SerializeToString
+        )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
     async def answer(self, derivative: Derivative, request: pb.CallRequest, context: Context) -> AsyncIterator[bytes]:
@@ -72,6 +76,12 @@ class DerivativeServicer:
                 text = f"derivative must be 'jacobian' or 'hessian', got {request.derivative[:64]!r}"
                 raise Fault(Reason.INVALID_OPTION, text, field="derivative")
             return pb.ExplainReply(plan=_plan(await run.explain(self._service, decode(derivative, request.call))))
+
+    async def diagnose(self, request: pb.CallRequest, context: Context) -> pb.DiagnoseReply:
+        """Returns what is wrong with a function at a point."""
+        async with reported(context):
+            # As far as the request goes, a diagnosis is a call for all first derivatives.
+            return diagnosis.encode(await run.diagnose(self._service, decode(Derivative.JACOBIAN, request)))
 
 
 def decode(derivative: Derivative, request: pb.CallRequest) -> Call:
