@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from jacloom._client import Client
 from jacloom._connect import connect
+from jacloom._diagnosis import Diagnosis, NonFinite
 from jacloom._errors import (
     ArgumentError,
     AuthenticationError,
@@ -47,6 +48,7 @@ __all__ = [
     "ClientStateError",
     "Considered",
     "DeadlineExceeded",
+    "Diagnosis",
     "Function",
     "FunctionNotFoundError",
     "GraphError",
@@ -56,6 +58,7 @@ __all__ = [
     "LocalServiceError",
     "MissingExtraError",
     "ModeUnavailableError",
+    "NonFinite",
     "OptionError",
     "OutOfMemoryError",
     "Plan",

@@ -56,6 +56,10 @@ class Binding:
         """How each leaf of the arguments is reached, such as ``args[0]['w']`` or ``scale``."""
         return argument_paths(self.arguments, self.keywords)
 
+    def path(self, slot: int) -> str:
+        """Returns how the leaf that is some input is reached."""
+        return self.paths[self.slots.index(slot)]
+
     def inputs(self, leaves: list[Any]) -> list[Any]:
         """Returns those leaves that are inputs, in order."""
         if len(leaves) == len(self.signature.inputs):

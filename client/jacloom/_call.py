@@ -99,6 +99,22 @@ def explain(connection: Connection, message: pb.CallRequest, derivative: Derivat
     return plan_from_message(reply.plan)
 
 
+def diagnose(connection: Connection, message: bytes, deadline: Deadline) -> pb.DiagnoseReply:
+    """Returns what the service finds wrong with the function and the point of a serialized request. When interrupted, the service is told to stop."""
+
+    def attempt() -> pb.DiagnoseReply:
+        with connection.stubs(deadline) as stubs:
+            asked = stubs.diagnose.future(message, timeout=deadline.remaining(), metadata=stubs.metadata)
+            try:
+                reply = asked.result()
+            finally:
+                asked.cancel()  # type: ignore[no-untyped-call]  # does nothing to one that is done
+        connection.service.answered()
+        return reply
+
+    return retrying(attempt, deadline)
+
+
 def _take(reply: pb.CallReply, assembly: Assembly, watch: Watch) -> bool:
     """Takes in one reply; returns whether it is the last."""
     last = reply.HasField("summary")

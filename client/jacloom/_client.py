@@ -9,7 +9,9 @@ from typing import Any, Literal
 from jacloom import _tracing
 from jacloom._argnums import Argnums, normal
 from jacloom._deadline import Deadline
+from jacloom._diagnosis import Diagnosis
 from jacloom._errors import ArgumentError, OptionError
+from jacloom._examination import Examination
 from jacloom._function import Function
 from jacloom._options import CallOptions, Mode, OnProgress, Tile, check_mode, check_tile
 from jacloom._plan import Plan
@@ -239,6 +241,28 @@ class Client:
             raise OptionError(f"`client.explain({_label(f)}, derivative={derivative!r})`: derivative must be 'jacobian' or 'hessian'.")
         _check(f, transform, mode, tile)
         return self._session.explain(f, args, kwargs, transform, CallOptions(timeout))
+
+    def diagnose(self, f: AnyFunction, *args: Any, argnums: Argnums | None = None, timeout: float | None = None, **kwargs: Any) -> Diagnosis:
+        """Returns which operation first made a NaN or an Inf, in the value or in the derivative, and which inputs nothing depends on. ``print`` it.
+
+        What reaches the outputs counts: an Inf that is used up on the way, as by a softmax over a mask of -inf, is in order. Of a NaN the operation
+        is named that made it of operands without any, of an Inf the one that made it of finite operands. A derivative is followed forward, along a
+        fixed direction. Where that is finite and a gradient is not, the operation is named whose own derivative is not finite: ``sqrt`` at 0, say,
+        in front of a ``where`` that drops its result, but not its derivative in reverse.
+
+        Args:
+            f: The function.
+            *args: Its arguments.
+            argnums: Which positional arguments to differentiate, as for ``grad``. Default: all, as far as they have derivatives.
+            timeout: Seconds; see the class.
+            **kwargs: Arguments of ``f`` by name; never differentiated.
+
+        Example:
+            >>> client.diagnose(lambda x: jnp.sqrt(x).sum(), np.array([0.0, 4.0])).derivative.op
+            'sqrt'
+        """
+        chosen = None if argnums is None else normal(argnums)
+        return self._session.diagnose(f, args, kwargs, Examination(chosen), CallOptions(timeout))
 
     def register(
         self, f: Callable[..., Any] | Function, *example: Any, name: str | None = None, timeout: float | None = None, **kwargs: Any

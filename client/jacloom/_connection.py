@@ -67,6 +67,8 @@ class Stubs:
 
     compute: Mapping[Derivative, grpc.UnaryStreamMultiCallable[bytes, derivative_service_pb2.CallReply]]
     """The methods of ``DerivativeService`` that compute, for serialized requests; see ``jacloom_graph.framing``."""
+    diagnose: grpc.UnaryUnaryMultiCallable[bytes, derivative_service_pb2.DiagnoseReply]
+    """``DerivativeService.Diagnose``, likewise."""
     put: grpc.StreamUnaryMultiCallable[bytes, blob_service_pb2.Blob]
     """``BlobService.Put``, likewise."""
     derivatives: derivative_service_pb2_grpc.DerivativeServiceStub
@@ -207,6 +209,7 @@ def _open(endpoint: Endpoint) -> grpc.Channel:
 def _stubs(channel: grpc.Channel, token: str | None) -> Stubs:
     return Stubs(
         {each: channel.unary_stream(f"/{_DERIVATIVES}/{each.value}", None, derivative_service_pb2.CallReply.FromString) for each in Derivative},
+        channel.unary_unary(f"/{_DERIVATIVES}/Diagnose", None, derivative_service_pb2.DiagnoseReply.FromString),
         channel.stream_unary(f"/{_BLOBS}/Put", None, blob_service_pb2.Blob.FromString),
         derivative_service_pb2_grpc.DerivativeServiceStub(channel),
         function_service_pb2_grpc.FunctionServiceStub(channel),

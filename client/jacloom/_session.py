@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,9 @@ from jacloom import _call, _leaves, _tracing, _upload
 from jacloom._binding import Binding, bind_traced
 from jacloom._connection import Connection
 from jacloom._deadline import Deadline
+from jacloom._diagnosis import Diagnosis, from_message
 from jacloom._errors import ArgumentError, BlobNotFoundError, FunctionNotFoundError, JacloomError, ModeUnavailableError
+from jacloom._examination import Examination
 from jacloom._function import Function
 from jacloom._options import CallOptions
 from jacloom._plan import Plan
@@ -24,6 +26,8 @@ from jacloom._remote import RemoteFunction
 from jacloom._signature import inexact, parse_id
 from jacloom._transform import Transform
 from jacloom_graph.answer import ArrayKey, Derivative
+from jacloom_graph.framing import Pieces
+from jacloom_graph.types import Type
 
 AnyFunction = Callable[..., Any] | Function | RemoteFunction | str
 """What can be differentiated: a callable that JAX can trace, a traced or registered function, or a function's id."""
@@ -75,6 +79,33 @@ class Session:
 
         plan: Plan = self._with_activity(f, args, kwargs, transform, deadline, step)
         return plan
+
+    def diagnose(self, f: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any], examination: Examination, options: CallOptions) -> Diagnosis:
+        """Returns what the service finds wrong with a function at a point."""
+        deadline = Deadline(options.timeout)
+        found: list[Diagnosis] = []
+
+        def step(binding: Binding, leaves: list[Any]) -> Diagnosis:
+            query = _prepared(binding, examination).query
+            arrays = [_leaves.to_array(leaf) for leaf in binding.inputs(leaves)]
+
+            def send(tensors: list[Pieces]) -> Diagnosis:
+                message = _call.serialized(_call.request(binding.signature.name, query), tensors, [])
+                return from_message(_call.diagnose(self.connection, message, deadline), binding, query)
+
+            diagnosis: Diagnosis = self._sent(binding, arrays, binding.signature.inputs, deadline, send)
+            found.append(diagnosis)
+            if query.chosen.wrt and query.chosen.outputs and not diagnosis.forward and not diagnosis.reverse:
+                # Perhaps a custom rule only refuses inputs that do not matter here.
+                raise ModeUnavailableError("; ".join(diagnosis.notes))
+            return diagnosis
+
+        try:
+            self._with_activity(f, args, kwargs, examination, deadline, step)
+        except ModeUnavailableError:
+            if not found:
+                raise
+        return found[-1]
 
     def bind(self, f: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any], deadline: Deadline) -> tuple[Binding, list[Any]]:
         """Returns how the arguments become the function's inputs, and their leaves.
@@ -144,17 +175,27 @@ class Session:
             types += query.chosen.output_types if query.derivative is Derivative.VJP else query.chosen.wrt_types
         count = len(signature.inputs)
 
-        def attempt() -> Mapping[ArrayKey, np.ndarray]:
+        def send(tensors: list[Pieces]) -> Mapping[ArrayKey, np.ndarray]:
+            message = _call.serialized(_call.request(signature.name, query), tensors[:count], tensors[count:])
+            with Watch(f"{transform.call} of {signature.label}", options.on_progress) as watch:
+                return _call.compute(self.connection, message, query, deadline, watch)
+
+        return prepared.build(self._sent(binding, arrays, types, deadline, send))
+
+    def _sent(
+        self, binding: Binding, arrays: Sequence[np.ndarray], types: Sequence[Type], deadline: Deadline, send: Callable[[list[Pieces]], Any]
+    ) -> Any:
+        """Returns what ``send`` returns, given arrays as messages, once the service holds the function and those of them that are large."""
+
+        def attempt() -> Any:
             self._ensure(binding, deadline)
             tensors, leased = _upload.tensors(self.connection, arrays, types, deadline)
-            message = _call.serialized(_call.request(signature.name, query), tensors[:count], tensors[count:])
             try:
-                with Watch(f"{transform.call} of {signature.label}", options.on_progress) as watch:
-                    return _call.compute(self.connection, message, query, deadline, watch)
+                return send(tensors)
             finally:
                 _upload.release(self.connection, leased)
 
-        return prepared.build(self._reviving(binding, attempt))
+        return self._reviving(binding, attempt)
 
     def _ensure(self, binding: Binding, deadline: Deadline) -> None:
         if binding.function is not None:
@@ -186,4 +227,4 @@ def _locate(error: JacloomError, binding: Binding) -> None:
         error.source = binding.function.source(error.place)
     named = _FIELD.fullmatch(error.field)
     if named and int(named[1]) in binding.slots:
-        error.field = binding.paths[binding.slots.index(int(named[1]))]
+        error.field = binding.path(int(named[1]))

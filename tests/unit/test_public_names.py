@@ -18,6 +18,7 @@ NAMES = [
     "ClientStateError",
     "Considered",
     "DeadlineExceeded",
+    "Diagnosis",
     "Function",
     "FunctionNotFoundError",
     "GraphError",
@@ -27,6 +28,7 @@ NAMES = [
     "LocalServiceError",
     "MissingExtraError",
     "ModeUnavailableError",
+    "NonFinite",
     "OptionError",
     "OutOfMemoryError",
     "Plan",
@@ -50,6 +52,7 @@ NAMES = [
 METHODS = [
     "close",
     "delete",
+    "diagnose",
     "evaluate",
     "explain",
     "function",

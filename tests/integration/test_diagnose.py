@@ -1,0 +1,192 @@
+"""``client.diagnose`` through a real service: the lines it names are lines of this file."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from integration import graphs, service
+from integration.service import request
+
+import jacloom as jl
+from jacloom_api.v1 import derivative_service_pb2 as pb
+
+X = np.array([0.5, -1.0, 2.0])
+PARAMS = {"w": np.linspace(-1.0, 1.0, 6).reshape(2, 3), "bias": np.zeros(2)}
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[jl.Client]:
+    with jl.connect() as client:
+        yield client
+
+
+def line(f: Callable[..., Any], text: str) -> str:
+    """Returns the place of the line of a function that has a text in it, as the SDK names it."""
+    lines, first = inspect.getsourcelines(f)
+    (at,) = [number for number, source in enumerate(lines) if text in source]
+    return f"{__file__}:{first + at} ({f.__name__})"
+
+
+def loss(params: dict[str, Any], x: jax.Array, rate: float = 1.0) -> jax.Array:
+    hidden = params["w"] @ x
+    scaled = hidden * rate
+    return jnp.sum(
+        jnp.log(scaled) ** 2,
+    )
+
+
+def trap(x: jax.Array) -> jax.Array:
+    root = jnp.sqrt(x * 3)
+    return jnp.sum(jnp.where(x > 0, root, 0.0))
+
+
+def stepping(x: jax.Array, n: jax.Array) -> dict[str, Any]:
+    def step(i: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.sqrt(y - 1.0)
+
+    return {"y": jax.lax.fori_loop(0, n, step, x), "n": n}
+
+
+def test_the_line_that_makes_a_nan(client: jl.Client) -> None:
+    found = client.diagnose(loss, PARAMS, X, rate=2.0)
+    assert found.value is not None
+    assert (found.value.op, found.value.kind, found.value.count, found.value.size) == ("log", "nan", 1, 2)
+    assert found.value.source == line(loss, "jnp.log")
+    hidden = 2 * PARAMS["w"] @ X
+    assert found.value.operands == ((pytest.approx(hidden.min()), pytest.approx(hidden.max())),)
+    assert found.derivative == found.value
+    assert not found.ok
+    assert found.unused == ("args[0]['bias']",)
+    assert dict(found.reverse) == {"args[0]['bias']": True, "args[0]['w']": False, "args[1]": False}
+    assert dict(found.forward) == {"out": False}
+    text = str(found).splitlines()
+    assert text[0].startswith("value: NaN first in log, 1 of 2 entries, at ")
+    assert f"test_diagnose.py:{line(loss, 'jnp.log').rpartition(':')[2]}; operand from -" in text[0]
+    assert "derivative: not finite, for the same reason" in text
+    assert "  reverse: not finite for args[0]['w'], args[1]" in text
+    assert text[-1] == "nothing depends on: args[0]['bias']"
+
+
+def test_all_is_well(client: jl.Client) -> None:
+    found = client.diagnose(loss, {**PARAMS, "w": np.ones((2, 3))}, X, argnums=1)
+    assert found.ok
+    assert str(found).splitlines() == ["value: finite", "derivative: finite", "nothing depends on: args[0]['bias']"]
+    assert dict(found.reverse) == {"args[1]": True}
+    quiet = client.diagnose(lambda n: n + 1, np.arange(3))
+    assert str(quiet) == "value: finite\nderivative: nothing to differentiate"
+
+
+def test_the_trap_of_where_and_sqrt(client: jl.Client) -> None:
+    found = client.diagnose(trap, np.array([1.0, 0.0, 4.0]))
+    assert found.value is None
+    assert found.derivative is not None
+    assert (found.derivative.op, found.derivative.kind) == ("sqrt", "inf")
+    assert found.derivative.source == line(trap, "jnp.sqrt")
+    assert (dict(found.forward), dict(found.reverse)) == ({"out": True}, {"args[0]": False})
+    assert str(found).splitlines()[2:] == ["  forward: finite", "  reverse: not finite for args[0]"]
+    assert np.isnan(client.grad(trap)(np.array([1.0, 0.0, 4.0]))).any()
+
+
+def test_a_loop_and_a_mode_that_there_is_not(client: jl.Client) -> None:
+    found = client.diagnose(stepping, X + 2, np.int64(5))
+    assert found.value is not None
+    assert found.value.source == line(stepping, "jnp.sqrt").replace("stepping", "stepping.<locals>.step")
+    assert (found.value.op, found.value.iterations) == ("sqrt", (1,))
+    assert ", in iteration 1; operand from " in str(found)
+    assert set(found.forward) == {"out['y']"}
+    if not found.reverse:
+        (note,) = found.notes
+        assert note.startswith("reverse mode is not available: ")
+        assert note in str(found)
+
+
+def test_inputs_are_named_as_elsewhere(client: jl.Client) -> None:
+    holed = {**PARAMS, "w": np.where(PARAMS["w"] > 0.5, np.nan, 1.0)}
+    found = client.diagnose(loss, holed, X)
+    assert found.value is not None
+    assert (found.value.op, found.value.path, found.value.source) == ("", "args[0]['w']", None)
+    assert str(found).startswith("value: NaN already in args[0]['w'], 2 of 6 entries\n")
+    steps = client.diagnose(lambda x, y: jnp.floor(x) * y, X, X)
+    assert (steps.constant, steps.ok) == (("args[0]",), True)
+    with pytest.raises(jl.ArgumentError, match=r"argnums must be 0 or 1; got 2"):
+        client.diagnose(loss, PARAMS, X, argnums=2)
+
+
+def test_large_arguments_and_an_overflow(client: jl.Client) -> None:
+    x = np.linspace(0.0, 1000.0, 300_000)
+    found = client.diagnose(lambda x: jnp.exp(x) / jnp.exp(x).sum(), x)
+    assert found.value is not None
+    assert (found.value.op, found.value.kind) == ("div", "nan")
+    assert found.value.cause is not None
+    assert (found.value.cause.op, found.value.cause.kind, found.value.cause.size) == ("exp", "inf", 300_000)
+    assert "; made of: Inf first in exp, " in str(found)
+
+
+def test_saved_registered_and_by_id(client: jl.Client, tmp_path: Path) -> None:
+    jl.trace(trap, X).save(tmp_path / "trap.jacloom")
+    x = np.array([1.0, 0.0, 4.0])
+    loaded = client.diagnose(jl.load(tmp_path / "trap.jacloom"), x).derivative
+    assert loaded is not None
+    assert (loaded.op, loaded.source) == ("sqrt", None)
+    assert loaded.place is not None
+    assert f"Inf first in sqrt, 1 of 3 entries, at function 0, node {loaded.place.node} (sqrt); operand from 0 to 12" in str(loaded)
+    remote = client.register(trap, X)
+    for f in (remote, remote.id):
+        found = client.diagnose(f, x).derivative
+        assert found is not None
+        assert (found.op, found.place, found.source) == ("sqrt", loaded.place, line(trap, "jnp.sqrt"))
+
+
+@jax.custom_jvp
+def guarded(x: jax.Array, n: jax.Array) -> jax.Array:
+    return jnp.log(x) * n
+
+
+@guarded.defjvp
+def _(primals: Any, tangents: Any) -> Any:
+    raise NotImplementedError("guarded has no derivative")
+
+
+def test_a_function_without_any_derivative(client: jl.Client) -> None:
+    found = client.diagnose(guarded, X, X)
+    assert found.value is not None
+    assert (found.value.op, found.value.source) == ("log", line(guarded.fun, "jnp.log"))
+    assert (found.derivative, len(found.notes)) == (None, 2)
+    assert "derivative: not available" in str(found)
+    assert "guarded has no derivative" in found.notes[0]
+
+
+def test_it_can_be_given_up(client: jl.Client) -> None:
+    def slow(x: jax.Array) -> jax.Array:
+        return jnp.log(jax.lax.fori_loop(0, 3_000_000, lambda _, y: jnp.sin(y) + x, x) - 1e9)
+
+    started = time.monotonic()
+    with pytest.raises(jl.DeadlineExceeded):
+        client.diagnose(slow, np.ones(64), timeout=2.0)
+    assert time.monotonic() - started < 6
+    assert client.diagnose(trap, np.ones(3), timeout=60).ok
+
+
+def test_on_the_wire(client: jl.Client, tmp_path: Path) -> None:
+    with service.process(tmp_path / "log", "--workers", "1") as running, service.client(running) as stubs:
+        stubs.wait_until_serving()
+        name = stubs.register(graphs.mixed())
+        args = [np.array([1.0, np.inf, 0.0]), np.array(2.0), np.array([1, 2], np.int32)]
+        reply = stubs.derivatives.Diagnose(request(name, args, wrt=[0, 1]), timeout=service.TIMEOUT)
+        assert (reply.value.kind, reply.value.WhichOneof("origin")) == (pb.NonFinite.INFINITE, "input")
+        assert (reply.value.count, reply.value.size, reply.value.input) == (1, 3, 0)
+        assert reply.reverse.state == pb.Verdict.NOT_FINITE
+        plain = stubs.derivatives.Diagnose(request(name, [np.ones(3), *args[1:]], wrt=[]), timeout=service.TIMEOUT)
+        assert (plain.HasField("value"), plain.forward.state) == (False, pb.Verdict.STATE_UNSPECIFIED)
+        for wrong, field in [({"seeds": [np.ones(3)]}, "seeds"), ({"tile": 3}, "options.tile"), ({"outputs": [2]}, "outputs[0]")]:
+            with pytest.raises(service.grpc.RpcError) as caught:
+                stubs.derivatives.Diagnose(request(name, args, **wrong), timeout=service.TIMEOUT)
+            assert service.failure(caught.value).fields == [field]
