@@ -10,7 +10,7 @@ from jacloom import _upload
 from jacloom._cache import Recent
 from jacloom._connection import Connection
 from jacloom._deadline import Deadline
-from jacloom._errors import FunctionNotFoundError, ProtocolError, faults
+from jacloom._errors import FunctionNotFoundError, JacloomError, ProtocolError, faults
 from jacloom._function import Function
 from jacloom._remote import RemoteFunction
 from jacloom_api.v1 import function_service_pb2 as pb
@@ -48,7 +48,12 @@ class Registry:
         parcel = _upload.pack(function.graph)
         _upload.upload_constants(self._connection, parcel, deadline)
         request = pb.RegisterRequest(graph=parcel.graph, display_name=display_name, leased=leased)
-        info = self._connection.unary(lambda stubs: stubs.functions.Register, request, deadline)
+        try:
+            info = self._connection.unary(lambda stubs: stubs.functions.Register, request, deadline)
+        except JacloomError as error:
+            if error.place is not None:
+                error.source = function.source(error.place)
+            raise
         if info.name != f"functions/{function.id}":
             raise ProtocolError(
                 f"the service read function {function.id[:12]} as {info.name!r}: its version of jacloom and this one understand graphs differently; "

@@ -1,10 +1,11 @@
-"""``client.diagnose`` through a real service: the lines it names are lines of this file."""
+"""``client.diagnose`` and errors through a real service: the lines they name are lines of this file."""
 
 from __future__ import annotations
 
 import inspect
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from integration import graphs, service
 from integration.service import request
 
 import jacloom as jl
+from jacloom._function import from_bytes
 from jacloom_api.v1 import derivative_service_pb2 as pb
+from jacloom_graph.types import Node
 
 X = np.array([0.5, -1.0, 2.0])
 PARAMS = {"w": np.linspace(-1.0, 1.0, 6).reshape(2, 3), "bias": np.zeros(2)}
@@ -162,6 +165,59 @@ def test_a_function_without_any_derivative(client: jl.Client) -> None:
     assert (found.derivative, len(found.notes)) == (None, 2)
     assert "derivative: not available" in str(found)
     assert "guarded has no derivative" in found.notes[0]
+
+
+def outer(x: jax.Array) -> jax.Array:
+    first = x * 2
+    return first @ jnp.ones((4, 2))
+
+
+def vast(x: jax.Array) -> jax.Array:
+    large = jnp.broadcast_to(x.sum(), (1 << 20, 1 << 20))
+    return large.sum()
+
+
+def called(x: jax.Array) -> jax.Array:
+    y = x + 1
+    return jax.pure_callback(np.sin, jax.ShapeDtypeStruct((3,), np.float64), y)
+
+
+def around(x: jax.Array) -> jax.Array:
+    y = x * 2
+    return guarded(y, x) * 3
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "f", "text"),
+    [
+        (lambda client: client.jacobian(outer)(X), jl.TraceError, outer, "first @"),
+        (lambda client: client.grad(vast)(X), jl.TooLargeError, vast, "broadcast_to"),
+        (lambda client: client.register(vast, X), jl.TooLargeError, vast, "broadcast_to"),
+        (lambda client: client.diagnose(vast, X), jl.TooLargeError, vast, "broadcast_to"),
+        (lambda client: client.evaluate(called)(X), jl.UnsupportedOpError, called, "pure_callback"),
+        (lambda client: client.jacobian(around)(X), jl.ModeUnavailableError, around, "guarded("),
+    ],
+    ids=["shapes", "size", "registering", "diagnosing", "callback", "refused"],
+)
+def test_errors_name_the_line(client: jl.Client, call: Any, kind: type[Exception], f: Any, text: str) -> None:
+    with pytest.raises(kind) as caught:
+        call(client)
+    assert str(caught.value).endswith(f" (at {line(f, text)})") or line(f, text) in str(caught.value).splitlines()[0]
+
+
+def test_lines_of_this_package_are_nobodys_own(client: jl.Client) -> None:
+    with pytest.raises(jl.ModeUnavailableError) as caught:
+        client.jacobian(guarded)(X, X)
+    assert "entry.py" not in str(caught.value)
+    assert str(caught.value).endswith("(function 0, node 0 (custom_call))")
+
+
+def test_a_graph_edited_by_hand_names_the_node(client: jl.Client) -> None:
+    edited = replace(graphs.sine(3).entry, nodes=(Node("sin", (0,)), Node("reshape", (1,), {"new_sizes": (4, 1)})), outputs=(2,))
+    with pytest.raises(
+        jl.GraphError, match=r"new_sizes \(4, 1\) has 4 elements, and the operand of shape \(3,\) 3 \(function 0, node 1 \(reshape\)\)"
+    ):
+        client.register(from_bytes(graphs.serialized(replace(graphs.sine(3), functions=(edited,)))))
 
 
 def test_it_can_be_given_up(client: jl.Client) -> None:

@@ -7,6 +7,7 @@ called through ``jax.lax`` because their primitive wants more than data.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -207,6 +208,16 @@ def _sort(operands: Operands, params: Params) -> Any:
     return primitives()["sort"].bind(*operands, **params)
 
 
+def _reshape(operands: Operands, params: Params) -> Any:
+    # JAX's primitive takes any sizes when it is traced, and fails in the compiler.
+    sizes = params["new_sizes"]
+    if math.prod(sizes) != np.size(operands[0]):
+        raise ValueError(
+            f"new_sizes {sizes} has {math.prod(sizes)} elements, and the operand of shape {np.shape(operands[0])} {np.size(operands[0])}"
+        )
+    return primitives()["reshape"].bind(*operands, **_EXTRA["reshape"], **params)
+
+
 def _conj(operands: Operands, params: Params) -> Any:
     return lax.conj(operands[0])
 
@@ -231,6 +242,7 @@ CALLS: Mapping[str, Callable[[Operands, Params], Any]] = {
     "rng_bit_generator": _rng_bit_generator,
     "conj": _conj,
     "sort": _sort,
+    "reshape": _reshape,
     # Primitives only in later versions of JAX.
     **({} if "log2" in primitives() else {"log2": _log2}),
     **({} if "one_minus_square" in primitives() else {"one_minus_square": _one_minus_square}),

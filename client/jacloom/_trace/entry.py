@@ -12,7 +12,7 @@ import numpy as np
 from jacloom._errors import TraceError
 from jacloom._trace.foreign import lower_foreign
 from jacloom._trace.lower import Lowering
-from jacloom._trace.source import user_line
+from jacloom._trace.source import raising_line, user_line
 from jacloom._trace.structured import STRUCTURED
 from jacloom._trace.treedef import tree_of
 from jacloom._trace.types import example, inexact
@@ -109,7 +109,7 @@ def _make_jaxpr(fun: Callable[..., Any], in_treedef: Any, leaves: list[Any]) -> 
     except Fault:
         raise
     except Exception as error:
-        raise TraceError(_explain(fun, error)) from error
+        raise TraceError(_explain(fun, error), source=raising_line(error)) from error
     return closed, jax.tree.structure(shape)
 
 
