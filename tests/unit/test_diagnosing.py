@@ -281,5 +281,52 @@ def test_loops_are_watched_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
             assert (found.unwatched[0].op, found.unwatched[1]) == ("scan", iterations)
 
 
+@jax.custom_jvp
+def lifted(x: jax.Array, n: jax.Array) -> Any:
+    return x**2, n + 1
+
+
+@lifted.defjvp
+def _(primals: Any, tangents: Any) -> Any:
+    return lifted(*primals), (3 * primals[0] * tangents[0], np.zeros((), jax.dtypes.float0))
+
+
+def everything(x: jax.Array, y: jax.Array, n: jax.Array) -> Any:
+    """Uses each op that holds functions, in ways that leave some values without a tangent."""
+    rows, sums = lax.scan(lambda c, s: ((c[0] * 1.1, c[1] + s.sum()), {"s": s * c[0], "n": n}), (y[0], 0.0), x, reverse=True)
+    count, grown = lax.while_loop(lambda s: s[1].sum() < 50, lambda s: (s[0] + 1, s[1] * 2 + jnp.floor(y)), (n, jnp.abs(y) + 1))
+    picked = lax.switch(n, [jnp.sin, lambda z: z * y[0], jnp.cos], x)
+    solved = jnp.linalg.solve(x @ x.T + 3 * jnp.eye(2), x)
+    most = lax.reduce(x, 0.5, lambda a, b: a * b + a + b, (1,))
+    square, m = lifted(x, n)
+    inner = jax.checkpoint(lambda z: jax.jit(jnp.tanh)(z) * rows[1])(y)
+    noise = jax.vmap(lambda key: jax.random.normal(key, (3,)))(jax.random.split(jax.random.key(7), 2))
+    windows = lax.reduce_window(x, -jnp.inf, lax.max, (1, 2), (1, 1), "VALID")
+    return [sums, count, grown, picked, solved, most, square, m, inner, noise * x, windows, x.at[0].multiply(y), jnp.sort(x, axis=1), y.astype(int)]
+
+
+@pytest.mark.parametrize("most", [observing.MOST_NODES, 12, 0])
+def test_watching_computes_the_same(most: int) -> None:
+    args = (GRID, X, np.int64(1))
+    traced = jl.trace(everything, *args)
+    program = functions.program(Load(wire.to_bytes(traced.graph)))
+    observer = observing.Observer(program, probing=True, most=most)
+    tangents = (np.cos(GRID), np.sin(X))
+    watched = observer.watch(0, [observer.enter(*each) for each in zip(range(3), args, (*tangents, None), strict=True)])
+    values, slopes = jax.jvp(lambda *active: program(*active, args[2]), args[:2], tangents)
+    assert len(values) == len(watched) == 15
+    for mine, value, slope in zip(watched, values, slopes, strict=True):
+        np.testing.assert_allclose(mine.value, value, rtol=1e-12)
+        assert mine.value.dtype == value.dtype
+        assert not mine.origins
+        assert not mine.slopes
+        if mine.tangent is None:
+            assert slope.dtype == jax.dtypes.float0 or not slope.any()
+        else:
+            np.testing.assert_allclose(mine.tangent, slope, rtol=1e-12)
+    assert (observer.refusal, observer.steep) == (None, None)
+    assert (observer.unwatched is None) == (most > 1000)
+
+
 def test_an_engine_needs_the_function() -> None:
     assert Engine().diagnose(Task(Kernel("0" * 64, Kind.VALUE)), X) == Missing()
