@@ -95,7 +95,8 @@ class Diagnosis:
 
     def _derivative(self) -> str:
         if self.derivative is not None:
-            return "not finite, for the same reason" if self.derivative == self.value else str(self.derivative)
+            alike = self.value is not None and (self.derivative.cause or self.derivative) == (self.value.cause or self.value)
+            return "not finite, for the same reason" if alike else str(self.derivative)
         if self.forward or self.reverse:
             return "finite"
         return "not available" if self.notes else "nothing to differentiate"

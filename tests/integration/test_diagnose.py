@@ -167,6 +167,29 @@ def test_a_function_without_any_derivative(client: jl.Client) -> None:
     assert "guarded has no derivative" in found.notes[0]
 
 
+@jax.custom_jvp
+def table(x: jax.Array, knots: jax.Array) -> jax.Array:
+    return jnp.log(x) * knots
+
+
+def _slope(primals: Any, tangents: Any) -> Any:
+    if not isinstance(tangents[1], jax.custom_derivatives.SymbolicZero):
+        raise NotImplementedError("no derivative with respect to the knots")
+    return table(*primals), tangents[0] / primals[0]
+
+
+table.defjvp(_slope, symbolic_zeros=True)
+
+
+def test_a_rule_that_refuses_what_is_not_asked_for(client: jl.Client) -> None:
+    assert client.diagnose(table, np.abs(X), X).forward == {}
+    found = client.diagnose(table, np.abs(X), X, argnums=0)
+    assert (dict(found.forward), dict(found.reverse), found.notes) == ({"out": True}, {"args[0]": True}, ())
+    steep = client.diagnose(table, np.zeros(3), np.zeros(3), argnums=0)
+    assert steep.value is not None
+    assert (steep.value.op, steep.value.cause and steep.value.cause.op) == ("mul", "log")
+
+
 def outer(x: jax.Array) -> jax.Array:
     first = x * 2
     return first @ jnp.ones((4, 2))

@@ -77,11 +77,21 @@ def test_the_trap_of_where_and_sqrt() -> None:
 def test_the_steep_one_is_on_the_way() -> None:
     def f(x: jax.Array, c: jax.Array) -> jax.Array:
         other = jnp.sqrt(c)  # not differentiated
+        jnp.cbrt(x)  # not used
+        count = jnp.floor(jax.jit(jnp.sqrt)(x)).sum() + jnp.cbrt(x).astype(int).sum()  # with no derivative
         still = jnp.cbrt(lax.stop_gradient(x))
-        return jnp.sum(jnp.where(x > 0, jnp.sqrt(x), 0.0)) + other.sum() + still.sum()
+        return jnp.sum(jnp.where(x > 0, jnp.arccosh(x + 1), 0.0)) + other.sum() + still.sum() + count
 
     found = diagnosed(f, np.array([1.0, 0.0]), np.zeros(3), wrt=[0])
-    assert brief(found.derivative) == ("sqrt", "inf", 1, 2)
+    assert brief(found.derivative) == ("acosh", "inf", 1, 2)
+
+
+def test_what_a_where_drops_counts_in_reverse() -> None:
+    dropped = diagnosed(lambda x: jnp.where(x > 0, jnp.exp(jnp.log(x) * 2), 0.0).sum(), X)
+    assert dropped.value is None
+    assert brief(dropped.derivative) == ("log", "nan", 1, 3)
+    infinite = diagnosed(lambda x, c: jnp.where(c < 5, x * c, 0.0).sum(), X, np.array([1.0, np.inf, np.inf]), wrt=[0])
+    assert infinite.derivative == NonFinite("inf", 2, 3, input=1)
 
 
 def test_a_step_of_a_scan() -> None:
@@ -100,6 +110,14 @@ def test_a_step_of_a_scan() -> None:
     backwards = diagnosed(lambda x: lax.scan(lambda c, s: (c, jnp.log(s)), x[0], x, reverse=True)[1].sum(), np.array([3.0, -1.0, 2.0, 1.0, 1.5]))
     assert backwards.value is not None
     assert backwards.value.iterations == (3,)
+
+
+def test_a_slice_has_the_origins_of_what_is_in_it() -> None:
+    rows = np.array([3.0, -1.0, 2.0, np.inf, 1.0])
+    found = diagnosed(lambda x: lax.scan(lambda c, s: (c + jnp.log(s), None), 0.0, x)[0], rows).value
+    assert brief(found) == ("log", "nan", 1, 1)
+    assert found is not None
+    assert found.cause is None
 
 
 def test_a_loop_within_a_loop() -> None:
@@ -153,6 +171,21 @@ def test_an_overflow_and_what_it_becomes() -> None:
     assert naive.value is not None
     assert brief(naive.value) == ("div", "nan", 2, 3)
     assert brief(naive.value.cause) == ("exp", "inf", 2, 3)
+
+
+def test_value_and_derivative_at_one_operation() -> None:
+    found = diagnosed(lambda x: jnp.log(x * 0.0), X + 2)
+    assert brief(found.value) == ("log", "inf", 3, 3)
+    assert brief(found.derivative) == ("log", "nan", 3, 3)
+    assert found.derivative is not None
+    assert found.derivative.cause == found.value
+
+
+def test_the_sign_of_an_infinity_tells_whose_it_is() -> None:
+    found = diagnosed(lambda x: jnp.where(jnp.arange(3) < 2, jnp.exp(x * 1000), -jnp.inf).max(), GRID)
+    assert brief(found.value) == ("exp", "inf", 5, 6)
+    turned = diagnosed(lambda x: -jnp.exp(x * 1000), GRID)
+    assert brief(turned.value) == ("exp", "inf", 5, 6)
 
 
 def test_what_is_dropped_is_no_finding() -> None:
@@ -262,7 +295,7 @@ def test_keys_and_linear_algebra_pass_through() -> None:
     assert brief(diagnosed(f, X, np.uint32(3)).value) == ("log", "nan", 3, 3)
 
 
-def test_loops_are_watched_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loops_are_watched_for_a_while() -> None:
     def f(x: jax.Array) -> jax.Array:
         return lax.scan(lambda c, _: (jnp.sqrt(c - 1.0), None), x, length=50)[0]
 
@@ -270,15 +303,13 @@ def test_loops_are_watched_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     load, engine = Load(wire.to_bytes(traced.graph)), Engine()
     task = Task(Kernel(traced.id, Kind.VALUE, (0,), (0,)), load)
     subject, _ = functions.load(load)
-    for most, iterations, op in [(observing.MOST_NODES, 2, "sqrt"), (3, 2, None)]:
-        found = diagnosing.diagnose(engine.run, subject, lambda: functions.program(load), task, [X + 1], most)
+    # Two nodes an iteration; the second makes a NaN.
+    for most, op, iterations, watched in [(observing.MOST_NODES, "sqrt", (1,), None), (6, "sqrt", (1,), 3), (2, "scan", (), 1), (0, "scan", (), 0)]:
+        found = diagnosing.diagnose(engine.run, subject, lambda: functions.program(load), task, [X + 2], most)
         assert found.value is not None
         assert found.value.place is not None
-        if op:
-            assert (found.value.place.op, found.unwatched) == (op, None)
-        else:
-            assert found.unwatched is not None
-            assert (found.unwatched[0].op, found.unwatched[1]) == ("scan", iterations)
+        assert (found.value.place.op, found.value.iterations) == (op, iterations)
+        assert (found.unwatched and (found.unwatched[0].op, found.unwatched[1])) == (None if watched is None else ("scan", watched))
 
 
 @jax.custom_jvp

@@ -33,8 +33,8 @@ def diagnose(
     any, with the origin of the Inf where it was made of one; if they only have Inf, the first that made an Inf of finite operands.
 
     Of the derivative the same is said for a JVP along a fixed dense direction. Where that is finite or does not exist, and a VJP is not finite,
-    the finding is the first operation whose own derivative is not finite at finite operands, as that of ``sqrt`` at 0: a ``where`` behind it drops
-    what comes of that going forward, but in reverse it is a zero times an Inf.
+    the finding is the first operation whose own derivative is not finite, as that of ``sqrt`` at 0: a ``where`` behind it drops what comes of that
+    going forward, but in reverse it is a zero times an Inf. If its operands are not finite already, their origin is the finding.
 
     Args:
         run: Computes a task, as ``Engine.run``.

@@ -16,7 +16,8 @@ from jacloom_graph.errors import Fault, Place
 from jacloom_graph.ops import TABLE
 from jacloom_graph.types import Node
 from jacloom_worker.faults import explain
-from jacloom_worker.origins import NONE, Origin, Origins, Sort, amount, census, extent, inherited, is_key, merged, of_part
+from jacloom_worker.liveness import Liveness, liveness
+from jacloom_worker.origins import NONE, Origin, Origins, Sort, amount, census, chosen, extent, inherited, is_key, merged, of_part
 from jacloom_worker.protocol import NonFinite
 from jacloom_worker.raising import Frame, Program
 
@@ -37,6 +38,10 @@ class Watched:
     """Of what is not finite in ``tangent``."""
 
 
+_GONE: Final = Watched(None)
+"""Stands for a value that nothing needs, so that its memory is free."""
+
+
 class Observer(Frame):
     """Evaluates a program's functions. Calls, branches and loops are entered; of custom rules the function is, for its value, and the rule is not.
 
@@ -44,7 +49,8 @@ class Observer(Frame):
 
     Attributes:
         refusal: The first node that has no forward derivative; tangents from there on are made up.
-        steep: Where ``probing``: the first node at finite operands whose own derivative is not finite, whatever became of it later.
+        steep: Where ``probing``: the origin of the first derivative of a node by itself that is not finite, whatever became of it later, as long as
+            outputs depend on that node with a derivative.
         unwatched: The first loop that was not watched to its end, and its iterations that were.
     """
 
@@ -62,6 +68,7 @@ class Observer(Frame):
         self._spent = 0
         self._iterations: tuple[int, ...] = ()
         self._found: dict[int, Watched] = {}
+        self._lives: dict[int, Liveness] = {}
         self.refusal: Fault | None = None
         self.steep: NonFinite | None = None
         self.unwatched: tuple[Place, int] | None = None
@@ -74,18 +81,27 @@ class Observer(Frame):
 
     def watch(self, number: int, args: Sequence[Watched]) -> list[Watched]:
         """Returns the results of a function."""
-        function, live = self.graph.functions[number], _live(self.graph.functions[number].nodes, self.graph.functions[number].outputs, len(args))
-        values = list(args)
+        function, known = self.graph.functions[number], self._liveness(number)
+        values, probing = list(args), self._probing
 
         def at(operand: int) -> Watched:
             return values[operand] if operand >= 0 else self._constant(-1 - operand)
 
         for index, node in enumerate(function.nodes):
-            if index in live:
+            if index in known.live:
+                self._probing = probing and index in known.smooth
                 values += self._node(node, list(map(at, node.operands)), Place(number, index, node.op))
             else:
-                values += [Watched(None)] * node.result_count
+                values += [_GONE] * node.result_count
+            for value in known.done.get(index, ()):
+                values[value] = _GONE
+        self._probing = probing
         return list(map(at, function.outputs))
+
+    def _liveness(self, number: int) -> Liveness:
+        if number not in self._lives:
+            self._lives[number] = liveness(self.graph.functions[number])
+        return self._lives[number]
 
     def _node(self, node: Node, operands: list[Watched], place: Place) -> list[Watched]:
         match node.op:
@@ -216,19 +232,19 @@ class Observer(Frame):
         return results, [tangent if moves else None for tangent, moves in zip(out, moved, strict=True)]
 
     def _probe(self, node: Node, operands: list[Watched], place: Place) -> None:
-        """Notes a node whose derivative along ones is not finite where its operands are."""
-        if any(each.origins for each in operands) or all(each.tangent is None for each in operands):
+        """Notes where it comes from that a node's derivative along ones is not finite, if it is not."""
+        if all(each.tangent is None for each in operands):
             return
         ones = [None if each.tangent is None else np.ones(each.value.shape, each.value.dtype) for each in operands]
         try:
-            slopes = [slope for slope in self._pushed(node, operands, ones, place)[1] if slope is not None]
+            slopes = [(result, slope) for result, slope in enumerate(self._pushed(node, operands, ones, place)[1]) if slope is not None]
         except Fault:
-            slopes = self._pulled(node, operands, place)
-        for result, slope in enumerate(slopes):
+            # Cotangents of operands belong to no one result.
+            slopes = [(0, slope) for slope in self._pulled(node, operands, place)]
+        known = [each.origins for each in operands]
+        for result, slope in slopes:
             found = census(slope)
-            for sort in found:
-                self.steep = self._begun(found, slope.size, node, operands, place, self._spent, result)(sort, None).finding
-                return
+            self.steep = self.steep or chosen([inherited(found, known, self._begun(found, slope.size, node, operands, place, self._spent, result))])
 
     def _pulled(self, node: Node, operands: list[Watched], place: Place) -> list[Any]:
         """Returns ones times a node's derivative, for nodes that have it in reverse only; nothing where there is none at all."""
@@ -265,20 +281,6 @@ class Observer(Frame):
             origins = {sort: Origin(-1, NonFinite(sort.kind, amount(found, sort), value.size, constant=number)) for sort in found}
             self._found[number] = Watched(value, None, origins)
         return self._found[number]
-
-
-def _live(nodes: Sequence[Node], outputs: Sequence[int], inputs: int) -> set[int]:
-    """Returns which nodes of a function its outputs depend on."""
-    firsts, at = [], inputs
-    for node in nodes:
-        firsts.append(at)
-        at += node.result_count
-    needed, live = set(outputs), set()
-    for index in reversed(range(len(nodes))):
-        if not needed.isdisjoint(range(firsts[index], firsts[index] + nodes[index].result_count)):
-            live.add(index)
-            needed.update(nodes[index].operands)
-    return live
 
 
 def _local(array: Watched) -> Watched:
