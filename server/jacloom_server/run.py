@@ -19,12 +19,12 @@ from jacloom_server.call import SINGLE, Call, examined, is_large, operands, sele
 from jacloom_server.functions import Function, Functions
 from jacloom_server.pool import Pool
 from jacloom_server.reply import Block, Header, Reply, Summary
-from jacloom_server.strategy import Plan, Problem
+from jacloom_server.strategy import Mode, Plan, Problem
 from jacloom_server.tiling import BLOCK_BYTES
 from jacloom_server.weave import Request, Weaver, kernel_of, platform_of
 from jacloom_server.work import Desk
 from jacloom_worker.launch import Operand
-from jacloom_worker.protocol import Diagnosis, Done, Kernel, Kind, Task
+from jacloom_worker.protocol import Diagnosis, Done, Inner, Kernel, Kind, Task
 
 _FLUSH_SECONDS: Final = 0.2
 """Blocks wait this long for others to share their message; then the reader gets what there is, and hears how far the work has come."""
@@ -92,9 +92,15 @@ async def _single(
     service: Service, call: Call, function: Function, chosen: Selection, sent: Sequence[Operand], found: Sequence[Array], started: float
 ) -> AsyncGenerator[Reply]:
     """Yields the answer of a single pass: one message if it is small."""
-    kernel = Kernel(function.id, SINGLE[call.derivative], chosen.wrt, chosen.outputs, chosen.values, 0, call.holomorphic)
+    inner: Inner = "reverse"
     nbytes = total_bytes(found)
     plan = strategy.single(nbytes, passes=int(call.derivative is not Derivative.EVALUATE))
+    if call.derivative is Derivative.GRADIENT and function.description.loops:
+        problem = Problem(chosen.wrt_types, chosen.output_types, nbytes)
+        survey = await service.functions.survey(function, chosen.wrt, chosen.outputs, call.holomorphic)
+        if problem.n and strategy.gradient(problem, survey) is Mode.FORWARD:
+            inner, plan = "forward", replace(plan, mode=Mode.FORWARD, passes=problem.n)
+    kernel = Kernel(function.id, SINGLE[call.derivative], chosen.wrt, chosen.outputs, chosen.values, 0, call.holomorphic, inner)
     header = Header(function.name, plan, tuple(found))
     planned = time.perf_counter()
     with service.pool.lane() as lane:

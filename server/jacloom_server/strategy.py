@@ -28,6 +28,10 @@ LEAST_BATCH: Final = 8
 FLOPS: Final = 2e10
 BYTES: Final = 5e10
 """What one core does in a second, fitted to matrix products, stencils and scans within a factor of two. Only ratios of prices decide."""
+LOOP_SWEEPS: Final = 1
+"""How often a loop of unknown length is run again to go back through it: once, unless it takes more steps than there are checkpoints."""
+MOST_GRADIENT_COLUMNS: Final = 64
+"""Columns of which a gradient is made at most, in one pass."""
 NEAR: Final = 1.05
 """Prices this close count as equal; forward mode then wins because it keeps no intermediates."""
 
@@ -128,6 +132,22 @@ def jacobian(problem: Problem, survey: Survey, *, workers: int, mode: Mode | Non
     answer = rows * max(itemsize(type_.dtype) for type_ in (*problem.wrt, *problem.outputs))
     plan = _tiled(chosen.value, chosen, passes[chosen], cost, answer, problem.nbytes, workers, tile)
     return replace(plan, considered=_weighed(costs, passes, chosen, mode, survey.value))
+
+
+def gradient(problem: Problem, survey: Survey) -> Mode:
+    """Returns the cheaper way to the gradient of a function with loops of unknown length: going back through them takes all their steps again.
+
+    Raises:
+        Fault: MODE_UNAVAILABLE if there is none.
+    """
+    alike = len({type_.dtype for type_ in (*problem.wrt, *problem.outputs)}) == 1 and not problem.outputs[0].dtype.startswith("complex")
+    if isinstance(survey.forward, Fault) or not alike or problem.n > MOST_GRADIENT_COLUMNS:
+        return Mode.REVERSE
+    if isinstance(survey.reverse, Fault):
+        return Mode.FORWARD
+    value = seconds(survey.value)
+    forward, reverse = value + problem.n * seconds(survey.forward), (1 + LOOP_SWEEPS) * value + seconds(survey.reverse)
+    return Mode.FORWARD if forward <= reverse * NEAR else Mode.REVERSE
 
 
 def hessian(problem: Problem, survey: Survey, *, workers: int, tile: int = 0) -> Plan:

@@ -98,17 +98,35 @@ def test_the_trap_of_where_and_sqrt(client: jl.Client) -> None:
     assert np.isnan(client.grad(trap)(np.array([1.0, 0.0, 4.0]))).any()
 
 
-def test_a_loop_and_a_mode_that_there_is_not(client: jl.Client) -> None:
+def test_a_loop_is_entered(client: jl.Client) -> None:
     found = client.diagnose(stepping, X + 2, np.int64(5))
     assert found.value is not None
     assert found.value.source == line(stepping, "jnp.sqrt").replace("stepping", "stepping.<locals>.step")
     assert (found.value.op, found.value.iterations) == ("sqrt", (1,))
     assert ", in iteration 1; operand from " in str(found)
-    assert set(found.forward) == {"out['y']"}
-    if not found.reverse:
-        (note,) = found.notes
-        assert note.startswith("reverse mode is not available: ")
-        assert note in str(found)
+    assert (dict(found.forward), dict(found.reverse)) == ({"out['y']": False}, {"args[0]": False})
+
+
+@jax.custom_vjp
+def clipped(x: jax.Array) -> jax.Array:
+    return x * 1.0
+
+
+clipped.defvjp(lambda x: (clipped(x), None), lambda _, g: (jnp.clip(g, -1, 1),))
+
+
+def clipping(x: jax.Array) -> jax.Array:
+    y = jnp.sin(x)
+    return clipped(y) * 2
+
+
+def test_a_mode_that_there_is_not(client: jl.Client) -> None:
+    found = client.diagnose(clipping, X)
+    assert (found.ok, dict(found.forward), dict(found.reverse)) == (True, {}, {"args[0]": True})
+    (note,) = found.notes
+    assert note.startswith("forward mode is not available: a function here has a reverse rule only (a custom_vjp)")
+    assert line(clipping, "clipped(y)").rpartition("/")[2] in note
+    assert str(found).splitlines() == ["value: finite", "derivative: finite", note]
 
 
 def test_inputs_are_named_as_elsewhere(client: jl.Client) -> None:

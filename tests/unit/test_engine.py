@@ -60,7 +60,7 @@ DOUBLING = graph(
     Function("body", (SCALAR,), (node("mul", 0, -2),), (1,)),
     constants=(inline(np.array(100.0)), inline(np.array(2.0))),
 )
-"""Doubles a number until it reaches a hundred: has no reverse mode that JAX knows by itself."""
+"""Doubles a number until it reaches a hundred, in a number of steps that depends on it."""
 REVERSE_ONLY = graph(
     Function("entry", (SCALAR,), (node("custom_call", 0, rule=0),), (1,)),
     Function("cube", (SCALAR,), (node("integer_pow", 0, y=3),), (1,)),
@@ -242,12 +242,13 @@ class TestFaults:
         assert (answer.reason, str(answer.place)) == (Reason.TYPE_MISMATCH, "function 3")
         assert "takes (float64[], float64[]), and is called with (float64[], float64[], float64[])" in answer.message
 
-    def test_a_hessian_by_forward_mode_alone(self) -> None:
-        # Twice the number has the second derivative zero; the loop doubles 1.5 seven times.
-        here = Engine()
-        assert arrays(here.run(task(DOUBLING, Kind.FORWARD, count=1, width=1), np.float64(1.5))) == (np.full((1, 1), 128.0),)
-        assert arrays(here.run(task(DOUBLING, Kind.HESSIAN, count=1, width=1, inner="forward"), np.float64(1.5))) == (np.zeros((1, 1)),)
-        assert fault(here.run(task(DOUBLING, Kind.HESSIAN, count=1, width=1), np.float64(1.5))).reason is Reason.MODE_UNAVAILABLE
+    @pytest.mark.parametrize(
+        ("kind", "options", "expected"),
+        [(Kind.FORWARD, {}, 128.0), (Kind.REVERSE, {}, 128.0), (Kind.HESSIAN, {}, 0.0), (Kind.HESSIAN, {"inner": "forward"}, 0.0)],
+    )
+    def test_a_loop_has_both_modes(self, kind: Kind, options: dict[str, Any], expected: float) -> None:
+        # The loop doubles 1.5 seven times, and twice a number has the second derivative zero.
+        assert arrays(Engine().run(task(DOUBLING, kind, count=1, width=1, **options), np.float64(1.5))) == (np.full((1, 1), expected),)
 
     def test_a_program_larger_than_the_worker(self) -> None:
         wide = single((SCALAR,), (node("broadcast_in_dim", 0, shape=(1000, 1000)), node("sin", 1), node("reduce_sum", 2, axes=(0, 1))), (3,))

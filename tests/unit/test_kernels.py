@@ -181,9 +181,10 @@ class TestSinglePasses:
         point = (LEAVES[0], LEAVES[4])
         gradient = jax.grad(scalar, (0, 1))
         product = jax.jvp(gradient, point, tangents)[1]
-        got = compute(subject, Kind.GRADIENT, *LEAVES, wrt=wrt, outputs=(1,), values=(1, 2))
-        for result, expected in zip(got, [*gradient(*point), scalar(*point), np.int32(4)], strict=True):
-            np.testing.assert_allclose(result, expected, rtol=1e-6)
+        for inner in ("reverse", "forward"):
+            got = compute(subject, Kind.GRADIENT, *LEAVES, wrt=wrt, outputs=(1,), values=(1, 2), inner=inner)
+            for result, expected in zip(got, [*gradient(*point), scalar(*point), np.int32(4)], strict=True):
+                np.testing.assert_allclose(result, expected, rtol=1e-6)
         got = compute(subject, Kind.HVP, *LEAVES, *tangents, wrt=wrt, outputs=(1,), values=(1,))
         for result, expected in zip(got, [*product, scalar(*point)], strict=True):
             np.testing.assert_allclose(result, expected, rtol=1e-6)

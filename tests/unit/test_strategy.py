@@ -121,3 +121,22 @@ def test_hessian_counts_columns_and_needs_a_first_derivative() -> None:
     assert (through_a_rule.inner, through_a_rule.considered[0].strategy) == (Mode.REVERSE, "forward over reverse")
     with pytest.raises(Fault, match="neither mode"):
         strategy.hessian(problem(30, 1), Survey(VALUE, REFUSED, REFUSED), workers=2)
+
+
+@pytest.mark.parametrize(
+    ("survey", "n", "mode"),
+    [
+        (Survey(VALUE, FORWARD, REVERSE), 2, Mode.FORWARD),  # 1 + 2 x 2 evaluations' worth, against 2 + 4
+        (Survey(VALUE, FORWARD, REVERSE), 3, Mode.REVERSE),
+        (Survey(VALUE, REFUSED, REVERSE), 2, Mode.REVERSE),
+        (Survey(VALUE, FORWARD, REFUSED), 60, Mode.FORWARD),
+        (Survey(VALUE, FORWARD, REFUSED), 60_000, Mode.REVERSE),  # which is then refused with its reason
+    ],
+)
+def test_the_gradient_of_a_loop_goes_the_cheaper_way(survey: Survey, n: int, mode: Mode) -> None:
+    assert strategy.gradient(problem(n, 1), survey) is mode
+
+
+def test_a_gradient_of_mixed_types_goes_in_reverse() -> None:
+    mixed = Problem((Type("float32"),), (Type("float64"),), 4)
+    assert strategy.gradient(mixed, Survey(VALUE, FORWARD, REVERSE)) is Mode.REVERSE

@@ -97,6 +97,7 @@ class Engine:
                 functions=census.functions,
                 expanded_nodes=census.expanded_nodes,
                 blobs=blueprint.blobs,
+                loops=blueprint.loops,
             )
         except Exception as error:
             return explain(error)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +12,7 @@ import numpy as np
 from jacloom_graph import tensor, wire
 from jacloom_graph.check import Census, check
 from jacloom_graph.limits import DEFAULT, Limits
-from jacloom_graph.types import Constant, Graph, Type
+from jacloom_graph.types import Constant, Graph
 from jacloom_worker.infer import output_types
 from jacloom_worker.kernels import Subject
 from jacloom_worker.protocol import Load
@@ -34,6 +36,11 @@ class Blueprint:
         """Names of the blobs that the graph's constants refer to, each once."""
         return tuple(dict.fromkeys(constant.blob for constant in self.graph.constants if constant.blob))
 
+    @property
+    def loops(self) -> bool:
+        """Whether the graph has a ``while``."""
+        return any(node.op == "while" for function in self.graph.functions for node in function.nodes)
+
 
 def load(source: Load, limits: Limits = DEFAULT, most_bytes: int = MOST_BYTES) -> tuple[Subject, int]:
     """Returns a function ready to be compiled, and the bytes that its constants hold.
@@ -51,7 +58,7 @@ def load(source: Load, limits: Limits = DEFAULT, most_bytes: int = MOST_BYTES) -
     made = program(source, limits, most_bytes)
     # On a CPU this is a view of the blob where its alignment allows; JAX keeps the blob's memory for as long as it looks at it.
     constants = tuple(jax.device_put(constant) for constant in made.large)
-    subject = Subject(made.apply, made.inputs, _infer(made), constants)
+    subject = _subject(made, constants)
     return subject, sum(constant.nbytes for constant in constants) + len(source.graph)
 
 
@@ -69,7 +76,7 @@ def draft(source: Load, limits: Limits = DEFAULT, most_bytes: int = MOST_BYTES) 
     graph = wire.from_bytes(source.graph, limits)
     census = check(graph, limits)
     program = Program(hollow(graph), {}, most_bytes)
-    subject = Subject(program.apply, program.inputs, _infer(program), program.large)
+    subject = _subject(program, program.large)
     return Blueprint(graph, census, subject)
 
 
@@ -78,8 +85,9 @@ def hollow(graph: Graph) -> Graph:
     return replace(graph, constants=tuple(map(_placeholder, graph.constants)))
 
 
-def _infer(program: Program) -> tuple[Type, ...]:
-    return output_types(program.apply, program.inputs, program.large)
+def _subject(program: Program, constants: tuple[Any, ...]) -> Subject:
+    outputs = output_types(program.apply, program.inputs, program.large)
+    return Subject(program.apply, program.inputs, outputs, constants, partial(program.apply, reverse=True))
 
 
 def _placeholder(constant: Constant) -> Constant:

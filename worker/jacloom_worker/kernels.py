@@ -19,6 +19,11 @@ from jacloom_worker import seeds
 from jacloom_worker.infer import Apply, enter, leave
 from jacloom_worker.protocol import Kernel, Kind
 
+_REVERSE = frozenset({Kind.VJP, Kind.HVP, Kind.REVERSE})
+"""The kinds that differentiate the function in reverse; an HVP then goes forward over that."""
+_EITHER = frozenset({Kind.GRADIENT, Kind.HESSIAN})
+"""The kinds whose first derivative is taken in the mode ``Kernel.inner``."""
+
 START = Type("int64")
 """Type of the last argument of tiles: the number of the first seed."""
 
@@ -32,6 +37,8 @@ class Subject:
     outputs: tuple[Type, ...]
     constants: tuple[Any, ...] = ()
     """Large constants as arrays: arguments of what is compiled, never differentiated. Small ones ``apply`` closes over."""
+    reversible: Apply | None = None
+    """The same function for reverse mode, where ``apply`` itself cannot be differentiated so: loops of unknown length take another form for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +114,10 @@ class _Point:
         return [*pullback(list(cotangents)), *values]
 
     def gradient(self) -> list[jax.Array]:
+        if self.kernel.inner == "forward":
+            columns, values = self.columns_and_values(seeds.numbers(0, sum(leaf.size for leaf in self.wrt)))
+            parts = _split(columns[0].reshape(1, -1), [leaf.size for leaf in self.wrt], axis=1)
+            return [*(part.reshape(leaf.shape).astype(DTYPES[leaf.dtype]) for part, leaf in zip(parts, self.wrt, strict=True)), *values]
         gradient, values = self.slope(*self.active)
         return [*gradient, *values]
 
@@ -134,6 +145,12 @@ class _Point:
         """The wrt leaves."""
         return tuple(self.leaves[index] for index in self.kernel.wrt)
 
+    @property
+    def apply(self) -> Apply:
+        """The function in the form that the kernel's mode needs."""
+        reverse = self.kernel.inner == "reverse" if self.kernel.kind in _EITHER else self.kernel.kind in _REVERSE
+        return self.subject.reversible or self.subject.apply if reverse else self.subject.apply
+
     def numbers(self, start: jax.Array) -> jax.Array:
         return seeds.numbers(start, self.kernel.width)
 
@@ -142,7 +159,7 @@ class _Point:
         arguments = list(self.leaves)
         for index, leaf in zip(self.kernel.wrt, active, strict=False):
             arguments[index] = leaf
-        results = self.subject.apply(self.constants, arguments)
+        results = self.apply(self.constants, arguments)
         return [jnp.asarray(results[index]) for index in self.kernel.outputs], [jnp.asarray(leave(results[index])) for index in self.kernel.values]
 
     def differentiated(self, *active: jax.Array) -> list[jax.Array]:
@@ -163,6 +180,16 @@ class _Point:
         # vmap of jvp, not jax.linearize. One thread, tiles of 64: Lorenz-96 (n = 512, 400 steps) 1.10 s against 1.25 s, tanh(W x) 49 ms
         # against 54 ms; tiles of 16: 1.42 s against 1.79 s. Under jit both compute the primal once a tile.
         return list(jax.vmap(column, out_axes=-1)(numbers))
+
+    def columns_and_values(self, numbers: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+        """Returns the columns of the differentiated outputs' Jacobian that ``numbers`` name, as ``columns``, and the values."""
+
+        def column(number: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+            _, tangents, values = jax.jvp(self.restricted, self.active, tuple(seeds.unit(number, self.wrt)), has_aux=True)
+            return tangents, values
+
+        columns, values = jax.vmap(column, out_axes=(-1, None))(numbers)
+        return list(columns), list(values)
 
     def rows(self, active: tuple[jax.Array, ...], numbers: jax.Array) -> list[jax.Array]:
         """Returns the rows of the Jacobian that ``numbers`` name: one ``(len(numbers), *shape(leaf))`` per wrt leaf."""

@@ -11,7 +11,7 @@ from jax import lax
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.ops import TABLE
 from jacloom_graph.types import Node
-from jacloom_worker import rules
+from jacloom_worker import rules, whiles
 from jacloom_worker.binds import parameters, scatter
 from jacloom_worker.rules import Functions
 
@@ -44,23 +44,11 @@ def _scan(frame: Functions, node: Node, operands: list[Any]) -> Any:
 
 
 def _while(frame: Functions, node: Node, operands: list[Any]) -> Any:
-    test, body = frame.callable(_attr(node, "cond")), frame.callable(_attr(node, "body"))
-    first, last = _attr(node, "cond_consts"), _attr(node, "cond_consts") + _attr(node, "body_consts")
-    of_test, of_body, carries = operands[:first], operands[first:last], operands[last:]
-
-    def running(carry: list[Any]) -> jax.Array:
-        return jax.numpy.asarray(test(*of_test, *carry)[0])
-
-    if jax.eval_shape(running, carries).shape == ():
-        return lax.while_loop(running, lambda carry: body(*of_body, *carry), carries)
-
-    def step(carry: list[Any]) -> list[Any]:
-        # A batch of loops in one: each goes on by its own predicate, until none does.
-        going = running(carry)
-        moved = body(*of_body, *carry)
-        return [lax.select(lax.broadcast_in_dim(going, new.shape, range(going.ndim)), new, old) for new, old in zip(moved, carry, strict=True)]
-
-    return lax.while_loop(lambda carry: running(carry).any(), step, carries)
+    test, body, of_test, of_body = (_attr(node, name) for name in ("cond", "body", "cond_consts", "body_consts"))
+    large = frame.large_for(test, body)
+    loop = whiles.Loop(frame, False, test, body, len(large), of_test)
+    first = of_test + of_body
+    return whiles.run(loop, [*large, *operands[:first]], operands[first:], reverse=frame.reverse)
 
 
 def _switch(frame: Functions, node: Node, operands: list[Any]) -> Any:

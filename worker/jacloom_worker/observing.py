@@ -62,7 +62,7 @@ class Observer(Frame):
             probing: Differentiate every node on the way by itself as well.
             most: Node evaluations after which loops are evaluated as a whole.
         """
-        super().__init__(program, program.large, program.frame(program.large)._constants)
+        super().__init__(program, program.large, program.frame(program.large)._constants, reverse=False)
         self._probing = probing
         self._most = most
         self._spent = 0

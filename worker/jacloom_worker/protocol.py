@@ -48,7 +48,7 @@ class Kernel:
     """Seeds per call for tile kinds; 0 for single-pass kinds."""
     holomorphic: bool = False
     inner: Inner = "reverse"
-    """HESSIAN only: the mode of the first derivative, which is then differentiated forward."""
+    """GRADIENT and HESSIAN: the mode of the first derivative. A Hessian differentiates that forward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +116,8 @@ class Description:
     expanded_nodes: int
     blobs: tuple[str, ...]
     """Names of the blobs that the graph's constants refer to."""
+    loops: bool
+    """Whether there are loops whose number of steps is not written down: their reverse derivative costs more than that of other functions."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ class Program:
         self._large_numbers = tuple(index for index, value in enumerate(values) if value.nbytes > _LARGE)
         self.large = tuple(values[index] for index in self._large_numbers)
         self._values: list[Any] = [enter(constant.type, value) for constant, value in zip(graph.constants, values, strict=True)]
-        self._shared: dict[int, Callable[..., list[Any]]] = {}
+        self._shared: dict[tuple[int, bool], Callable[..., list[Any]]] = {}
 
     @property
     def inputs(self) -> tuple[Type, ...]:
@@ -66,32 +66,34 @@ class Program:
         """Returns the output leaves, with the large constants taken as they are."""
         return self.apply(self.large, leaves)
 
-    def apply(self, large: Sequence[Any], leaves: Sequence[Any]) -> list[Any]:
+    def apply(self, large: Sequence[Any], leaves: Sequence[Any], *, reverse: bool = False) -> list[Any]:
         """Returns the output leaves.
 
         Args:
             large: The values of ``self.large``, or tracers of them.
             leaves: One JAX value per input leaf, of the type the graph gives it.
+            reverse: Whether loops of unknown length must have a reverse derivative, which they pay for with the forward one.
 
         Raises:
             Fault: with the place, where a node does not fit its operands, differs from its declared types, or is too large.
         """
-        return self.frame(large).run(0, leaves)
+        return self.frame(large, reverse=reverse).run(0, leaves)
 
-    def frame(self, large: Sequence[Any]) -> Frame:
+    def frame(self, large: Sequence[Any], *, reverse: bool = False) -> Frame:
         """Returns the program with values for its large constants; without any, as far as functions go that use none."""
         if not large:
-            return Frame(self, (), self._values)
+            return Frame(self, (), self._values, reverse)
         values = list(self._values)
         for number, value in zip(self._large_numbers, large, strict=True):
             values[number] = enter(self.graph.constants[number].type, value)
-        return Frame(self, tuple(large), values)
+        return Frame(self, tuple(large), values, reverse)
 
-    def shared(self, number: int) -> Callable[..., list[Any]]:
+    def shared(self, number: int, *, reverse: bool) -> Callable[..., list[Any]]:
         """Returns a function ``(large, *args)`` as one object for the life of the program, so that JAX recognizes it and traces it once."""
-        if number not in self._shared:
-            self._shared[number] = jax.jit(lambda large, *args: self.frame(large).run(number, args))
-        return self._shared[number]
+        key = number, reverse
+        if key not in self._shared:
+            self._shared[key] = jax.jit(lambda large, *args: self.frame(large, reverse=reverse).run(number, args))
+        return self._shared[key]
 
     @cached_property
     def reaching_large(self) -> frozenset[int]:
@@ -142,9 +144,10 @@ class Frame:
     its own. Everything else is traced in place and closes over the frame around it.
     """
 
-    def __init__(self, program: Program, large: tuple[Any, ...], constants: Sequence[Any]) -> None:
+    def __init__(self, program: Program, large: tuple[Any, ...], constants: Sequence[Any], reverse: bool) -> None:
         """See ``Program.frame``."""
         self.program = program
+        self.reverse = reverse
         self._large = large
         self._constants = constants
 
@@ -174,11 +177,11 @@ class Frame:
         """Returns the results of a function that is traced once for all its calls, unless it is small."""
         if len(self.graph.functions[number].nodes) < _INLINE:
             return self.run(number, args)
-        return self.program.shared(number)(self.large_for(number), *args)
+        return self.program.shared(number, reverse=self.reverse)(self.large_for(number), *args)
 
-    def apart(self, large: tuple[Any, ...]) -> Frame:
+    def apart(self, large: tuple[Any, ...], *, reverse: bool | None = None) -> Frame:
         """Returns the frame of something that JAX traces apart, given ``large_for`` it as that trace has it."""
-        return self.program.frame(large)
+        return self.program.frame(large, reverse=self.reverse if reverse is None else reverse)
 
     def large_for(self, *numbers: int) -> tuple[Any, ...]:
         """Returns the large constants if one of some functions uses any, else nothing: what a frame for those functions needs."""

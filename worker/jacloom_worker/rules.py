@@ -26,6 +26,10 @@ class Functions(Protocol):
     def graph(self) -> Graph:
         """The program's graph."""
 
+    @property
+    def reverse(self) -> bool:
+        """Whether loops must have a reverse derivative."""
+
     def run(self, number: int, args: Sequence[Any]) -> list[Any]:
         """Returns the results of a function of the graph, evaluated in place."""
 
@@ -38,8 +42,13 @@ class Functions(Protocol):
     def large_for(self, *numbers: int) -> tuple[Any, ...]:
         """Returns the large constants that some functions of the graph need when they are traced apart."""
 
-    def apart(self, large: tuple[Any, ...]) -> Functions:
-        """Returns the functions of the graph within something that is traced apart, where the large constants have other values."""
+    def apart(self, large: tuple[Any, ...], *, reverse: bool | None = None) -> Functions:
+        """Returns the functions of the graph within something that is traced apart, where the large constants have other values.
+
+        Args:
+            large: The values of ``large_for``.
+            reverse: Whether loops there must have a reverse derivative. Default: as here.
+        """
 
 
 def custom_call(frame: Functions, number: int, operands: Sequence[Any]) -> list[Any]:

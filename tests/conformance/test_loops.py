@@ -1,0 +1,151 @@
+"""Loops of unknown length in reverse. JAX has no such derivative, so the reference is its forward mode, or a scan of known length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conformance.compare import assert_close
+from conformance.roundtrip import flat, through_bytes
+from jax import lax
+
+from jacloom_worker import checkpointed
+from jacloom_worker.raising import Program
+
+X = np.array([0.5, 1.5, 3.0])
+W = np.array([[0.3, -0.2, 0.1], [0.0, 0.4, -0.3], [0.2, 0.1, 0.5]])
+LARGE = np.random.default_rng(0).normal(size=(90, 120)) / 90  # above 64 KiB, so an argument of what is compiled
+
+
+def root(a: Any) -> Any:
+    """Newton's iteration for the cube root of every entry: the number of steps depends on the entries."""
+    step = lambda c: (c[0] - (c[0] ** 3 - c[1]) / (3 * c[0] ** 2), c[1])  # noqa: E731
+    return lax.while_loop(lambda c: jnp.any(jnp.abs(c[0] ** 3 - c[1]) > 1e-9 * c[1]), step, (jnp.ones_like(a), a))[0]
+
+
+def growing(x: Any, steps: Any) -> Any:
+    return lax.while_loop(lambda c: c[0] < steps, lambda c: (c[0] + 1, jnp.tanh(W @ c[1]) + 0.1 * x), (0, x))[1]
+
+
+def sampled(x: Any) -> Any:
+    """Draws until the sum is large, with a random key among the carries."""
+
+    def step(carry: Any) -> Any:
+        key, total = carry
+        key, used = jax.random.split(key)
+        return key, total * (1 + jax.random.uniform(used, (3,)))
+
+    return lax.while_loop(lambda c: jnp.sum(c[1]) < 20, step, (jax.random.key(1), x))[1]
+
+
+def shared(x: Any) -> Any:
+    """A loop within a function that is called twice and has a large constant."""
+
+    @jax.jit
+    def part(x: Any) -> Any:
+        wide = jnp.sin(LARGE @ jnp.tile(x, 40))
+        for _ in range(6):
+            wide = jnp.cos(wide) * wide
+        return x + lax.while_loop(lambda c: jnp.sum(c) < 9, lambda c: c * 1.3 + jnp.sum(wide**2) + jnp.sum(LARGE[0]), x)
+
+    return part(part(x))
+
+
+DYNAMIC: dict[str, Callable[..., Any]] = {
+    "newton": root,
+    "newton, one entry": lambda x: root(x[1]),
+    "no step at all": lambda x: lax.while_loop(lambda c: jnp.sum(c) < -1, jnp.sin, x * 2),
+    "a constant that is differentiated": lambda x: lax.while_loop(lambda c: jnp.sum(c) < 50, lambda c: c * x[1] + x[2], x[:2]),
+    "carries that stay and integers": lambda x: lax.while_loop(
+        lambda c: c[0] < x[2] * 2, lambda c: (c[0] + 1, c[1], c[2] * 1.1 + c[1]), (0, x[0], x[1])
+    )[1:],
+    "loop in loop": lambda x: lax.while_loop(lambda c: jnp.sum(c) < 50, lambda c: c * 1.1 + 0.1 * root(c[0]), x),
+    "loop in scan": lambda x: lax.scan(lambda c, a: (root(c + a), c), x[0], x),
+    "loop in a branch": lambda x: lax.cond(x[0] > 0, root, jnp.sin, x),
+    "scan in loop": lambda x: lax.while_loop(lambda c: jnp.sum(c) < 9, lambda c: lax.scan(lambda d, b: (d * b + 1, d), c[0], x)[1] + c, x),
+    "random key": sampled,
+    "relu": lambda x: lax.while_loop(lambda c: jnp.sum(c) < 50, lambda c: jax.nn.relu(c - 1) + c, x),
+    "shared, with a large constant": shared,
+    "batch": lambda x: jax.vmap(root)(jnp.stack([x, 40 * x])),
+    "weak start": lambda x: lax.while_loop(lambda c: c < 9, lambda c: c * x[1], 1.0),
+    "complex": lambda x: jnp.real(lax.while_loop(lambda c: jnp.abs(c) < 9, lambda c: c * (1.2 + x[0] * 1j), x[1] + 0j)),
+}
+
+
+def reversible(program: Program) -> Callable[..., list[Any]]:
+    return lambda *leaves: program.apply(program.large, leaves, reverse=True)
+
+
+@pytest.fixture(autouse=True)
+def wide() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+class TestDynamic:
+    @pytest.mark.parametrize("name", DYNAMIC)
+    def test_rows_are_those_of_forward_mode(self, name: str) -> None:
+        program, _ = through_bytes(DYNAMIC[name], [X])
+        assert_close(jax.jit(jax.jacrev(reversible(program)))(X), jax.jit(jax.jacfwd(flat(DYNAMIC[name], [X])))(X), 1e-9)
+
+    @pytest.mark.parametrize("name", ["newton", "loop in loop", "batch", "a constant that is differentiated"])
+    def test_second_derivatives(self, name: str) -> None:
+        program, _ = through_bytes(DYNAMIC[name], [X])
+        assert_close(jax.jit(jax.jacfwd(jax.jacrev(reversible(program))))(X), jax.jit(jax.jacfwd(jax.jacfwd(flat(DYNAMIC[name], [X]))))(X), 1e-8)
+
+    @pytest.mark.parametrize("steps", [0, 1, 2, 7, 8, 9, 40, 300])
+    def test_more_steps_than_checkpoints(self, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(checkpointed, "_MOST_SLOTS", 8)
+        program, _ = through_bytes(growing, [X, steps])
+        ours = jax.jit(jax.jacrev(reversible(program)))(X, np.int64(steps))
+        step = lambda c, x: jnp.tanh(W @ c) + 0.1 * x  # noqa: E731
+        expected = jax.jit(jax.jacrev(lambda x: lax.scan(lambda c, _: (step(c, x), None), x, length=steps)[0]))(X)
+        assert_close(ours, expected, 1e-13)
+
+    def test_loops_of_a_batch_that_end_where_the_step_has_no_derivative(self) -> None:
+        # Both end at 0, where the root's derivative is infinite; the first is then stepped on along with the second.
+        def falling(x: Any, a: Any) -> Any:
+            return lax.while_loop(lambda c: c[0] > 0, lambda c: (jnp.maximum(a * jnp.sqrt(c[0]) - 1, 0), c[1] + c[0]), (x, x))[1]
+
+        batched = lambda a: jnp.sum(jax.vmap(falling, (0, None))(np.array([0.5, 9.0]), a))  # noqa: E731
+        program, _ = through_bytes(batched, [1.1])
+        (ours,) = (jax.grad(lambda a: reversible(program)(a)[0])(1.1),)
+        assert np.isfinite(ours)
+        assert_close(ours, jax.jacfwd(lambda a: falling(0.5, a) + falling(9.0, a))(1.1), 1e-12)
+
+    def test_only_what_is_differentiated_gets_a_cotangent(self) -> None:
+        program, _ = through_bytes(lambda x, w: lax.while_loop(lambda c: jnp.sum(c) < 50, lambda c: w @ c + 1.5 * c, x), [X, abs(W)])
+        # Rows with respect to the matrix, and their sums over the steps, are three by three by three.
+        for argument, there in ((0, False), (1, True)):
+            rows = jax.make_jaxpr(jax.jacrev(reversible(program), argument))(X, abs(W))
+            assert ("f64[3,3,3]" in str(rows)) is there
+
+
+class TestCounted:
+    @pytest.mark.parametrize("steps", [0, 1, 7])
+    def test_a_loop_that_counts_becomes_a_scan(self, steps: int) -> None:
+        function = lambda x: lax.while_loop(lambda c: c[0] < steps, lambda c: (c[0] + 1, jnp.sin(c[1]) * x), (0, x))[1]  # noqa: E731
+        program, _ = through_bytes(function, [X])
+        text = str(jax.make_jaxpr(reversible(program))(X))
+        assert f"length={steps}" in text
+        assert "while" not in text
+        assert_close(jax.jacrev(reversible(program))(X), jax.jacfwd(flat(function, [X]))(X), 1e-12)
+
+    def test_time_steps_until_an_end(self) -> None:
+        function = lambda x: lax.while_loop(lambda c: c[0] < 1.0, lambda c: (c[0] + 0.1, c[1] * x), (0.0, x))[1]  # noqa: E731
+        program, _ = through_bytes(function, [X])
+        assert "length=11" in str(jax.make_jaxpr(reversible(program))(X))  # ten times 0.1 is a little less than 1
+        assert_close(jax.jacrev(reversible(program))(X), jax.jacfwd(flat(function, [X]))(X), 1e-12)
+
+    def test_a_loop_without_end_is_not_counted_to_it(self) -> None:
+        program, _ = through_bytes(lambda x: lax.while_loop(lambda c: c[0] >= 0, lambda c: (c[0] * 1, c[1] * x), (0, x))[1], [X])
+        assert "while" in str(jax.make_jaxpr(reversible(program))(X))
+
+    def test_states_too_large_to_keep(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("jacloom_worker.whiles.SCAN_BYTES", 100)
+        program, _ = through_bytes(lambda x: lax.while_loop(lambda c: c[0] < 7, lambda c: (c[0] + 1, c[1] * x), (0, x))[1], [X])
+        assert "while" in str(jax.make_jaxpr(reversible(program))(X))
