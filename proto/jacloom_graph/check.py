@@ -195,11 +195,17 @@ def _check_rule(graph: Graph, rule: Rule, field: str) -> None:
     match derivative:
         case str():
             pass
-        case JvpRule(function, outputs):
+        case JvpRule(function, outputs, transpose):
             _require_index(graph, function, f"{field}.jvp.function")
             _require_positions(outputs, base.outputs, f"{field}.jvp.outputs")
             wanted = Signature(base.inputs + sum(rule.active), base.outputs + len(outputs))
             _require_signature(graph, function, wanted, "the rule", field=f"{field}.jvp.function")
+            if transpose is not None:
+                place = f"{field}.jvp.transpose"
+                _require_index(graph, transpose.function, f"{place}.function")
+                _require_positions(transpose.inputs, base.inputs, f"{place}.inputs")
+                wanted = Signature(base.inputs - len(transpose.inputs) + len(outputs), len(transpose.inputs))
+                _require_signature(graph, transpose.function, wanted, "the transpose", field=f"{place}.function")
         case VjpRule(forward, backward, inputs):
             _require_index(graph, forward, f"{field}.vjp.forward")
             _require_index(graph, backward, f"{field}.vjp.backward")

@@ -26,7 +26,7 @@ from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.ops import TABLE
 from jacloom_graph.partition import coarsest
 from jacloom_graph.tensor import raw
-from jacloom_graph.types import AttrValue, Constant, Function, Graph, JvpRule, Node, Rule, Type, VjpRule
+from jacloom_graph.types import AttrValue, Constant, Function, Graph, JvpRule, Node, Rule, TransposeRule, Type, VjpRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,10 @@ class _Numbers:
     def rule(self, rule: Rule) -> Rule:
         derivative = rule.derivative
         if isinstance(derivative, JvpRule):
-            derivative = JvpRule(self.functions[derivative.function], derivative.outputs)
+            transpose = derivative.transpose
+            if transpose is not None:
+                transpose = TransposeRule(self.functions[transpose.function], transpose.inputs)
+            derivative = JvpRule(self.functions[derivative.function], derivative.outputs, transpose)
         elif isinstance(derivative, VjpRule):
             derivative = VjpRule(self.functions[derivative.forward], self.functions[derivative.backward], derivative.inputs)
         return Rule(self.functions[rule.function], rule.active, derivative)

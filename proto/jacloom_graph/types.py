@@ -68,11 +68,22 @@ class Function:
 
 
 @dataclass(frozen=True, slots=True)
+class TransposeRule:
+    """``function(the inputs not listed.., cotangents of the jvp rule's outputs..) -> cotangents of the inputs listed``."""
+
+    function: int
+    inputs: tuple[int, ...]
+    """Those that the rule's own function is linear in."""
+
+
+@dataclass(frozen=True, slots=True)
 class JvpRule:
     """``function(inputs.., active tangents..) -> (all outputs.., tangents of the outputs listed..)``."""
 
     function: int
     outputs: tuple[int, ...]
+    transpose: TransposeRule | None = None
+    """How reverse mode goes back through the function where a rule applies it to tangents. Default: through its body."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from jacloom_graph.errors import Fault, Place, Reason
 from jacloom_graph.limits import DEFAULT, Limits
 from jacloom_graph.ops import TABLE, Op
 from jacloom_graph.tree import LEAF, tuple_of
-from jacloom_graph.types import AttrValue, Constant, Function, Graph, JvpRule, Node, Rule, Tree, TreeKind, Type, VjpRule
+from jacloom_graph.types import AttrValue, Constant, Function, Graph, JvpRule, Node, Rule, TransposeRule, Tree, TreeKind, Type, VjpRule
 
 
 def to_bytes(graph: Graph) -> bytes:
@@ -201,8 +201,10 @@ def _attrs_from_messages(op: Op, messages: Iterable[graph_pb2.Attr], place: Plac
 def _rule_to_message(rule: Rule) -> graph_pb2.Rule:
     message = graph_pb2.Rule(function=rule.function, active=rule.active)
     match rule.derivative:
-        case JvpRule(function, outputs):
+        case JvpRule(function, outputs, transpose):
             message.jvp.CopyFrom(graph_pb2.JvpRule(function=function, outputs=outputs))
+            if transpose is not None:
+                message.jvp.transpose.CopyFrom(graph_pb2.TransposeRule(function=transpose.function, inputs=transpose.inputs))
         case VjpRule(forward, backward, inputs):
             message.vjp.CopyFrom(graph_pb2.VjpRule(forward=forward, backward=backward, inputs=inputs))
         case str(text):
@@ -214,7 +216,9 @@ def _rule_from_message(message: graph_pb2.Rule, index: int) -> Rule:
     derivative: JvpRule | VjpRule | str
     match message.WhichOneof("derivative"):
         case "jvp":
-            derivative = JvpRule(message.jvp.function, tuple(message.jvp.outputs))
+            transpose = message.jvp.transpose
+            transposed = TransposeRule(transpose.function, tuple(transpose.inputs)) if message.jvp.HasField("transpose") else None
+            derivative = JvpRule(message.jvp.function, tuple(message.jvp.outputs), transposed)
         case "vjp":
             derivative = VjpRule(message.vjp.forward, message.vjp.backward, tuple(message.vjp.inputs))
         case "refuses":

@@ -15,7 +15,7 @@ from jacloom_graph.limits import Limits
 from jacloom_graph.ops import TABLE
 from jacloom_graph.ops.signatures import SIGNATURES
 from jacloom_graph.tree import LEAF, tuple_of
-from jacloom_graph.types import AttrValue, Constant, Function, Graph, JvpRule, Node, Rule, Tree, TreeKind, Type, VjpRule
+from jacloom_graph.types import AttrValue, Constant, Function, Graph, JvpRule, Node, Rule, TransposeRule, Tree, TreeKind, Type, VjpRule
 from jacloom_graph.wire import from_bytes, to_bytes
 
 F64 = Type("float64")
@@ -223,6 +223,8 @@ BASE = FUNCTIONS[2, 1]
         Rule(BASE, (False, False), "no"),
         Rule(BASE, (True, False), JvpRule(FUNCTIONS[3, 2], (0,))),
         Rule(BASE, (True, True), JvpRule(FUNCTIONS[4, 1], ())),
+        Rule(BASE, (True, True), JvpRule(FUNCTIONS[4, 2], (0,), TransposeRule(FUNCTIONS[2, 1], (1,)))),
+        Rule(BASE, (True, True), JvpRule(FUNCTIONS[4, 1], (), TransposeRule(FUNCTIONS[0, 2], (0, 1)))),
         Rule(BASE, (True, True), VjpRule(FUNCTIONS[2, 1], FUNCTIONS[1, 2], (0, 1))),
         Rule(BASE, (True, True), VjpRule(FUNCTIONS[2, 3], FUNCTIONS[3, 1], (1,))),
         Rule(BASE, (True, True), VjpRule(FUNCTIONS[2, 3], FUNCTIONS[2, 1], (1,))),
@@ -244,6 +246,17 @@ def test_rules_whose_functions_fit(rule: Rule) -> None:
         (Rule(BASE, (True, False), JvpRule(FUNCTIONS[4, 2], (0,))), "the rule needs a function of 3 inputs and 2 outputs", "jvp.function"),
         (Rule(BASE, (True, False), JvpRule(FUNCTIONS[3, 1], (0,))), "the rule needs a function of 3 inputs and 2 outputs", "jvp.function"),
         (Rule(BASE, (True, False), JvpRule(FUNCTIONS[3, 2], (1,))), r"positions below 1 in ascending order, got \[1\]", "jvp.outputs"),
+        (Rule(BASE, (True, True), JvpRule(FUNCTIONS[4, 2], (0,), TransposeRule(99, (1,)))), "refers to function 99", "jvp.transpose.function"),
+        (
+            Rule(BASE, (True, True), JvpRule(FUNCTIONS[4, 2], (0,), TransposeRule(FUNCTIONS[2, 1], (2,)))),
+            r"positions below 2 in ascending order, got \[2\]",
+            "jvp.transpose.inputs",
+        ),
+        (
+            Rule(BASE, (True, True), JvpRule(FUNCTIONS[4, 2], (0,), TransposeRule(FUNCTIONS[1, 1], (1,)))),
+            "the transpose needs a function of 2 inputs and 1 outputs",
+            "jvp.transpose.function",
+        ),
         (Rule(BASE, (True, True), VjpRule(99, FUNCTIONS[1, 2], (0, 1))), "refers to function 99", "vjp.forward"),
         (Rule(BASE, (True, True), VjpRule(FUNCTIONS[2, 1], 99, (0, 1))), "refers to function 99", "vjp.backward"),
         (Rule(BASE, (True, True), VjpRule(FUNCTIONS[2, 1], FUNCTIONS[1, 2], (1, 0))), "positions below 2 in ascending order", "vjp.inputs"),

@@ -17,7 +17,7 @@ import pytest
 from jacloom_graph.errors import Fault, Place, Reason
 from jacloom_graph.identity import canonicalize, constant_digest, graph_id
 from jacloom_graph.tree import LEAF, tuple_of
-from jacloom_graph.types import Constant, Function, Graph, JvpRule, Node, Rule, Tree, TreeKind, Type, VjpRule
+from jacloom_graph.types import Constant, Function, Graph, JvpRule, Node, Rule, TransposeRule, Tree, TreeKind, Type, VjpRule
 from jacloom_graph.wire import from_bytes, to_bytes
 
 F64 = Type("float64")
@@ -206,6 +206,9 @@ OTHERS = {
     "dtype of a constant": replace(BASE, constants=(constant(2.0, "float32", weak=True),)),
     "activity": replace(BASE, rules=(Rule(1, (False,), JvpRule(2, (0,))),)),
     "tangents": replace(BASE, rules=(Rule(1, (True,), JvpRule(2, ())),)),
+    "transpose": replace(BASE, rules=(Rule(1, (True,), JvpRule(2, (0,), TransposeRule(1, (0,)))),)),
+    "function of a transpose": replace(BASE, rules=(Rule(1, (True,), JvpRule(2, (0,), TransposeRule(2, (0,)))),)),
+    "inputs of a transpose": replace(BASE, rules=(Rule(1, (True,), JvpRule(2, (0,), TransposeRule(1, ()))),)),
     "reverse rule": replace(BASE, rules=(Rule(1, (True,), VjpRule(2, 2, (0,))),)),
     "refusal": replace(BASE, rules=(Rule(1, (True,), "none"),)),
     "text of a refusal": replace(BASE, rules=(Rule(1, (True,), "no"),)),

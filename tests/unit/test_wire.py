@@ -16,7 +16,7 @@ from jacloom_graph.identity import graph_id
 from jacloom_graph.limits import Limits
 from jacloom_graph.ops import TABLE
 from jacloom_graph.tree import LEAF, flatten, tuple_of
-from jacloom_graph.types import Constant, Function, Graph, JvpRule, Node, Rule, Tree, TreeKind, Type, VjpRule
+from jacloom_graph.types import Constant, Function, Graph, JvpRule, Node, Rule, TransposeRule, Tree, TreeKind, Type, VjpRule
 from jacloom_graph.wire import from_bytes, to_bytes, tree_from_message, tree_to_message, type_from_message, type_to_message
 
 F64 = Type("float64")
@@ -44,6 +44,7 @@ def sample() -> Graph:
     backward = Function("backward", (ROW, ROW), (), (1,))
     rules = (
         Rule(1, (True,), JvpRule(2, (0,))),
+        Rule(1, (True,), JvpRule(2, (0,), TransposeRule(1, (0,)))),
         Rule(1, (True,), VjpRule(3, 4, (0,))),
         Rule(1, (False,), "no derivative: µ"),
     )
@@ -187,7 +188,7 @@ def test_bad_parts_are_refused(data: bytes, text: str, field: str) -> None:
 @pytest.mark.parametrize("limit", ["functions", "rules", "constants", "nodes"])
 def test_numbers_are_limited(limit: str) -> None:
     data = to_bytes(sample())
-    number = {"functions": 5, "rules": 3, "constants": 5, "nodes": 8}[limit]
+    number = {"functions": 5, "rules": 4, "constants": 5, "nodes": 8}[limit]
     from_bytes(data, Limits(**{limit: number}))
     with pytest.raises(Fault, match=f"a graph may have at most {number - 1} {limit}, got {number}") as caught:
         from_bytes(data, Limits(**{limit: number - 1}))

@@ -45,8 +45,10 @@ def functions_of(rule: Rule) -> Iterator[int]:
     """Yields the functions that a rule consists of, the one it belongs to first."""
     yield rule.function
     match rule.derivative:
-        case JvpRule(function=function):
+        case JvpRule(function, _, transpose):
             yield function
+            if transpose is not None:
+                yield transpose.function
         case VjpRule(forward=forward, backward=backward):
             yield forward
             yield backward

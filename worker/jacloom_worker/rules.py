@@ -7,6 +7,7 @@ derivatives follow the references.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
@@ -16,6 +17,7 @@ from jax.dtypes import float0
 
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.types import Graph, JvpRule, Rule, VjpRule
+from jacloom_worker import linear
 from jacloom_worker.reach import functions_of
 
 
@@ -59,8 +61,10 @@ def custom_call(frame: Functions, number: int, operands: Sequence[Any]) -> list[
     rule = frame.graph.rules[number]
     large = frame.large_for(*functions_of(rule))
     match rule.derivative:
-        case JvpRule():
+        case JvpRule(transpose=None):
             function = _with_jvp(frame, rule, rule.derivative, len(large))
+        case JvpRule():
+            return linear.call(LinearRules(frame, rule, rule.derivative, len(large)), large, operands)
         case VjpRule():
             function = _with_vjp(frame, rule, rule.derivative, len(large))
         case str(text):
@@ -83,6 +87,46 @@ def _with_jvp(frame: Functions, rule: Rule, derivative: JvpRule, skip: int) -> A
 
     function.defjvp(jvp, symbolic_zeros=True)
     return function
+
+
+@dataclass(frozen=True, eq=False)
+class LinearRules:
+    """The rules of a function with a transpose. Its arguments are the large constants, then its inputs."""
+
+    frame: Functions
+    rule: Rule
+    derivative: JvpRule
+    skip: int
+    """How many large constants there are."""
+
+    def value(self, args: Sequence[Any]) -> list[Any]:
+        """Returns the function's results."""
+        return self.frame.apart(tuple(args[: self.skip])).run(self.rule.function, args[self.skip :])
+
+    def jvp(self, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """Returns results and their tangents; None stands for a tangent of zero."""
+        large, values = tuple(primals[: self.skip]), primals[self.skip :]
+        pairs = list(zip(values, tangents[self.skip :], self.rule.active, strict=True))
+        if any(tangent is not None and not active for _, tangent, active in pairs):
+            raise _not_foreseen()
+        given = [jax.numpy.zeros_like(value) if tangent is None else tangent for value, tangent, active in pairs if active]
+        results = self.frame.apart(large).run(self.derivative.function, [*values, *given])
+        count = len(results) - len(self.derivative.outputs)
+        found = dict(zip(self.derivative.outputs, results[count:], strict=True))
+        return results[:count], [found.get(index) for index in range(count)]
+
+    def transpose(self, args: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
+        """Returns the cotangents of arguments that are None, None for the others, given those of the results."""
+        assert self.derivative.transpose is not None
+        inputs = self.derivative.transpose.inputs
+        missing = [index for index, arg in enumerate(args[self.skip :]) if arg is None]
+        if not set(missing) <= set(inputs):
+            raise Fault(Reason.MODE_UNAVAILABLE, "the transpose of a rule was recorded for other inputs than a tangent reaches; use forward mode")
+        rest = [arg for index, arg in enumerate(args[self.skip :]) if index not in inputs]
+        given = [cotangents[index] for index in self.derivative.outputs]
+        results = self.frame.apart(tuple(args[: self.skip])).run(self.derivative.transpose.function, [*rest, *given])
+        found = dict(zip(inputs, results, strict=True))
+        return [*(None for _ in range(self.skip)), *(found.get(index) if index in missing else None for index in range(len(self.rule.active)))]
 
 
 def _instantiated(tangent: Any, active: bool) -> Any:

@@ -1,23 +1,27 @@
-"""Primitives that libraries define for themselves: expanded into what they compute.
+"""Primitives that libraries define for themselves: expanded into what they compute, with the derivatives that they bring.
 
-The cluster need not have the library. A primitive that the op table does not know is replaced by the trace of its own
-implementation, found by asking the primitive and not by a list of names.
+The cluster need not have the library. A primitive that the op table does not know is replaced by the trace of its own implementation, found by
+asking the primitive and not by a list of names. Its rule for tangents, and its transpose where that rule applies it to tangents, become a rule of
+the graph: a library may cut its implementation off from differentiation (lineax's ``linear_solve``), or refuse it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
 from jax.extend import core
+from jax.interpreters import ad
 
-from jacloom._trace import lineax
 from jacloom._trace.activity import Flags
+from jacloom._trace.fingerprint import fingerprint
 from jacloom._trace.lower import Body, Lowering, unsupported
-from jacloom._trace.types import example
-from jacloom_graph.types import Rule
+from jacloom._trace.rules import refusing, tied
+from jacloom._trace.types import example, inexact
+from jacloom_graph.types import JvpRule, TransposeRule
 
 
 def lower_foreign(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
@@ -26,35 +30,101 @@ def lower_foreign(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: 
     Raises:
         Fault: UNSUPPORTED_OP if its implementation cannot be traced.
     """
-    if eqn.primitive.name == "linear_call":
-        raise unsupported(eqn, "a graph has no word for the transpose that it brings; write a jax.custom_vjp instead")
     try:
-        if lineax.is_solve(eqn.primitive, eqn.params) and any(active):
-            expanded = _traced(eqn, lineax.solve(eqn.primitive, eqn.params))
-        else:
-            expanded = _implementation(eqn)
-    except lineax.PseudoInverse:
-        rule = Rule(lowering.function(_implementation(eqn), active, eqn.primitive.name), active, _PSEUDO_INVERSE)
-        lowering.rules.append(rule)
-        return body.emit("custom_call", operands, {"rule": len(lowering.rules) - 1}, eqn)
+        expanded = _implementation(eqn)
     except Exception as error:  # a library's implementation may raise anything
         raise unsupported(
             eqn, f"the op table does not have it, and its implementation cannot be traced ({type(error).__name__}: {str(error)[:200]})"
         ) from error
     if any(inner.primitive is eqn.primitive for inner in expanded.jaxpr.eqns):
         raise unsupported(eqn, "the op table does not have it, and its implementation is compiled code")
-    function = lowering.function(expanded, active, eqn.primitive.name)
-    return body.emit("call", operands, {"function": function}, eqn)
-
-
-_PSEUDO_INVERSE = "a lineax solve has a derivative here where its operator is square and its solver assumes full rank, as LU, Cholesky and CG do"
+    if any(active) and eqn.primitive in ad.primitive_jvps:
+        return body.emit("custom_call", operands, {"rule": _rule(lowering, eqn, expanded, active)}, eqn)
+    return body.emit("call", operands, {"function": lowering.function(expanded, active, eqn.primitive.name)}, eqn)
 
 
 def _implementation(eqn: core.JaxprEqn) -> core.ClosedJaxpr:
     # Primitives whose functions are parameters of their own kind (a jaxpr) are called with them bound back.
     params: dict[str, Any] = eqn.primitive.get_bind_params(eqn.params)
-    return _traced(eqn, partial(eqn.primitive.impl, **params))
+    return _traced(partial(eqn.primitive.impl, **params), [atom.aval for atom in eqn.invars])
 
 
-def _traced(eqn: core.JaxprEqn, function: Callable[..., Any]) -> core.ClosedJaxpr:
-    return jax.make_jaxpr(function)(*(example(atom.aval) for atom in eqn.invars))
+def _rule(lowering: Lowering, eqn: core.JaxprEqn, expanded: core.ClosedJaxpr, active: Flags) -> int:
+    """Returns the number of the rule that the primitive brings."""
+    name = eqn.primitive.name
+    try:
+        jvp = _trace_jvp(eqn, active)
+        linear = _linear_inputs(eqn.primitive, jvp.jaxpr, len(eqn.invars))
+        transpose = _trace_transpose(eqn, linear, jvp.outputs) if linear and eqn.primitive in ad.primitive_transposes else None
+    except Exception as error:  # whatever a library's rule raises is what differentiating has to say
+        return refusing(lowering, expanded, active, name, error)
+
+    def derivative() -> JvpRule:
+        tangents = tuple(flag for flag in active if flag)
+        function = lowering.function(jvp.jaxpr, (*active, *tangents), f"{name} jvp")
+        if transpose is None:
+            return JvpRule(function, jvp.outputs)
+        rest = tuple(flag for index, flag in enumerate(active) if index not in linear)
+        transposed = lowering.function(transpose, (*rest, *(True for _ in jvp.outputs)), f"{name} transpose")
+        return JvpRule(function, jvp.outputs, TransposeRule(transposed, linear))
+
+    content = ("foreign", id(eqn.primitive), fingerprint(jvp.jaxpr), None if transpose is None else fingerprint(transpose))
+    return tied(lowering, expanded, active, content, name, derivative)
+
+
+@dataclass(frozen=True)
+class _Jvp:
+    jaxpr: core.ClosedJaxpr
+    """``(inputs.., active tangents..) -> (outputs.., tangents..)``."""
+    outputs: tuple[int, ...]
+    """The outputs that have a tangent."""
+
+
+def _trace_jvp(eqn: core.JaxprEqn, active: Flags) -> _Jvp:
+    avals = [atom.aval for atom in eqn.invars]
+    outputs: list[int] = []
+
+    def rule(*args: Any) -> list[Any]:
+        given = iter(args[len(avals) :])
+        tangents = [next(given) if flag else ad.Zero(aval.to_tangent_aval()) for aval, flag in zip(avals, active, strict=True)]
+        results = ad.primitive_jvps[eqn.primitive](args[: len(avals)], tangents, **eqn.params)
+        values, found = results if eqn.primitive.multiple_results else ([results[0]], [results[1]])
+        outputs[:] = [index for index, tangent in enumerate(found) if not isinstance(tangent, ad.Zero)]
+        return [*values, *(found[index] for index in outputs)]
+
+    tangents = [aval.to_tangent_aval() for aval, flag in zip(avals, active, strict=True) if flag]
+    return _Jvp(_traced(rule, [*avals, *tangents]), tuple(outputs))
+
+
+def _linear_inputs(primitive: Any, closed: core.ClosedJaxpr, primals: int) -> tuple[int, ...]:
+    """Returns the operands in which tangents reach the primitive within its own rule, if they are always the same: there it is linear."""
+    reached = set(closed.jaxpr.invars[primals:])
+    found = set()
+    for eqn in closed.jaxpr.eqns:
+        positions = tuple(index for index, atom in enumerate(eqn.invars) if not isinstance(atom, core.Literal) and atom in reached)
+        if positions:
+            reached.update(var for var in eqn.outvars if inexact(var.aval))
+            if eqn.primitive is primitive:
+                found.add(positions)
+    return found.pop() if len(found) == 1 else ()
+
+
+def _trace_transpose(eqn: core.JaxprEqn, linear: tuple[int, ...], outputs: tuple[int, ...]) -> core.ClosedJaxpr:
+    """Returns ``(inputs that are not linear.., cotangents of outputs..) -> cotangents of the linear inputs``."""
+    avals = [atom.aval for atom in eqn.invars]
+    results = [var.aval for var in eqn.outvars]
+
+    def rule(*args: Any) -> list[Any]:
+        given = iter(args)
+        inputs = [ad.UndefinedPrimal(aval) if index in linear else next(given) for index, aval in enumerate(avals)]
+        cotangents = [next(given) if index in outputs else ad.Zero(aval.to_tangent_aval()) for index, aval in enumerate(results)]
+        cotangent = cotangents if eqn.primitive.multiple_results else cotangents[0]
+        found = ad.primitive_transposes[eqn.primitive](cotangent, *inputs, **eqn.params)
+        return [ad.instantiate_zeros(found[index]) for index in linear]
+
+    rest = [aval for index, aval in enumerate(avals) if index not in linear]
+    return _traced(rule, [*rest, *(results[index].to_tangent_aval() for index in outputs)])
+
+
+def _traced(function: Callable[..., Any], avals: Sequence[Any]) -> core.ClosedJaxpr:
+    return jax.make_jaxpr(function)(*map(example, avals))

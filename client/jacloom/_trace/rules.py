@@ -9,7 +9,7 @@ which the rule refuses by name.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -51,13 +51,13 @@ def _jvp_rule(lowering: Lowering, eqn: core.JaxprEqn, active: Flags) -> int:
     try:
         jaxpr, outputs = _trace_jvp(eqn, active)
     except Exception as error:  # whatever a user's rule raises is what differentiating has to say
-        return _refusing(lowering, eqn, active, error)
+        return refusing(lowering, eqn.params["call_jaxpr"], active, _name(eqn), error)
 
     def derivative() -> JvpRule:
         tangents = tuple(flag for flag in active if flag)
         return JvpRule(lowering.function(jaxpr, (*active, *tangents), "jvp"), outputs)
 
-    return _tied(lowering, eqn, active, ("jvp", fingerprint(jaxpr)), derivative)
+    return tied(lowering, eqn.params["call_jaxpr"], active, ("jvp", fingerprint(jaxpr), provenance(eqn)), _name(eqn), derivative)
 
 
 def _vjp_rule(lowering: Lowering, eqn: core.JaxprEqn, active: Flags) -> int:
@@ -65,26 +65,38 @@ def _vjp_rule(lowering: Lowering, eqn: core.JaxprEqn, active: Flags) -> int:
         forward, residuals = _trace_forward(eqn, active)
         backward, inputs = _trace_backward(eqn, active, forward, residuals)
     except Exception as error:  # as above
-        return _refusing(lowering, eqn, active, error)
+        return refusing(lowering, eqn.params["call_jaxpr"], active, _name(eqn), error)
 
     def derivative() -> VjpRule:
         reached = lowering.activity.outputs(forward.jaxpr, active)[:residuals]
         cotangents = tuple(inexact(var.aval) for var in backward.jaxpr.invars[residuals:])
         return VjpRule(lowering.function(forward, active, "forward"), lowering.function(backward, (*reached, *cotangents), "backward"), inputs)
 
-    return _tied(lowering, eqn, active, ("vjp", fingerprint(forward), fingerprint(backward)), derivative)
+    content = ("vjp", fingerprint(forward), fingerprint(backward), provenance(eqn))
+    return tied(lowering, eqn.params["call_jaxpr"], active, content, _name(eqn), derivative)
 
 
-def _tied(lowering: Lowering, eqn: core.JaxprEqn, active: Flags, content: tuple[str, ...], derivative: Callable[[], JvpRule | VjpRule]) -> int:
-    """Returns the rule with this content that is being lowered already, or lowers a new one."""
-    key = (active, fingerprint(eqn.params["call_jaxpr"]), content, provenance(eqn))
+def tied(
+    lowering: Lowering, closed: core.ClosedJaxpr, active: Flags, content: Hashable, name: str, derivative: Callable[[], JvpRule | VjpRule]
+) -> int:
+    """Returns the number of a function's rule: that of the same content which is being lowered already, or of a new one.
+
+    Args:
+        lowering: The graph.
+        closed: The function.
+        active: Its active inputs.
+        content: What tells the rule from others of the function.
+        name: For people.
+        derivative: Lowers the rule's own functions.
+    """
+    key = (active, fingerprint(closed), content)
     if key in lowering.open_rules:
         return lowering.open_rules[key]
     if len(lowering.open_rules) >= lowering.max_rule_order:
-        return _add(lowering, eqn, active, f"the rule of {_name(eqn)} is known up to derivatives of order {lowering.max_rule_order}")
+        return _add(lowering, closed, active, name, f"the rule of {name} is known up to derivatives of order {lowering.max_rule_order}")
     number = len(lowering.rules)
     lowering.rules.append(None)
-    function = lowering.function(eqn.params["call_jaxpr"], active, _name(eqn))
+    function = lowering.function(closed, active, name)
     lowering.open_rules[key] = number
     try:
         lowering.rules[number] = Rule(function, active, derivative())
@@ -93,17 +105,18 @@ def _tied(lowering: Lowering, eqn: core.JaxprEqn, active: Flags, content: tuple[
     return number
 
 
-def _refusing(lowering: Lowering, eqn: core.JaxprEqn, active: Flags, error: Exception) -> int:
+def refusing(lowering: Lowering, closed: core.ClosedJaxpr, active: Flags, name: str, error: Exception) -> int:
+    """Returns the number of a rule for a function whose own rule raises an error: whoever differentiates it gets the error's text."""
     # The text is part of the graph's id, so it must be the same in every process: JAX's further lines tell of this machine's files.
     text = _ADDRESS.sub("", next(iter(str(error).strip().splitlines()), ""))[:500]
-    return _add(lowering, eqn, active, f"the rule of {_name(eqn)} refuses: {type(error).__name__}: {text}")
+    return _add(lowering, closed, active, name, f"the rule of {name} refuses: {type(error).__name__}: {text}")
 
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
-def _add(lowering: Lowering, eqn: core.JaxprEqn, active: Flags, refusal: str) -> int:
-    function = lowering.function(eqn.params["call_jaxpr"], active, _name(eqn))
+def _add(lowering: Lowering, closed: core.ClosedJaxpr, active: Flags, name: str, refusal: str) -> int:
+    function = lowering.function(closed, active, name)
     lowering.rules.append(Rule(function, active, refusal))
     return len(lowering.rules) - 1
 

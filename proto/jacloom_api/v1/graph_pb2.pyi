@@ -307,25 +307,63 @@ class JvpRule(_message.Message):
 
     FUNCTION_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
+    TRANSPOSE_FIELD_NUMBER: _builtins.int
     function: _builtins.int
     """Index of a function (inputs.., one tangent per active input..) -> (outputs.., one tangent per entry of `outputs`..)."""
     @_builtins.property
     def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Which outputs have a tangent, in order; the others' tangents are zero."""
 
+    @_builtins.property
+    def transpose(self) -> Global___TransposeRule:
+        """For a function that is linear in some inputs, and whose body cannot be transposed or should not be. Left out otherwise."""
+
     def __init__(
         self,
         *,
         function: _builtins.int = ...,
         outputs: _abc.Iterable[_builtins.int] | None = ...,
+        transpose: Global___TransposeRule | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["transpose", b"transpose"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["function", b"function", "outputs", b"outputs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["function", b"function", "outputs", b"outputs", "transpose", b"transpose"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JvpRule: _TypeAlias = JvpRule  # noqa: Y015
+
+@_typing.final
+class TransposeRule(_message.Message):
+    """Transpose of a function with respect to the inputs that it is linear in. Used where a rule applies the function to tangents, and reverse mode goes
+    back through that.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FUNCTION_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    function: _builtins.int
+    """Index of a function (inputs that are not in `inputs`.., one cotangent per entry of the rule's `outputs`..) -> (one cotangent per entry of
+    `inputs`..).
+    """
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The inputs that the function is linear in, in order."""
+
+    def __init__(
+        self,
+        *,
+        function: _builtins.int = ...,
+        inputs: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["function", b"function", "inputs", b"inputs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransposeRule: _TypeAlias = TransposeRule  # noqa: Y015
 
 @_typing.final
 class VjpRule(_message.Message):
