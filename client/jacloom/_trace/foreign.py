@@ -15,6 +15,7 @@ from jax.extend import core
 
 from jacloom._trace import lineax
 from jacloom._trace.activity import Flags
+from jacloom._trace.calling import call_parameters
 from jacloom._trace.lower import Body, Lowering, unsupported
 from jacloom._trace.types import example
 from jacloom_graph.types import Rule
@@ -52,8 +53,8 @@ _PSEUDO_INVERSE = "a lineax solve has a derivative here where its operator is sq
 
 def _implementation(eqn: core.JaxprEqn) -> core.ClosedJaxpr:
     # Primitives whose functions are parameters of their own kind (a jaxpr) are called with them bound back.
-    params: dict[str, Any] = eqn.primitive.get_bind_params(eqn.params)
-    return _traced(eqn, partial(eqn.primitive.impl, **params))
+    functions, params = call_parameters(eqn)
+    return _traced(eqn, partial(eqn.primitive.impl, *functions, **params))
 
 
 def _traced(eqn: core.JaxprEqn, function: Callable[..., Any]) -> core.ClosedJaxpr:
