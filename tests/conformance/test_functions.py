@@ -233,6 +233,18 @@ def test_printing_is_dropped_with_a_note() -> None:
     assert "dropped" in trace(fun, (X,)).notes[0]
 
 
+@pytest.mark.parametrize("policy", ["nothing_saveable", "everything_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable"])
+def test_named_policies_of_checkpoints_are_kept(policy: str) -> None:
+    traced = trace(jax.checkpoint(lambda x: jnp.sin(MATRIX @ x), policy=getattr(jax.checkpoint_policies, policy)), (X,))
+    assert [node.attrs.get("policy") for node in traced.graph.entry.nodes] == [policy]
+    assert traced.notes == ()
+
+
+def test_other_policies_of_checkpoints_are_dropped_with_a_note() -> None:
+    policy = jax.checkpoint_policies.save_only_these_names("a")
+    assert "dropped" in trace(jax.checkpoint(jnp.sin, policy=policy), (X,)).notes[0]
+
+
 def test_a_function_that_cannot_be_traced_says_why() -> None:
     with pytest.raises(TraceError, match="Python branch or conversion depends on a traced value"):
         trace(lambda x: x if x[0] > 0 else -x, (X,))

@@ -17,6 +17,7 @@ from jax.extend import core
 from jax.interpreters import ad
 
 from jacloom._trace.activity import Flags
+from jacloom._trace.calling import call_parameters
 from jacloom._trace.fingerprint import fingerprint
 from jacloom._trace.lower import Body, Lowering, unsupported
 from jacloom._trace.rules import refusing, tied
@@ -45,8 +46,8 @@ def lower_foreign(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: 
 
 def _implementation(eqn: core.JaxprEqn) -> core.ClosedJaxpr:
     # Primitives whose functions are parameters of their own kind (a jaxpr) are called with them bound back.
-    params: dict[str, Any] = eqn.primitive.get_bind_params(eqn.params)
-    return _traced(partial(eqn.primitive.impl, **params), [atom.aval for atom in eqn.invars])
+    functions, params = call_parameters(eqn)
+    return _traced(partial(eqn.primitive.impl, *functions, **params), [atom.aval for atom in eqn.invars])
 
 
 def _rule(lowering: Lowering, eqn: core.JaxprEqn, expanded: core.ClosedJaxpr, active: Flags) -> int:

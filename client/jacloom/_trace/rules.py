@@ -21,6 +21,7 @@ from jax.dtypes import float0
 from jax.extend import core
 
 from jacloom._trace.activity import Flags
+from jacloom._trace.calling import call_parameters
 from jacloom._trace.fingerprint import fingerprint
 from jacloom._trace.lower import Body, Lowering
 from jacloom._trace.provenance import provenance
@@ -48,8 +49,9 @@ def _custom(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[i
 
 
 def _jvp_rule(lowering: Lowering, eqn: core.JaxprEqn, active: Flags) -> int:
+    (_, rule), _ = call_parameters(eqn)
     try:
-        jaxpr, outputs = _trace_jvp(eqn, active)
+        jaxpr, outputs = _trace_jvp(eqn, rule, active)
     except Exception as error:  # whatever a user's rule raises is what differentiating has to say
         return refusing(lowering, eqn.params["call_jaxpr"], active, _name(eqn), error)
 
@@ -61,9 +63,10 @@ def _jvp_rule(lowering: Lowering, eqn: core.JaxprEqn, active: Flags) -> int:
 
 
 def _vjp_rule(lowering: Lowering, eqn: core.JaxprEqn, active: Flags) -> int:
+    (_, ahead, back), _ = call_parameters(eqn)
     try:
-        forward, residuals = _trace_forward(eqn, active)
-        backward, inputs = _trace_backward(eqn, active, forward, residuals)
+        forward, residuals = _trace_forward(eqn, ahead, active)
+        backward, inputs = _trace_backward(eqn, back, active, forward, residuals)
     except Exception as error:  # as above
         return refusing(lowering, eqn.params["call_jaxpr"], active, _name(eqn), error)
 
@@ -125,13 +128,8 @@ def _name(eqn: core.JaxprEqn) -> str:
     return str(eqn.params["call_jaxpr"].jaxpr.debug_info.func_name)
 
 
-def _subfunctions(eqn: core.JaxprEqn) -> tuple[Any, ...]:
-    return tuple(eqn.primitive.get_bind_params(eqn.params)["subfuns"])
-
-
-def _trace_jvp(eqn: core.JaxprEqn, active: Flags) -> tuple[core.ClosedJaxpr, tuple[int, ...]]:
+def _trace_jvp(eqn: core.JaxprEqn, jvp: Any, active: Flags) -> tuple[core.ClosedJaxpr, tuple[int, ...]]:
     """Returns (inputs.., active tangents..) -> (outputs.., tangents..) and which outputs have one."""
-    _, jvp = _subfunctions(eqn)
     avals = [atom.aval for atom in eqn.invars]
     symbolic = eqn.params["symbolic_zeros"]
     outputs: list[int] = []
@@ -160,9 +158,8 @@ def _is_zero(tangent: Any) -> bool:
     return isinstance(tangent, (SymbolicZero, Zero)) or tangent is None or getattr(tangent, "dtype", None) == float0
 
 
-def _trace_forward(eqn: core.JaxprEqn, active: Flags) -> tuple[core.ClosedJaxpr, int]:
+def _trace_forward(eqn: core.JaxprEqn, forward: Any, active: Flags) -> tuple[core.ClosedJaxpr, int]:
     """Returns (inputs..) -> (residuals.., outputs..) and the number of residuals."""
-    _, forward, _ = _subfunctions(eqn)
     count = 0
 
     def rule(*args: Any) -> list[Any]:
@@ -178,9 +175,10 @@ def _trace_forward(eqn: core.JaxprEqn, active: Flags) -> tuple[core.ClosedJaxpr,
     return _trace_rule(rule, [atom.aval for atom in eqn.invars], eqn.invars), count
 
 
-def _trace_backward(eqn: core.JaxprEqn, active: Flags, forward: core.ClosedJaxpr, count: int) -> tuple[core.ClosedJaxpr, tuple[int, ...]]:
+def _trace_backward(
+    eqn: core.JaxprEqn, backward: Any, active: Flags, forward: core.ClosedJaxpr, count: int
+) -> tuple[core.ClosedJaxpr, tuple[int, ...]]:
     """Returns (residuals.., cotangents of inexact outputs..) -> (cotangents..) and which inputs receive one."""
-    _, _, backward = _subfunctions(eqn)
     outputs: list[Any] = [var.aval for var in eqn.outvars]
     residuals = forward.jaxpr.outvars[:count]
     inputs: list[int] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import jax
 from jax.extend import core
 
 from jacloom._trace.activity import Flags, callee, open_jaxpr, scan_counts, split
@@ -23,12 +24,15 @@ def _call(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int
 
 def _checkpoint(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
     attrs: dict[str, AttrValue] = {"function": lowering.function(eqn.params["jaxpr"], active)}
-    policy = getattr(eqn.params["policy"], "__name__", None)
-    if eqn.params["policy"] is not None:
-        if policy in TABLE["checkpoint"].specs["policy"].members:
-            attrs["policy"] = policy
+    policy = eqn.params["policy"]
+    if policy is not None:
+        # Some policies are functions and some objects, which of them differs between versions of JAX; their public names do not.
+        names = (name for name in TABLE["checkpoint"].specs["policy"].members if getattr(jax.checkpoint_policies, name) == policy)
+        name = next(names, None)
+        if name is not None:
+            attrs["policy"] = name
         else:
-            lowering.notes[f"checkpoint policy {policy or eqn.params['policy']} was dropped: values are the same, memory may differ"] = None
+            lowering.notes[f"checkpoint policy {getattr(policy, '__name__', policy)} was dropped: values are the same, memory may differ"] = None
     if not eqn.params["prevent_cse"]:
         attrs["prevent_cse"] = False
     return body.emit("checkpoint", operands, attrs, eqn)
