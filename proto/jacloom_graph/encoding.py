@@ -38,6 +38,8 @@ from jacloom_graph.types import AttrValue, Function, Graph, JvpRule, Node, Rule,
 
 _Item = TypeVar("_Item")
 _MAGIC: Final = "jacloom.graph.1"
+_MANY: Final = 64
+"""Attributes of more integers are not remembered: they are rare, and may be large."""
 _NAN: Final = struct.pack("<Q", 0x7FF8_0000_0000_0000)
 
 
@@ -115,7 +117,7 @@ def _node(node: Node, text: Text) -> bytes:
             if flat is None:
                 continue
             kept[spec.name] = node.attrs[spec.name]
-            if spec.kind in REFERENCES:
+            if op.references and spec.kind in REFERENCES:
                 kind = AttrKind.RULE if spec.kind is AttrKind.RULE else AttrKind.FUNCTION
                 text.references += [(kind, number) for number in flat.ints]
                 flat = Flat(ints=(0,) * len(flat.ints))
@@ -125,15 +127,22 @@ def _node(node: Node, text: Text) -> bytes:
 
 
 def _operands(operands: tuple[int, ...], text: Text) -> bytes:
-    constants = [-1 - operand for operand in operands if operand < 0]
-    if not constants:
+    if min(operands, default=0) >= 0:
         return _ints(operands)
-    text.constants += constants
+    text.constants += [-1 - operand for operand in operands if operand < 0]
     return _ints([max(operand, -1) for operand in operands])
 
 
 def _attr(name: str, flat: Flat) -> bytes:
+    # The same few occur again and again. Not those with floats: 0.0 and -0.0 are equal, and would be looked up as one.
+    return _attr_anew(name, flat) if flat.floats or len(flat.ints) > _MANY else _known_attr(name, flat)
+
+
+def _attr_anew(name: str, flat: Flat) -> bytes:
     return b"".join((_string(name), _ints(flat.ints), _list(_float, flat.floats), _list(_string, flat.strings)))
+
+
+_known_attr = lru_cache(maxsize=4096)(_attr_anew)
 
 
 def _tree(tree: Tree) -> bytes:
@@ -155,8 +164,7 @@ def _float(value: float) -> bytes:
     return _NAN if value != value else struct.pack("<d", value)
 
 
-def _int(value: int) -> bytes:
-    return struct.pack("<q", value)
+_int: Final = struct.Struct("<q").pack
 
 
 def _ints(values: Sequence[int]) -> bytes:

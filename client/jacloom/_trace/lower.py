@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from jax.extend import core
@@ -40,7 +41,7 @@ class Body:
         """
         if not eqn.outvars:
             return []
-        types = tuple(type_of(var.aval) for var in eqn.outvars)
+        types = tuple([type_of(var.aval) for var in eqn.outvars])
         self.nodes.append(Node(op, tuple(operands), attrs, len(types), types))
         self.sources.append(eqn.source_info)
         first = self.values
@@ -104,11 +105,11 @@ class Lowering:
         for var, value in zip(jaxpr.constvars, closed.consts, strict=True):
             body.env[var] = self.constant(value, weak=bool(getattr(var.aval, "weak_type", False)))
         alive = self.activity.inside(jaxpr, active)
+        env = body.env
         for eqn in jaxpr.eqns:
-            operands = [self.operand(body, atom) for atom in eqn.invars]
-            flags = tuple(not isinstance(atom, core.Literal) and atom in alive for atom in eqn.invars)
-            results = self.equation(body, eqn, operands, flags)
-            body.env.update(zip(eqn.outvars, results, strict=True))
+            operands = [self.operand(body, atom) if isinstance(atom, core.Literal) else env[atom] for atom in eqn.invars]
+            results = self.equation(body, eqn, operands, alive)
+            env.update(zip(eqn.outvars, results, strict=True))
         outputs = tuple(self.operand(body, atom) for atom in jaxpr.outvars)
         self.functions[number] = Function(name, body.inputs, tuple(body.nodes), outputs)
         self.sources[number] = body.sources
@@ -131,18 +132,20 @@ class Lowering:
             self.constants.append(stored)
         return -1 - self._constant_number[key]
 
-    def equation(self, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
-        """Writes one equation into ``body`` and returns the operands that its results are."""
-        name = eqn.primitive.name
+    def equation(self, body: Body, eqn: core.JaxprEqn, operands: list[int], alive: Set[Any]) -> list[int]:
+        """Writes one equation into ``body`` and returns the operands that its results are, given the variables that a tangent can reach."""
+        handler = self.handlers.get(eqn.primitive.name)
         try:
-            if name in self.handlers:
-                return self.handlers[name](self, body, eqn, operands, active)
-            op = name.replace("-", "_")
-            if op in _PLAIN and _PUBLIC.get(name, eqn.primitive) is eqn.primitive:
-                return body.emit(op, operands, attributes(op, eqn.params), eqn)
+            if handler is None:
+                op = _plain(eqn.primitive)
+                if op is not None:
+                    return body.emit(op, operands, attributes(op, eqn.params), eqn)
+                handler = self.otherwise
+            # Nine equations in ten have no use for the flags.
+            active = tuple(not isinstance(atom, core.Literal) and atom in alive for atom in eqn.invars)
+            return handler(self, body, eqn, operands, active)
         except Unrepresentable as error:
             raise unsupported(eqn, str(error)) from error
-        return self.otherwise(self, body, eqn, operands, active)
 
 
 _PLAIN = frozenset(name for name, op in TABLE.items() if not any(spec.kind in REFERENCES for spec in op.attrs))
@@ -150,6 +153,14 @@ _PLAIN = frozenset(name for name, op in TABLE.items() if not any(spec.kind in RE
 
 _PUBLIC = {value.name: value for value in vars(primitives).values() if isinstance(value, core.Primitive)}
 """JAX's own primitives: a library may have one of the same name."""
+
+
+@lru_cache(maxsize=4096)
+def _plain(primitive: core.Primitive) -> str | None:
+    """Returns the op whose attributes are all data that a primitive is, or None."""
+    op = primitive.name.replace("-", "_")
+    return op if op in _PLAIN and _PUBLIC.get(primitive.name, primitive) is primitive else None
+
 
 Handler = Callable[[Lowering, Body, core.JaxprEqn, list[int], Flags], list[int]]
 """Writes one equation, given its operands and which of them are active, and returns the operands that its results are."""
