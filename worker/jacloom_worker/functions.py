@@ -13,6 +13,7 @@ from jacloom_graph.limits import DEFAULT, Limits
 from jacloom_graph.types import Constant, Graph, Type
 from jacloom_worker.infer import output_types
 from jacloom_worker.kernels import Subject
+from jacloom_worker.outline import Outline
 from jacloom_worker.protocol import Load
 from jacloom_worker.raising import Program
 
@@ -41,7 +42,7 @@ def load(source: Load, limits: Limits = DEFAULT, most_bytes: int = MOST_BYTES) -
     The graph is not checked again: the clerk that named it has done so.
 
     Args:
-        source: The graph's bytes, and the bytes of every blob that it refers to.
+        source: The graph's bytes, the bytes of every blob that it refers to, and the types of its outputs where they are known.
         limits: Bounds on the graph.
         most_bytes: Greatest size of any one value.
 
@@ -52,7 +53,8 @@ def load(source: Load, limits: Limits = DEFAULT, most_bytes: int = MOST_BYTES) -
     program = Program(graph, source.constants, most_bytes)
     # On a CPU this is a view of the blob where its alignment allows; JAX keeps the blob's memory for as long as it looks at it.
     constants = tuple(jax.device_put(constant) for constant in program.large)
-    subject = Subject(program.apply, program.inputs, _infer(program), constants)
+    outputs = source.outputs if source.outputs is not None else _infer(program)
+    subject = Subject(program.apply, program.inputs, outputs, constants)
     return subject, sum(constant.nbytes for constant in constants) + len(source.graph)
 
 
@@ -65,7 +67,7 @@ def draft(source: Load, limits: Limits = DEFAULT, most_bytes: int = MOST_BYTES) 
     graph = wire.from_bytes(source.graph, limits)
     census = check(graph, limits)
     program = Program(hollow(graph), {}, most_bytes)
-    subject = Subject(program.apply, program.inputs, _infer(program), program.large)
+    subject = Subject(program.apply, program.inputs, _infer(Outline(program.graph, {}, most_bytes)), program.large)
     return Blueprint(graph, census, subject)
 
 
