@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jacloom_graph import blobnames
 from jacloom_graph.attrs import AttrKind, AttrSpec, flatten
@@ -103,6 +103,8 @@ def constant_digest(constant: Constant) -> bytes:
     Raises:
         Fault: INVALID_GRAPH if there are neither elements nor a blob named by digest.
     """
+    if constant.digest:
+        return constant.digest
     if constant.data is not None:
         return hashlib.sha256(raw(constant.data)).digest()
     digest = blobnames.digest_of(constant.blob)
@@ -168,10 +170,10 @@ def _share(constants: Sequence[Constant]) -> tuple[list[Constant], list[bytes], 
         at = number.setdefault((constant.type, digest), len(distinct))
         which.append(at)
         if at == len(distinct):
-            distinct.append(constant)
+            distinct.append(constant if constant.digest else replace(constant, digest=digest))
             digests.append(digest)
         elif distinct[at].data is None:
-            distinct[at] = constant
+            distinct[at] = replace(constant, digest=digest)
     return distinct, digests, which
 
 
