@@ -17,7 +17,7 @@ _MASSES: Final = np.array([2.0, 1.5, 1.0, 0.5])
 
 
 def simulator(steps: int) -> tuple[Callable[[jax.Array, jax.Array], jax.Array], tuple[np.ndarray, np.ndarray]]:
-    """Returns a chain of four links over ``steps`` steps, about 147 equations each, as a new function, and a state and controls for it.
+    """Returns a chain of four links over ``steps`` steps, about 244 equations each, as a new function, and a state and controls for it.
 
     Kinematics by rotation matrices, contact with the ground by penalty, friction, a mass matrix, and a solve with it: what robot simulators do.
     The function takes ``(8,)`` angles and velocities and ``(steps, 4)`` torques, and returns the ``(10,)`` last state and the tip's position.

@@ -109,21 +109,24 @@ def _node(node: Node, text: Text) -> bytes:
     op = TABLE.get(node.op)
     if op is None:
         raise Fault(Reason.UNSUPPORTED_OP, f"there is no op {node.op[:64]!r} in the op table")
+    head = _string(node.op) + _operands(node.operands, text) + _int(node.result_count)
+    if not node.attrs:
+        text.attrs.append(node.attrs)
+        return head + _NO_ATTRS
     kept: dict[str, AttrValue] = {}
     written = []
-    if node.attrs:
-        for spec in op.attrs:
-            flat = flatten_unless_default(spec, node.attrs[spec.name]) if spec.name in node.attrs else None
-            if flat is None:
-                continue
-            kept[spec.name] = node.attrs[spec.name]
-            if op.references and spec.kind in REFERENCES:
-                kind = AttrKind.RULE if spec.kind is AttrKind.RULE else AttrKind.FUNCTION
-                text.references += [(kind, number) for number in flat.ints]
-                flat = Flat(ints=(0,) * len(flat.ints))
-            written.append(_attr(spec.name, flat))
+    for spec in op.attrs:
+        flat = flatten_unless_default(spec, node.attrs[spec.name]) if spec.name in node.attrs else None
+        if flat is None:
+            continue
+        kept[spec.name] = node.attrs[spec.name]
+        if op.references and spec.kind in REFERENCES:
+            kind = AttrKind.RULE if spec.kind is AttrKind.RULE else AttrKind.FUNCTION
+            text.references += [(kind, number) for number in flat.ints]
+            flat = Flat(ints=(0,) * len(flat.ints))
+        written.append(_attr(spec.name, flat))
     text.attrs.append(kept)
-    return b"".join((_string(node.op), _operands(node.operands, text), _int(node.result_count), _int(len(written)), *written))
+    return b"".join((head, _int(len(written)), *written))
 
 
 def _operands(operands: tuple[int, ...], text: Text) -> bytes:
@@ -165,6 +168,7 @@ def _float(value: float) -> bytes:
 
 
 _int: Final = struct.Struct("<q").pack
+_NO_ATTRS: Final = _int(0)
 
 
 def _ints(values: Sequence[int]) -> bytes:

@@ -138,7 +138,7 @@ class _Numbers:
         return Rule(self.functions[rule.function], rule.active, derivative)
 
     def _node(self, node: Node, attrs: Mapping[str, AttrValue]) -> Node:
-        references = TABLE[node.op].references
+        references = TABLE[node.op].references if attrs else ()
         operands = self._operands(node.operands)
         if not references and operands is node.operands and len(attrs) == len(node.attrs):
             return node

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 from jax.extend import core
 from jax.extend.core import primitives
 
@@ -46,7 +47,7 @@ class Body:
         self.sources.append(eqn.source_info)
         first = self.values
         self.values += len(types)
-        return list(range(first, self.values))
+        return [first] if len(types) == 1 else list(range(first, self.values))
 
 
 class Lowering:
@@ -73,6 +74,7 @@ class Lowering:
         self.open_rules: dict[object, int] = {}
         """Rules whose derivative is being lowered, by content: a call that comes back to one of them refers to it."""
         self._constant_number: dict[object, int] = {}
+        self._literals: dict[object, int] = {}
         self._function_number: dict[object, int] = {}
         self._alive: list[Any] = []  # keys hold ids, which must not be used again while they count
 
@@ -117,10 +119,20 @@ class Lowering:
 
     def operand(self, body: Body, atom: Any) -> int:
         """Returns the operand that a variable or literal is."""
-        if isinstance(atom, core.Literal):
-            aval: Any = atom.aval
-            return self.constant(atom.val, weak=bool(getattr(aval, "weak_type", False)), dtype=aval.dtype)
-        return body.env[atom]
+        if not isinstance(atom, core.Literal):
+            return body.env[atom]
+        aval: Any = atom.aval
+        weak, key = bool(getattr(aval, "weak_type", False)), None
+        if getattr(atom.val, "dtype", None) == aval.dtype and aval.shape == ():
+            # Every fourth operand is a literal, and most have been met before.
+            key = aval.dtype, weak, np.asarray(atom.val).tobytes()
+            known = self._literals.get(key)
+            if known is not None:
+                return known
+        operand = self.constant(atom.val, weak=weak, dtype=aval.dtype)
+        if key is not None:
+            self._literals[key] = operand
+        return operand
 
     def constant(self, value: Any, *, weak: bool, dtype: Any = None) -> int:
         """Returns the operand (below zero) that a constant is; equal scalars share one."""
