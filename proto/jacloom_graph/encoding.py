@@ -33,7 +33,7 @@ from typing import Final, TypeVar, assert_never
 
 from jacloom_graph.attrs import REFERENCES, AttrKind, Flat, flatten_unless_default
 from jacloom_graph.errors import Fault, Place, Reason
-from jacloom_graph.ops import TABLE
+from jacloom_graph.ops import TABLE, Op
 from jacloom_graph.types import AttrValue, Function, Graph, JvpRule, Node, Rule, Tree, Type, VjpRule
 
 _Item = TypeVar("_Item")
@@ -57,8 +57,17 @@ class Text:
     """For each node its attributes that differ from their defaults, in the order of the op table."""
 
 
-def function_text(index: int, function: Function) -> Text:
+Known = dict[tuple[str, int], tuple[Mapping[str, AttrValue], bytes]]
+"""Attributes that have been encoded, without their defaults and as text, by op and identity: nodes of a traced graph share them."""
+
+
+def function_text(index: int, function: Function, known: Known) -> Text:
     """Returns the text of the graph's function of that index.
+
+    Args:
+        index: For errors.
+        function: The function.
+        known: What has been encoded of the same graph; added to.
 
     Raises:
         Fault: UNSUPPORTED_OP or INVALID_GRAPH for a node that the op table does not describe.
@@ -67,7 +76,7 @@ def function_text(index: int, function: Function) -> Text:
     parts = [_list(_type, function.inputs), _int(len(function.nodes))]
     for number, node in enumerate(function.nodes):
         try:
-            parts.append(_node(node, text))
+            parts.append(_node(node, text, known))
         except Fault as fault:
             raise Fault(fault.reason, fault.message, place=Place(index, number, node.op)) from fault
     parts.append(_operands(function.outputs, text))
@@ -105,7 +114,7 @@ def graph_bytes(graph: Graph, functions: Iterable[Text], rules: Iterable[Text], 
     return b"".join(parts)
 
 
-def _node(node: Node, text: Text) -> bytes:
+def _node(node: Node, text: Text, known: Known) -> bytes:
     op = TABLE.get(node.op)
     if op is None:
         raise Fault(Reason.UNSUPPORTED_OP, f"there is no op {node.op[:64]!r} in the op table")
@@ -113,20 +122,31 @@ def _node(node: Node, text: Text) -> bytes:
     if not node.attrs:
         text.attrs.append(node.attrs)
         return head + _NO_ATTRS
+    found = known.get((node.op, id(node.attrs)))
+    if found is None:
+        found = _attrs(node.attrs, op, text)
+        if not op.references:
+            known[node.op, id(node.attrs)] = found
+    kept, written = found
+    text.attrs.append(kept)
+    return head + written
+
+
+def _attrs(attrs: Mapping[str, AttrValue], op: Op, text: Text) -> tuple[Mapping[str, AttrValue], bytes]:
+    """Returns a node's attributes without those that are equal to their defaults, and their encoding; adds the references among them to the text."""
     kept: dict[str, AttrValue] = {}
     written = []
     for spec in op.attrs:
-        flat = flatten_unless_default(spec, node.attrs[spec.name]) if spec.name in node.attrs else None
+        flat = flatten_unless_default(spec, attrs[spec.name]) if spec.name in attrs else None
         if flat is None:
             continue
-        kept[spec.name] = node.attrs[spec.name]
+        kept[spec.name] = attrs[spec.name]
         if op.references and spec.kind in REFERENCES:
             kind = AttrKind.RULE if spec.kind is AttrKind.RULE else AttrKind.FUNCTION
             text.references += [(kind, number) for number in flat.ints]
             flat = Flat(ints=(0,) * len(flat.ints))
         written.append(_attr(spec.name, flat))
-    text.attrs.append(kept)
-    return b"".join((head, _int(len(written)), *written))
+    return kept, b"".join((_int(len(written)), *written))
 
 
 def _operands(operands: tuple[int, ...], text: Text) -> bytes:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 
 from jacloom_graph import blobnames
 from jacloom_graph.attrs import AttrKind, AttrSpec, flatten
-from jacloom_graph.encoding import Text, function_text, graph_bytes, rule_text
+from jacloom_graph.encoding import Known, Text, function_text, graph_bytes, rule_text
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.ops import TABLE
 from jacloom_graph.partition import coarsest
@@ -56,7 +56,8 @@ def canonicalize(graph: Graph) -> Canonical:
             elements nor a blob named by digest.
     """
     constants, digests, constant_of = _share(graph.constants)
-    functions = [function_text(index, function) for index, function in enumerate(graph.functions)]
+    known: Known = {}
+    functions = [function_text(index, function, known) for index, function in enumerate(graph.functions)]
     rules = [rule_text(rule) for rule in graph.rules]
     for text in functions:
         text.constants = [constant_of[constant] for constant in text.constants]

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Final
 
 from jacloom_api.v1 import graph_pb2
-from jacloom_graph.attrs import AttrSpec, Flat
+from jacloom_graph.attrs import Flat
 from jacloom_graph.framing import delimited, varint
 from jacloom_graph.types import Function, Node, Type
 
@@ -23,8 +23,8 @@ _ATTR: Final = graph_pb2.Node.ATTRS_FIELD_NUMBER
 _TYPE: Final = graph_pb2.Node.RESULT_TYPES_FIELD_NUMBER
 
 
-def node_field(node: Node, attrs: Iterable[tuple[AttrSpec, Flat]]) -> bytes:
-    """Returns a node as a field of its function, given its attributes as they are to be written.
+def node_field(node: Node, attrs: bytes) -> bytes:
+    """Returns a node as a field of its function, given its attributes' fields.
 
     Raises:
         ValueError, TypeError: A number does not fit its field.
@@ -33,11 +33,16 @@ def node_field(node: Node, attrs: Iterable[tuple[AttrSpec, Flat]]) -> bytes:
     parts = [_op(node.op)]
     if node.operands:
         parts.append(delimited(_OPERANDS, b"".join(map(_sint32, node.operands))))
-    parts += [_attr_anew(spec.name, flat) if flat.floats else _attr(spec.name, flat) for spec, flat in attrs]
+    parts.append(attrs)
     if node.result_count != 1:
         parts.append(graph_pb2.Node(result_count=node.result_count).SerializeToString())
     parts += map(_type, node.result_types)
     return delimited(_NODE, b"".join(parts))
+
+
+def attr_field(name: str, flat: Flat) -> bytes:
+    """Returns an attribute as a field of its node."""
+    return delimited(_ATTR, graph_pb2.Attr(name=name, ints=flat.ints, floats=flat.floats, strings=flat.strings).SerializeToString())
 
 
 def function_field(function: Function, inputs: Iterable[graph_pb2.Type], nodes: Sequence[bytes]) -> bytes:
@@ -55,14 +60,6 @@ def _op(name: str) -> bytes:
 @lru_cache(maxsize=4096)
 def _type(type_: Type) -> bytes:
     return delimited(_TYPE, graph_pb2.Type(dtype=type_.dtype, shape=type_.shape, weak=type_.weak).SerializeToString())
-
-
-def _attr_anew(name: str, flat: Flat) -> bytes:
-    # Not looked up where there are floats: 0.0 and -0.0 are equal, and would be one.
-    return delimited(_ATTR, graph_pb2.Attr(name=name, ints=flat.ints, floats=flat.floats, strings=flat.strings).SerializeToString())
-
-
-_attr = lru_cache(maxsize=4096)(_attr_anew)
 
 
 @lru_cache(maxsize=1 << 15, typed=True)

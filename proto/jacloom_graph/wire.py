@@ -15,10 +15,10 @@ from google.protobuf.message import DecodeError, EncodeError
 
 from jacloom_api.v1 import graph_pb2
 from jacloom_graph import tensor
-from jacloom_graph.attrs import AttrSpec, Flat, decode, flatten_unless_default
+from jacloom_graph.attrs import decode, flatten_unless_default
 from jacloom_graph.errors import Fault, Place, Reason
 from jacloom_graph.limits import DEFAULT, Limits
-from jacloom_graph.nodes import function_field, node_field
+from jacloom_graph.nodes import attr_field, function_field, node_field
 from jacloom_graph.ops import TABLE, Op
 from jacloom_graph.tree import LEAF, tuple_of
 from jacloom_graph.types import AttrValue, Constant, Function, Graph, JvpRule, Node, Rule, Tree, TreeKind, Type, VjpRule
@@ -40,7 +40,8 @@ def to_bytes(graph: Graph) -> bytes:
     """
     # The functions are laid down apart, between the field before them and those after, as protobuf would place them.
     head = graph_pb2.Graph(opset=graph.opset).SerializeToString()
-    functions = [_function_field(index, function) for index, function in enumerate(graph.functions)]
+    known: dict[tuple[str, int], bytes] = {}
+    functions = [_function_field(index, function, known) for index, function in enumerate(graph.functions)]
     message = graph_pb2.Graph(producer=graph.producer)
     message.rules.extend(map(_rule_to_message, graph.rules))
     message.constants.extend(_constant_to_message(constant, f"constants[{index}]") for index, constant in enumerate(graph.constants))
@@ -150,27 +151,32 @@ def _check_counts(message: graph_pb2.Graph, limits: Limits) -> None:
     limits.require("values", sum(len(function.inputs) for function in message.functions))
 
 
-def _function_field(index: int, function: Function) -> bytes:
-    nodes = [node_field(node, _flat_attrs(index, number, node)) for number, node in enumerate(function.nodes)]
+def _function_field(index: int, function: Function, known: dict[tuple[str, int], bytes]) -> bytes:
+    """Returns a function as a field of its graph. In ``known`` are attributes by op and identity: nodes of a traced graph share them."""
+    nodes = []
+    for number, node in enumerate(function.nodes):
+        key = node.op, id(node.attrs)
+        attrs = known.get(key)
+        if attrs is None:
+            attrs = known[key] = _attr_fields(index, number, node)
+        nodes.append(node_field(node, attrs))
     return function_field(function, map(type_to_message, function.inputs), nodes)
 
 
-def _flat_attrs(index: int, number: int, node: Node) -> list[tuple[AttrSpec, Flat]]:
+def _attr_fields(index: int, number: int, node: Node) -> bytes:
     """Returns the attributes of a node that differ from their defaults, in the order of the op table."""
+    place = Place(index, number, node.op)
     op = TABLE.get(node.op)
     if op is None:
-        raise unknown_op(node.op, Place(index, number, node.op))
-    attrs = node.attrs
-    if not attrs:
-        return []
-    if not attrs.keys() <= op.specs.keys():
-        unknown = next(name for name in attrs if name not in op.specs)
-        raise unknown_attr(unknown, op, Place(index, number, node.op))
+        raise unknown_op(node.op, place)
+    for name in node.attrs:
+        if name not in op.specs:
+            raise unknown_attr(name, op, place)
     try:
-        flats = [(spec, flatten_unless_default(spec, attrs[spec.name])) for spec in op.attrs if spec.name in attrs]
+        flats = [(spec.name, flatten_unless_default(spec, node.attrs[spec.name])) for spec in op.attrs if spec.name in node.attrs]
     except Fault as fault:
-        raise Fault(fault.reason, fault.message, place=Place(index, number, node.op)) from fault
-    return [(spec, flat) for spec, flat in flats if flat is not None]
+        raise Fault(fault.reason, fault.message, place=place) from fault
+    return b"".join([attr_field(name, flat) for name, flat in flats if flat is not None])
 
 
 def _read_function(index: int, message: graph_pb2.Function) -> Function:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from jax.extend import core
@@ -15,7 +15,7 @@ from jacloom._trace.activity import Activity, Flags
 from jacloom._trace.params import Unrepresentable, attributes
 from jacloom._trace.source import user_line
 from jacloom._trace.types import constant, type_of
-from jacloom_graph.attrs import REFERENCES
+from jacloom_graph.attrs import REFERENCES, AttrKind
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.ops import TABLE
 from jacloom_graph.types import AttrValue, Constant, Function, Node, Rule, Type
@@ -75,6 +75,7 @@ class Lowering:
         """Rules whose derivative is being lowered, by content: a call that comes back to one of them refers to it."""
         self._constant_number: dict[object, int] = {}
         self._literals: dict[object, int] = {}
+        self._attrs: dict[object, Mapping[str, AttrValue]] = {}
         self._function_number: dict[object, int] = {}
         self._alive: list[Any] = []  # keys hold ids, which must not be used again while they count
 
@@ -151,7 +152,7 @@ class Lowering:
             if handler is None:
                 op = _plain(eqn.primitive)
                 if op is not None:
-                    return body.emit(op, operands, attributes(op, eqn.params), eqn)
+                    return body.emit(op, operands, self._attributes(op, eqn.params), eqn)
                 handler = self.otherwise
             # Nine equations in ten have no use for the flags.
             active = tuple(not isinstance(atom, core.Literal) and atom in alive for atom in eqn.invars)
@@ -159,9 +160,27 @@ class Lowering:
         except Unrepresentable as error:
             raise unsupported(eqn, str(error)) from error
 
+    def _attributes(self, op: str, params: Mapping[str, Any]) -> Mapping[str, AttrValue]:
+        """Returns the attributes of a plain op; the same object for the same parameters, so that they are converted, checked and encoded once."""
+        if not params:
+            return _NONE
+        try:
+            known = self._attrs.get(key := (op, *params.items()))
+        except TypeError:  # a parameter without a hash
+            return attributes(op, params)
+        if known is None:
+            known = attributes(op, params)
+            if op not in _FLOATING:
+                self._attrs[key] = known
+        return known
 
+
+_NONE: Final[Mapping[str, AttrValue]] = {}
 _PLAIN = frozenset(name for name, op in TABLE.items() if not any(spec.kind in REFERENCES for spec in op.attrs))
 """Ops whose attributes are all data."""
+
+_FLOATING = frozenset(name for name, op in TABLE.items() if any(spec.kind in (AttrKind.FLOAT, AttrKind.SCALAR) for spec in op.attrs))
+"""Ops with attributes that may be floats: 0.0, -0.0 and 0 are equal, and not the same."""
 
 _PUBLIC = {value.name: value for value in vars(primitives).values() if isinstance(value, core.Primitive)}
 """JAX's own primitives: a library may have one of the same name."""
