@@ -51,6 +51,7 @@ def to_bytes(graph: Graph) -> bytes:
         rest = message.SerializeToString(deterministic=True)
     except (EncodeError, ValueError) as error:
         raise Fault(Reason.TOO_LARGE, _TOO_LARGE) from error
+    del message  # constants may be large, and are copied once more below
     size = len(head) + sum(map(len, functions)) + len(rest)
     if size > _MOST_BYTES:
         raise Fault(Reason.TOO_LARGE, _TOO_LARGE)
