@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jacloom as jl
-from benchmarks import gradients, growth, jacobians, memory, products, startup
+from benchmarks import constants, first_call, gradients, growth, jacobians, memory, products, startup, tracing
 from benchmarks.measure import Report, settle
 
 _WITH_CLIENT: dict[str, Callable[[jl.Client], Report]] = {
@@ -24,8 +24,15 @@ _WITH_CLIENT: dict[str, Callable[[jl.Client], Report]] = {
     "gradient": gradients.network,
 }
 
-_ALONE: dict[str, Callable[[], Report]] = {"startup": startup.first_result, "memory": memory.slow_reader, "memory-growth": growth.growth}
-"""Benchmarks that start a service of their own."""
+_ALONE: dict[str, Callable[[], Report]] = {
+    "startup": startup.first_result,
+    "memory": memory.slow_reader,
+    "memory-growth": growth.growth,
+    "tracing": tracing.both_ways,
+    "first-call": first_call.until_compiling,
+    "constants": constants.registration,
+}
+"""Benchmarks that need no service, or start one of their own."""
 
 
 def run(names: list[str]) -> Iterator[Report]:

@@ -13,6 +13,7 @@ import grpc
 CHUNK = 1 << 20
 _UNARY = "/floor.Echo/Unary"
 _STREAM = "/floor.Echo/Stream"
+_SINK = "/floor.Echo/Sink"
 _OPTIONS = [("grpc.max_receive_message_length", 16 << 20), ("grpc.max_send_message_length", 16 << 20), ("grpc.so_reuseport", 0)]
 
 
@@ -22,6 +23,7 @@ def serve() -> None:
     handlers = {
         "Unary": grpc.unary_unary_rpc_method_handler(lambda request, _: request),
         "Stream": grpc.stream_stream_rpc_method_handler(lambda requests, _: iter(list(requests))),
+        "Sink": grpc.stream_unary_rpc_method_handler(lambda requests, _: sum(map(len, requests)).to_bytes(8, "little")),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("floor.Echo", handlers),))
     print(server.add_insecure_port("127.0.0.1:0"), flush=True)
@@ -37,6 +39,7 @@ class Echo:
         """Uses an open channel."""
         self._unary = channel.unary_unary(_UNARY, None, None)
         self._stream = channel.stream_stream(_STREAM, None, None)
+        self._sink = channel.stream_unary(_SINK, None, None)
 
     def unary(self, payload: bytes) -> bytes:
         """Returns the payload, sent and received as one message."""
@@ -44,8 +47,15 @@ class Echo:
 
     def chunked(self, payload: memoryview) -> int:
         """Returns how many bytes came back, sent and received in chunks of 1 MiB."""
-        chunks = (bytes(payload[at : at + CHUNK]) for at in range(0, len(payload), CHUNK))
-        return sum(len(chunk) for chunk in self._stream(chunks))
+        return sum(len(chunk) for chunk in self._stream(_chunks(payload)))
+
+    def sent(self, payload: memoryview) -> int:
+        """Returns how many bytes arrived, sent in chunks of 1 MiB and only counted there."""
+        return int.from_bytes(self._sink(_chunks(payload)), "little")
+
+
+def _chunks(payload: memoryview) -> Iterator[bytes]:
+    return (bytes(payload[at : at + CHUNK]) for at in range(0, len(payload), CHUNK))
 
 
 @contextlib.contextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
+import grpc
 import numpy as np
 
 from jacloom._connection import Connection
@@ -16,6 +18,7 @@ from jacloom._retry import retrying
 from jacloom_api.v1 import blob_service_pb2, graph_pb2
 from jacloom_graph import blobnames, tensor, wire
 from jacloom_graph.framing import Pieces, field
+from jacloom_graph.identity import constant_digest
 from jacloom_graph.types import Graph, Type
 
 CHUNK_BYTES = 1 << 20
@@ -26,8 +29,8 @@ INLINE_BYTES = 1 << 20
 """Inputs that are larger than this together are leased, the largest first."""
 ALIGNMENT = 64
 """Arrays begin at multiples of this many bytes in a blob, where workers can read them in place."""
-PARALLEL = 4
-"""Constants uploaded at once."""
+PARALLEL = 3
+"""Blobs under way at once: one being sent, the others being hashed and stored."""
 RELEASE_SECONDS = 10.0
 
 
@@ -47,7 +50,7 @@ def pack(graph: Graph) -> Parcel:
     for constant in graph.constants:
         if constant.data is not None and constant.data.nbytes > CONSTANT_BYTES:
             content = tensor.raw(constant.data)
-            digest = hashlib.sha256(content).hexdigest()
+            digest = constant_digest(constant).hex()
             blobs[digest] = content
             constant = replace(constant, data=None, blob=blobnames.by_digest(digest))
         constants.append(constant)
@@ -62,8 +65,7 @@ def upload_constants(connection: Connection, parcel: Parcel, deadline: Deadline)
     digests = {blobnames.by_digest(digest): digest for digest in parcel.constants}
     request = blob_service_pb2.MissingRequest(names=list(digests))
     missing = [digests[name] for name in connection.unary(lambda stubs: stubs.blobs.Missing, request, deadline).names]
-    for start in range(0, len(missing), PARALLEL):
-        _put(connection, [(digest, [parcel.constants[digest]]) for digest in missing[start : start + PARALLEL]], deadline)
+    _put(connection, [(digest, [parcel.constants[digest]]) for digest in missing], deadline)
 
 
 def tensors(connection: Connection, arrays: Sequence[np.ndarray], types: Sequence[Type], deadline: Deadline) -> tuple[list[Pieces], list[str]]:
@@ -113,18 +115,47 @@ def _apart(sizes: Sequence[int]) -> list[int]:
 
 
 def _put(connection: Connection, blobs: Sequence[tuple[str, Pieces]], deadline: Deadline) -> list[str]:
-    """Uploads blobs at the same time, each given by its digest (empty for a leased one) and its content, and returns their names."""
+    """Uploads blobs, each given by its digest (empty for a leased one) and its content, and returns their names."""
+    names: dict[int, str] = {}
 
-    def attempt() -> list[str]:
+    def attempt() -> None:
+        under_way: dict[int, grpc.Future[blob_service_pb2.Blob]] = {}
+
+        def await_oldest() -> None:
+            number = next(iter(under_way))
+            names[number] = under_way[number].result().name
+            del under_way[number]
+
         with connection.stubs(deadline) as stubs:
-            puts = [stubs.put.future(_chunks(digest, content), timeout=deadline.remaining(), metadata=stubs.metadata) for digest, content in blobs]
             try:
-                return [put.result().name for put in puts]
+                for number, (digest, content) in enumerate(blobs):
+                    if number not in names:  # arrived in an earlier attempt
+                        sent = threading.Event()
+                        chunks = _noting(_chunks(digest, content), sent)
+                        under_way[number] = stubs.put.future(chunks, timeout=deadline.remaining(), metadata=stubs.metadata)
+                        under_way[number].add_done_callback(partial(_note, sent))
+                        # One after the other on the wire, and the next while the service still stores the last ones.
+                        sent.wait()
+                    if len(under_way) == PARALLEL:
+                        await_oldest()
+                while under_way:
+                    await_oldest()
             finally:
-                for put in puts:
-                    put.cancel()  # type: ignore[no-untyped-call]  # does nothing to those that are done
+                for put in under_way.values():
+                    put.cancel()
 
-    return retrying(attempt, deadline)
+    retrying(attempt, deadline)
+    return [names[number] for number in range(len(blobs))]
+
+
+def _note(sent: threading.Event, _: object) -> None:
+    sent.set()
+
+
+def _noting(chunks: Iterator[bytes], sent: threading.Event) -> Iterator[bytes]:
+    """Yields chunks, and notes when all of them have been taken."""
+    yield from chunks
+    sent.set()
 
 
 def _chunks(sha256: str, content: Pieces) -> Iterator[bytes]:

@@ -100,14 +100,16 @@ def _check_function(graph: Graph, index: int, limits: Limits) -> Iterator[int]:
     for number, type_ in enumerate(function.inputs):
         tensor.check_type(type_, limits, reason=Reason.INVALID_GRAPH, field=f"functions[{index}].inputs[{number}]", place=Place(index))
     values = len(function.inputs)
+    sound: set[Type] = set()
     for number, node in enumerate(function.nodes):
         place = Place(index, number, node.op[:64])
         op = TABLE.get(node.op)
         if op is None:
             raise unknown_op(node.op, place)
         _check_operands(graph, op, node, values, place)
-        _check_results(node, limits, place)
-        yield from _check_attrs(graph, op, node, place)
+        _check_results(node, limits, place, sound)
+        if node.attrs or op.needs_attrs:
+            yield from _check_attrs(graph, op, node, place)
         values += node.result_count
     for position, operand in enumerate(function.outputs):
         if not -len(graph.constants) <= operand < values:
@@ -125,13 +127,16 @@ def _check_operands(graph: Graph, op: Op, node: Node, values: int, place: Place)
             raise _invalid(f"operand {position} is {operand}, but before this node there are {_available(values, graph)}", place=place)
 
 
-def _check_results(node: Node, limits: Limits, place: Place) -> None:
+def _check_results(node: Node, limits: Limits, place: Place, sound: set[Type]) -> None:
+    """Checks what a node says of its results. Types in ``sound`` have passed before; those that pass now are added."""
     if node.result_count < 1:
         raise _invalid(f"a node yields at least one value, got result_count {node.result_count}", place=place)
     if node.result_types and len(node.result_types) != node.result_count:
         raise _invalid(f"result_types must be empty or one per result ({node.result_count}), got {len(node.result_types)}", place=place)
     for type_ in node.result_types:
-        tensor.check_type(type_, limits, reason=Reason.INVALID_GRAPH, place=place)
+        if type_ not in sound:
+            tensor.check_type(type_, limits, reason=Reason.INVALID_GRAPH, place=place)
+            sound.add(type_)
 
 
 def _check_attrs(graph: Graph, op: Op, node: Node, place: Place) -> Iterator[int]:

@@ -34,11 +34,13 @@ from typing import Final, TypeVar, assert_never
 
 from jacloom_graph.attrs import REFERENCES, AttrKind, Flat, flatten_unless_default
 from jacloom_graph.errors import Fault, Place, Reason
-from jacloom_graph.ops import TABLE
+from jacloom_graph.ops import TABLE, Op
 from jacloom_graph.types import AttrValue, Function, Graph, JvpRule, Node, Rule, Tree, Type, VjpRule
 
 _Item = TypeVar("_Item")
 _MAGIC: Final = "jacloom.graph.1"
+_MANY: Final = 64
+"""Attributes of more integers are not remembered: they are rare, and may be large."""
 _NAN: Final = struct.pack("<Q", 0x7FF8_0000_0000_0000)
 
 
@@ -56,8 +58,17 @@ class Text:
     """For each node its attributes that differ from their defaults, in the order of the op table."""
 
 
-def function_text(index: int, function: Function) -> Text:
+Known = dict[tuple[str, int], tuple[Mapping[str, AttrValue], bytes]]
+"""Attributes that have been encoded, without their defaults and as text, by op and identity: nodes of a traced graph share them."""
+
+
+def function_text(index: int, function: Function, known: Known) -> Text:
     """Returns the text of the graph's function of that index.
+
+    Args:
+        index: For errors.
+        function: The function.
+        known: What has been encoded of the same graph; added to.
 
     Raises:
         Fault: UNSUPPORTED_OP or INVALID_GRAPH for a node that the op table does not describe.
@@ -66,7 +77,7 @@ def function_text(index: int, function: Function) -> Text:
     parts = [_list(_type, function.inputs), _int(len(function.nodes))]
     for number, node in enumerate(function.nodes):
         try:
-            parts.append(_node(node, text))
+            parts.append(_node(node, text, known))
         except Fault as fault:
             raise Fault(fault.reason, fault.message, place=Place(index, number, node.op)) from fault
     parts.append(_operands(function.outputs, text))
@@ -106,37 +117,58 @@ def graph_bytes(graph: Graph, functions: Iterable[Text], rules: Iterable[Text], 
     return b"".join(parts)
 
 
-def _node(node: Node, text: Text) -> bytes:
+def _node(node: Node, text: Text, known: Known) -> bytes:
     op = TABLE.get(node.op)
     if op is None:
         raise Fault(Reason.UNSUPPORTED_OP, f"there is no op {node.op[:64]!r} in the op table")
+    head = _string(node.op) + _operands(node.operands, text) + _int(node.result_count)
+    if not node.attrs:
+        text.attrs.append(node.attrs)
+        return head + _NO_ATTRS
+    found = known.get((node.op, id(node.attrs)))
+    if found is None:
+        found = _attrs(node.attrs, op, text)
+        if not op.references:
+            known[node.op, id(node.attrs)] = found
+    kept, written = found
+    text.attrs.append(kept)
+    return head + written
+
+
+def _attrs(attrs: Mapping[str, AttrValue], op: Op, text: Text) -> tuple[Mapping[str, AttrValue], bytes]:
+    """Returns a node's attributes without those that are equal to their defaults, and their encoding; adds the references among them to the text."""
     kept: dict[str, AttrValue] = {}
     written = []
-    if node.attrs:
-        for spec in op.attrs:
-            flat = flatten_unless_default(spec, node.attrs[spec.name]) if spec.name in node.attrs else None
-            if flat is None:
-                continue
-            kept[spec.name] = node.attrs[spec.name]
-            if spec.kind in REFERENCES:
-                kind = AttrKind.RULE if spec.kind is AttrKind.RULE else AttrKind.FUNCTION
-                text.references += [(kind, number) for number in flat.ints]
-                flat = Flat(ints=(0,) * len(flat.ints))
-            written.append(_attr(spec.name, flat))
-    text.attrs.append(kept)
-    return b"".join((_string(node.op), _operands(node.operands, text), _int(node.result_count), _int(len(written)), *written))
+    for spec in op.attrs:
+        flat = flatten_unless_default(spec, attrs[spec.name]) if spec.name in attrs else None
+        if flat is None:
+            continue
+        kept[spec.name] = attrs[spec.name]
+        if op.references and spec.kind in REFERENCES:
+            kind = AttrKind.RULE if spec.kind is AttrKind.RULE else AttrKind.FUNCTION
+            text.references += [(kind, number) for number in flat.ints]
+            flat = Flat(ints=(0,) * len(flat.ints))
+        written.append(_attr(spec.name, flat))
+    return kept, b"".join((_int(len(written)), *written))
 
 
 def _operands(operands: tuple[int, ...], text: Text) -> bytes:
-    constants = [-1 - operand for operand in operands if operand < 0]
-    if not constants:
+    if min(operands, default=0) >= 0:
         return _ints(operands)
-    text.constants += constants
+    text.constants += [-1 - operand for operand in operands if operand < 0]
     return _ints([max(operand, -1) for operand in operands])
 
 
 def _attr(name: str, flat: Flat) -> bytes:
+    # The same few occur again and again. Not those with floats: 0.0 and -0.0 are equal, and would be looked up as one.
+    return _attr_anew(name, flat) if flat.floats or len(flat.ints) > _MANY else _known_attr(name, flat)
+
+
+def _attr_anew(name: str, flat: Flat) -> bytes:
     return b"".join((_string(name), _ints(flat.ints), _list(_float, flat.floats), _list(_string, flat.strings)))
+
+
+_known_attr = lru_cache(maxsize=4096)(_attr_anew)
 
 
 def _tree(tree: Tree) -> bytes:
@@ -158,8 +190,8 @@ def _float(value: float) -> bytes:
     return _NAN if value != value else struct.pack("<d", value)
 
 
-def _int(value: int) -> bytes:
-    return struct.pack("<q", value)
+_int: Final = struct.Struct("<q").pack
+_NO_ATTRS: Final = _int(0)
 
 
 def _ints(values: Sequence[int]) -> bytes:

@@ -25,10 +25,43 @@ def field(number: int, *content: Buffer) -> Pieces:
         content: The bytes, or the pieces of the message.
     """
     length = sum(memoryview(piece).nbytes for piece in content)
-    return [_varint(number << 3 | _LENGTH_DELIMITED) + _varint(length), *content]
+    return [varint(number << 3 | _LENGTH_DELIMITED) + varint(length), *content]
 
 
-def _varint(number: int) -> bytes:
+def only_bytes(number: int, message: bytes) -> memoryview | None:
+    """Returns the content of a message that is one field of bytes and nothing else, without copying it; None for any other message.
+
+    Args:
+        number: The field's number, at most 15.
+        message: The serialized message.
+    """
+    if not message or message[0] != number << 3 | _LENGTH_DELIMITED:
+        return None
+    length, at = 0, 1
+    for shift in range(0, 35, 7):
+        if at == len(message):
+            return None
+        byte = message[at]
+        at += 1
+        length |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return memoryview(message)[at:] if length == len(message) - at else None
+    return None
+
+
+def delimited(number: int, content: bytes) -> bytes:
+    """Returns a field that holds bytes, or a message, whose serialized content is small enough to be copied.
+
+    Args:
+        number: The field's number in its message, at most 15.
+        content: The bytes.
+    """
+    length = len(content)
+    head = bytes((number << 3 | _LENGTH_DELIMITED, length)) if length < 0x80 else varint(number << 3 | _LENGTH_DELIMITED) + varint(length)
+    return head + content
+
+
+def varint(number: int) -> bytes:
     """Returns a number as protobuf writes it: seven bits a byte, the lowest first."""
     found = bytearray()
     while number > 0x7F:

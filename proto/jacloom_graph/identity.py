@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jacloom_graph import blobnames
 from jacloom_graph.attrs import AttrKind, AttrSpec, flatten
-from jacloom_graph.encoding import Text, function_text, graph_bytes, rule_text
+from jacloom_graph.encoding import Known, Text, function_text, graph_bytes, rule_text
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.ops import TABLE
 from jacloom_graph.partition import coarsest
@@ -56,7 +56,8 @@ def canonicalize(graph: Graph) -> Canonical:
             elements nor a blob named by digest.
     """
     constants, digests, constant_of = _share(graph.constants)
-    functions = [function_text(index, function) for index, function in enumerate(graph.functions)]
+    known: Known = {}
+    functions = [function_text(index, function, known) for index, function in enumerate(graph.functions)]
     rules = [rule_text(rule) for rule in graph.rules]
     for text in functions:
         text.constants = [constant_of[constant] for constant in text.constants]
@@ -103,6 +104,8 @@ def constant_digest(constant: Constant) -> bytes:
     Raises:
         Fault: INVALID_GRAPH if there are neither elements nor a blob named by digest.
     """
+    if constant.digest:
+        return constant.digest
     if constant.data is not None:
         return hashlib.sha256(raw(constant.data)).digest()
     digest = blobnames.digest_of(constant.blob)
@@ -139,7 +142,7 @@ class _Numbers:
         return Rule(self.functions[rule.function], rule.active, derivative)
 
     def _node(self, node: Node, attrs: Mapping[str, AttrValue]) -> Node:
-        references = TABLE[node.op].references
+        references = TABLE[node.op].references if attrs else ()
         operands = self._operands(node.operands)
         if not references and operands is node.operands and len(attrs) == len(node.attrs):
             return node
@@ -171,10 +174,10 @@ def _share(constants: Sequence[Constant]) -> tuple[list[Constant], list[bytes], 
         at = number.setdefault((constant.type, digest), len(distinct))
         which.append(at)
         if at == len(distinct):
-            distinct.append(constant)
+            distinct.append(constant if constant.digest else replace(constant, digest=digest))
             digests.append(digest)
         elif distinct[at].data is None:
-            distinct[at] = constant
+            distinct[at] = replace(constant, digest=digest)
     return distinct, digests, which
 
 

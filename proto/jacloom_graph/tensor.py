@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -59,6 +60,7 @@ def storage(type_: Type) -> tuple[np.dtype, tuple[int, ...]]:
     return DTYPES[type_.dtype], type_.shape
 
 
+@lru_cache(maxsize=256)
 def itemsize(dtype: str) -> int:
     """Returns the bytes of one element on the wire; for ``"key<IMPL>"`` those of one key.
 

@@ -43,6 +43,8 @@ class Constant:
     """Elements, C order. For a key type the raw key data, with the implementation's extra axes. None while they are only named by ``blob``."""
     blob: str = ""
     """``"blobs/sha256:<64 hex>"`` where the elements were uploaded apart; empty where they travel in the graph."""
+    digest: bytes = field(default=b"", compare=False, repr=False)
+    """SHA-256 of the elements as on the wire where this process has computed it: large constants take a second a gibibyte."""
 
 
 @dataclass(frozen=True, slots=True)

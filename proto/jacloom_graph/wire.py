@@ -6,19 +6,28 @@ is refused. References and counts in what is read are not checked yet: see ``jac
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from difflib import get_close_matches
+from functools import lru_cache
+from typing import Final
 
 from google.protobuf.message import DecodeError, EncodeError
 
 from jacloom_api.v1 import graph_pb2
 from jacloom_graph import tensor
-from jacloom_graph.attrs import decode, flatten_unless_default, to_message
+from jacloom_graph.attrs import decode, flatten_unless_default
 from jacloom_graph.errors import Fault, Place, Reason
 from jacloom_graph.limits import DEFAULT, Limits
+from jacloom_graph.nodes import attr_field, function_field, node_field
 from jacloom_graph.ops import TABLE, Op
 from jacloom_graph.tree import LEAF, tuple_of
 from jacloom_graph.types import AttrValue, Constant, Function, Graph, JvpRule, Node, Rule, TransposeRule, Tree, TreeKind, Type, VjpRule
+
+_MOST_BYTES: Final = (1 << 31) - 1
+"""Size of the largest message that protobuf reads."""
+_LONG_DTYPE: Final = 48
+"""Characters of the longest dtype name that there may be."""
+_TOO_LARGE: Final = "a message may have 2 GiB and 100 levels, and this graph has more; name its constants by blob"
 
 
 def to_bytes(graph: Graph) -> bytes:
@@ -29,17 +38,24 @@ def to_bytes(graph: Graph) -> bytes:
     Raises:
         Fault: UNSUPPORTED_OP or INVALID_GRAPH for a node that the op table does not describe; TOO_LARGE above 2 GiB.
     """
-    message = graph_pb2.Graph(opset=graph.opset, producer=graph.producer)
-    for index, function in enumerate(graph.functions):
-        _write_function(message.functions.add(), index, function)
+    # The functions are laid down apart, between the field before them and those after, as protobuf would place them.
+    head = graph_pb2.Graph(opset=graph.opset).SerializeToString()
+    known: dict[tuple[str, int], bytes] = {}
+    functions = [_function_field(index, function, known) for index, function in enumerate(graph.functions)]
+    message = graph_pb2.Graph(producer=graph.producer)
     message.rules.extend(map(_rule_to_message, graph.rules))
     message.constants.extend(_constant_to_message(constant, f"constants[{index}]") for index, constant in enumerate(graph.constants))
     message.in_tree.CopyFrom(tree_to_message(graph.in_tree))
     message.out_tree.CopyFrom(tree_to_message(graph.out_tree))
     try:
-        return message.SerializeToString(deterministic=True)
+        rest = message.SerializeToString(deterministic=True)
     except (EncodeError, ValueError) as error:
-        raise Fault(Reason.TOO_LARGE, "a message may have 2 GiB and 100 levels, and this graph has more; name its constants by blob") from error
+        raise Fault(Reason.TOO_LARGE, _TOO_LARGE) from error
+    del message  # constants may be large, and are copied once more below
+    size = len(head) + sum(map(len, functions)) + len(rest)
+    if size > _MOST_BYTES:
+        raise Fault(Reason.TOO_LARGE, _TOO_LARGE)
+    return b"".join((head, *functions, rest))
 
 
 def from_bytes(data: bytes, limits: Limits = DEFAULT) -> Graph:
@@ -75,7 +91,14 @@ def type_to_message(type_: Type) -> graph_pb2.Type:
 
 def type_from_message(message: graph_pb2.Type) -> Type:
     """Returns the type of a message, unchecked."""
-    return Type(message.dtype, tuple(message.shape), message.weak)
+    dtype, shape = message.dtype, tuple(message.shape[:])
+    # Types occur again and again. What no check has seen yet is only remembered where it is small.
+    return _type(dtype, shape, message.weak) if len(shape) <= DEFAULT.rank and len(dtype) <= _LONG_DTYPE else Type(dtype, shape, message.weak)
+
+
+@lru_cache(maxsize=4096)
+def _type(dtype: str, shape: tuple[int, ...], weak: bool) -> Type:
+    return Type(dtype, shape, weak)
 
 
 def tree_to_message(tree: Tree) -> graph_pb2.Tree:
@@ -129,41 +152,40 @@ def _check_counts(message: graph_pb2.Graph, limits: Limits) -> None:
     limits.require("values", sum(len(function.inputs) for function in message.functions))
 
 
-def _write_function(message: graph_pb2.Function, index: int, function: Function) -> None:
-    message.name = function.name
-    message.inputs.extend(map(type_to_message, function.inputs))
-    message.outputs.extend(function.outputs)
+def _function_field(index: int, function: Function, known: dict[tuple[str, int], bytes]) -> bytes:
+    """Returns a function as a field of its graph. In ``known`` are attributes by op and identity: nodes of a traced graph share them."""
+    nodes = []
     for number, node in enumerate(function.nodes):
-        place = Place(index, number, node.op)
-        op = TABLE.get(node.op)
-        if op is None:
-            raise unknown_op(node.op, place)
-        written = message.nodes.add(op=node.op, operands=node.operands)
-        if node.attrs:
-            written.attrs.extend(_attrs_to_messages(op, node.attrs, place))
-        if node.result_count != 1:
-            written.result_count = node.result_count
-        if node.result_types:
-            written.result_types.extend(map(type_to_message, node.result_types))
+        key = node.op, id(node.attrs)
+        attrs = known.get(key)
+        if attrs is None:
+            attrs = known[key] = _attr_fields(index, number, node)
+        nodes.append(node_field(node, attrs))
+    return function_field(function, map(type_to_message, function.inputs), nodes)
 
 
-def _attrs_to_messages(op: Op, attrs: Mapping[str, AttrValue], place: Place) -> list[graph_pb2.Attr]:
-    for name in attrs:
+def _attr_fields(index: int, number: int, node: Node) -> bytes:
+    """Returns the attributes of a node that differ from their defaults, in the order of the op table."""
+    place = Place(index, number, node.op)
+    op = TABLE.get(node.op)
+    if op is None:
+        raise unknown_op(node.op, place)
+    for name in node.attrs:
         if name not in op.specs:
             raise unknown_attr(name, op, place)
     try:
-        flats = [(spec, flatten_unless_default(spec, attrs[spec.name])) for spec in op.attrs if spec.name in attrs]
+        flats = [(spec.name, flatten_unless_default(spec, node.attrs[spec.name])) for spec in op.attrs if spec.name in node.attrs]
     except Fault as fault:
         raise Fault(fault.reason, fault.message, place=place) from fault
-    return [to_message(spec, flat) for spec, flat in flats if flat is not None]
+    return b"".join([attr_field(name, flat) for name, flat in flats if flat is not None])
 
 
 def _read_function(index: int, message: graph_pb2.Function) -> Function:
     return Function(
         name=message.name,
         inputs=tuple(map(type_from_message, message.inputs)),
-        nodes=tuple(_read_node(node, index, number) for number, node in enumerate(message.nodes)),
-        outputs=tuple(message.outputs),
+        nodes=tuple([_read_node(node, index, number) for number, node in enumerate(message.nodes[:])]),
+        outputs=tuple(message.outputs[:]),
     )
 
 
@@ -172,29 +194,31 @@ def _read_node(message: graph_pb2.Node, function: int, number: int) -> Node:
     op = TABLE.get(name)
     if op is None:
         raise unknown_op(name, Place(function, number, name[:64]))
+    # Slices are lists made in one go: iterating over protobuf's containers takes four times as long.
+    attrs, types = message.attrs[:], message.result_types[:]
     return Node(
-        op=op.name,
-        operands=tuple(message.operands),
-        attrs=_attrs_from_messages(op, message.attrs, Place(function, number, op.name)) if message.attrs else {},
+        op.name,
+        tuple(message.operands[:]),
+        _attrs_from_messages(op, attrs, function, number) if attrs else {},
         # Left out on the wire, a number reads as 0; nearly every node has one result.
-        result_count=message.result_count or 1,
-        result_types=tuple(map(type_from_message, message.result_types)) if message.result_types else (),
+        message.result_count or 1,
+        tuple(map(type_from_message, types)) if types else (),
     )
 
 
-def _attrs_from_messages(op: Op, messages: Iterable[graph_pb2.Attr], place: Place) -> dict[str, AttrValue]:
+def _attrs_from_messages(op: Op, messages: Iterable[graph_pb2.Attr], function: int, number: int) -> dict[str, AttrValue]:
     attrs: dict[str, AttrValue] = {}
     for message in messages:
         name = message.name
         spec = op.specs.get(name)
         if spec is None:
-            raise unknown_attr(name, op, place)
+            raise unknown_attr(name, op, Place(function, number, op.name))
         if name in attrs:
-            raise Fault(Reason.INVALID_GRAPH, f"attribute {name!r} is given twice", place=place)
+            raise Fault(Reason.INVALID_GRAPH, f"attribute {name!r} is given twice", place=Place(function, number, op.name))
         try:
             attrs[name] = decode(spec, message)
         except Fault as fault:
-            raise Fault(fault.reason, fault.message, place=place) from fault
+            raise Fault(fault.reason, fault.message, place=Place(function, number, op.name)) from fault
     return attrs
 
 

@@ -17,7 +17,6 @@ from grpc_health.v1 import health_pb2_grpc as health_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
-from jacloom_api.v1 import blob_service_pb2_grpc as blob_grpc
 from jacloom_api.v1 import function_service_pb2_grpc as function_grpc
 from jacloom_server.blobs import Blobs
 from jacloom_server.cluster import Cluster
@@ -107,7 +106,7 @@ class Server:
         service = Service(self.pool, self._functions, self._blobs)
         DerivativeServicer(service).add_to(self._grpc)
         function_grpc.add_FunctionServiceServicer_to_server(FunctionServicer(self._functions), self._grpc)
-        blob_grpc.add_BlobServiceServicer_to_server(BlobServicer(self._blobs), self._grpc)
+        BlobServicer(self._blobs).add_to(self._grpc)
         health_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
         await self._set_health()

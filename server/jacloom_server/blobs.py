@@ -18,11 +18,12 @@ import ray
 
 from jacloom_graph import blobnames
 from jacloom_graph.errors import Fault, Reason
+from jacloom_server.upload import Upload
 
 _LOG = logging.getLogger(__name__)
 
 _SHORT_BYTES: Final = 1 << 20
-"""Up to here, hashing and copying take less than the loop notices."""
+"""Up to here, copying takes less than the loop notices."""
 
 
 @dataclass(eq=False, slots=True)
@@ -69,8 +70,12 @@ class Blobs:
         self._relieve = relieve
 
     @contextmanager
-    def uploading(self, size: int, digest: str) -> Iterator[np.ndarray]:
-        """Yields the buffer that an upload goes to, ``(size,)`` ``uint8``, with room for it until the end of the block: call ``keep`` before.
+    def uploading(self, size: int, digest: str) -> Iterator[Upload]:
+        """Yields what takes an upload's bytes, with room for them until the end of the block: call ``keep`` before.
+
+        Args:
+            size: Bytes that are to come.
+            digest: SHA-256 that they must have, in hex; empty for a leased blob.
 
         Raises:
             Fault: The digest is malformed, or there is no room for the blob, now or ever.
@@ -78,26 +83,18 @@ class Blobs:
         if digest and not blobnames.is_digest(digest):
             raise Fault(Reason.ARGUMENT_MISMATCH, "a SHA-256 digest has 64 hexadecimal digits in lower case", field="header.sha256")
         with self._room(size, "header.size"):
-            yield np.empty(size, np.uint8)
+            yield Upload(size, digest)
 
-    async def keep(self, data: np.ndarray, digest: str) -> Blob:
+    async def keep(self, upload: Upload) -> Blob:
         """Takes an upload and returns its blob.
 
-        Args:
-            data: The buffer from ``uploading``, filled; not to be changed any more.
-            digest: SHA-256 that it must have, in hex; empty for a leased blob.
-
         Raises:
-            Fault: ARGUMENT_MISMATCH if the content has another digest.
+            Fault: ARGUMENT_MISMATCH if bytes are missing, or the content has another digest.
         """
-        name = blobnames.new_lease()
-        if digest:
-            got = await _aside(data.size, lambda: _digest(data))
-            if got != digest:
-                raise Fault(Reason.ARGUMENT_MISMATCH, f"the uploaded bytes have SHA-256 {got}, the header says {digest}", field="header.sha256")
-            name = blobnames.by_digest(digest)
-            if name in self._blobs:
-                return self.find(name)
+        data = await upload.finish()
+        name = blobnames.by_digest(upload.digest) if upload.digest else blobnames.new_lease()
+        if name in self._blobs:
+            return self.find(name)
         return self._add(name, data.size, await _aside(data.size, lambda: ray.put(data)))
 
     def find(self, name: str, field: str = "") -> Blob:

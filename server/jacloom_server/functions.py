@@ -69,7 +69,7 @@ class Function:
         """Returns the function for a process that does not hold it."""
         if self._stored is None:
             self._stored = self.graph if len(self.graph) <= INLINE_BYTES else ray.put(self.graph)
-        return Load(self._stored, self.constants)
+        return Load(self._stored, self.constants, self.description.outputs)
 
     def tuner(self, kernel: Kernel, platform: str, plan: Plan) -> Tuner:
         """Returns what is known of a kernel's widths; at first, what the plan says."""

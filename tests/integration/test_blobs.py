@@ -37,7 +37,7 @@ def cluster() -> Iterator[Cluster]:
 @asynccontextmanager
 async def serving(blobs: Blobs) -> AsyncIterator[stubs.BlobServiceStub]:
     server = grpc.aio.server()
-    stubs.add_BlobServiceServicer_to_server(BlobServicer(blobs), server)
+    BlobServicer(blobs).add_to(server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -58,9 +58,10 @@ async def upload(stub: stubs.BlobServiceStub, data: bytes, *, digest: str = "", 
 
 
 async def put(blobs: Blobs, data: bytes, digest: str = "") -> Blob:
-    with blobs.uploading(len(data), digest) as buffer:
-        buffer[:] = np.frombuffer(data, np.uint8)
-        return await blobs.keep(buffer, digest)
+    with blobs.uploading(len(data), digest) as coming:
+        for at in range(0, len(data), MIB):
+            coming.take(data[at : at + MIB])
+        return await blobs.keep(coming)
 
 
 def sha256(data: bytes) -> str:
@@ -112,6 +113,16 @@ async def test_the_same_content_sent_twice_at_once_is_one_blob() -> None:
     blobs = Blobs(7 * MIB, 60.0)
     first_blob, second_blob = await asyncio.gather(*(put(blobs, data, sha256(data)) for _ in range(2)))
     assert first_blob is second_blob, "who has pinned one has pinned the other"
+
+
+@pytest.mark.parametrize("size", [0, 1, MIB, 8 * MIB, 19 * MIB + 5])
+async def test_what_came_is_what_is_kept_and_its_digest_is_checked_on_the_way(size: int) -> None:
+    data = np.random.default_rng(0).bytes(size)
+    blobs = Blobs(64 * MIB, 60.0)
+    blob = await put(blobs, data, sha256(data))
+    assert bytes(ray.get(blob.ref)) == data
+    with pytest.raises(Fault, match="SHA-256"):
+        await put(blobs, data + b"x", sha256(data))
 
 
 async def test_pinning_is_all_or_nothing() -> None:

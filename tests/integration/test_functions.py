@@ -63,9 +63,9 @@ def apart(matrix: np.ndarray) -> tuple[bytes, str]:
 
 async def put(blobs: Blobs, matrix: np.ndarray) -> None:
     digest = hashlib.sha256(matrix.tobytes()).hexdigest()
-    with blobs.uploading(matrix.nbytes, digest) as buffer:
-        buffer[:] = np.frombuffer(matrix.tobytes(), np.uint8)
-        await blobs.keep(buffer, digest)
+    with blobs.uploading(matrix.nbytes, digest) as coming:
+        coming.take(matrix.tobytes())
+        await blobs.keep(coming)
 
 
 class Made(Functions):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -259,3 +260,30 @@ def _varint(value: int) -> bytes:
         out.append(value & 127 | 128)
         value >>= 7
     return bytes((*out, value))
+
+
+def test_the_bytes_are_those_that_protobuf_writes() -> None:
+    large, negative = tuple(range(100)), Type("float64", (3, 2), weak=True)
+    many = Function(
+        "many",
+        (F64, Type("int32", (7,))),
+        (
+            Node("add", (0, -1), {}, 1, (F64,)),
+            Node("mul", (2, -130), {}, 1, (negative,)),
+            Node("concatenate", large, {"dimension": 1}, 1, (Type("bool", (300, 0)),)),
+            Node("split", (0,), {"sizes": (1, 2), "axis": 0}, 2, (F64, F64)),
+            Node("reduce_precision", (0,), {"exponent_bits": -5, "mantissa_bits": 1 << 40}),
+        ),
+        (3, -1, 200),
+    )
+    data = to_bytes(Graph((many, Function("", (), (), ())), (), (), tuple_of(2), LEAF))
+    assert graph_pb2.Graph.FromString(data).SerializeToString(deterministic=True) == data
+
+
+def test_zeros_of_both_signs_and_numbers_of_both_sorts_stay_apart() -> None:
+    values = (0.0, -0.0, 0, 1, 1.0)
+    nodes = tuple(Node("gather", (0, 0), {"fill_value": value}) for value in values)
+    graph = Graph((Function("f", (F64,), nodes, (1,)),), (), (), tuple_of(1), LEAF)
+    assert [repr(node.attrs["fill_value"]) for node in from_bytes(to_bytes(graph)).entry.nodes] == list(map(repr, values))
+    ids = {graph_id(replace(graph, functions=(replace(graph.entry, nodes=(node,)),))) for node in nodes}
+    assert len(ids) == len(values)

@@ -45,6 +45,7 @@ class Process:
         self._device = devices.device()
         if memory is not None and not gpu:
             memory_.limit(memory)
+        memory_.collect_rarely()
         self.engine: Engine = Engine(limits, memory)
         self.watchdog = Watchdog()
         self.notes = Notes()
@@ -115,4 +116,4 @@ def fetched(load: Load) -> Load:
             value = ray.get(value)
         return value if isinstance(value, bytes) else memoryview(value).cast("B")
 
-    return Load(bytes(bring(load.graph)), {name: bring(value) for name, value in load.constants.items()})
+    return replace(load, graph=bytes(bring(load.graph)), constants={name: bring(value) for name, value in load.constants.items()})

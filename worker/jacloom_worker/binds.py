@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -49,16 +49,24 @@ def bind(op: str, operands: Operands, attrs: Mapping[str, Any]) -> list[Any]:
 
 def parameters(op: str, attrs: Mapping[str, Any]) -> Params:
     """Returns all attributes of an op, defaults filled in and dtype names resolved."""
-    return {spec.name: _value(spec.kind, attrs.get(spec.name, spec.default)) for spec in TABLE[op].attrs}
+    defaults, dtypes = _known(op)
+    params = {**defaults, **attrs}
+    for name in dtypes:
+        if params[name] is not None:
+            params[name] = dtype(params[name])
+    return params
+
+
+@cache
+def _known(op: str) -> tuple[Params, tuple[str, ...]]:
+    """Returns an op's defaults, and which of its attributes are dtypes."""
+    specs = TABLE[op].attrs
+    return {spec.name: spec.default for spec in specs}, tuple(spec.name for spec in specs if spec.kind is AttrKind.DTYPE)
 
 
 def dtype(name: str) -> Any:
     """Returns the dtype of a graph's dtype name."""
     return jax.numpy.dtype(name)
-
-
-def _value(kind: AttrKind, value: Any) -> Any:
-    return dtype(value) if kind is AttrKind.DTYPE and value is not None else value
 
 
 _EXTRA: Mapping[str, Params] = {

@@ -47,19 +47,10 @@ def compile(computation: Computation) -> Compiled:
     """Returns a computation as a compiled program. Whatever tracing and XLA raise passes through.
 
     Raises:
-        Fault: INTERNAL if the computation does not yield the types it promises, so that precision is never lost in silence; TOO_LARGE if an
-            argument or result is larger than any memory.
+        Fault: As ``lower``.
     """
-    for type_ in (*computation.arguments, *computation.results):
-        if nbytes(type_) >= _ADDRESSABLE:
-            raise Fault(
-                Reason.TOO_LARGE, f"the derivative needs an array {type_}, which is larger than any memory; use smaller tiles or fewer leaves"
-            )
     started = time.perf_counter()
-    traced = jax.jit(computation.call).trace(abstract(computation.constants), *map(struct, computation.arguments))
-    _check_results(computation.results, traced.jaxpr.out_avals)
-    live(traced.jaxpr)
-    executable = traced.lower().compile()
+    executable = lower(computation).compile()
     return Compiled(
         executable=executable,
         constants=computation.constants,
@@ -68,6 +59,25 @@ def compile(computation: Computation) -> Compiled:
         seconds=time.perf_counter() - started,
         nbytes=_memory(executable),
     )
+
+
+def lower(computation: Computation) -> jax.stages.Lowered:
+    """Returns a computation as what XLA compiles: all that can be wrong with it is known then.
+
+    Raises:
+        Fault: INTERNAL if the computation does not yield the types it promises, so that precision is never lost in silence; TOO_LARGE if an
+            argument or result is larger than any memory.
+    """
+    for type_ in (*computation.arguments, *computation.results):
+        if nbytes(type_) >= _ADDRESSABLE:
+            raise Fault(
+                Reason.TOO_LARGE, f"the derivative needs an array {type_}, which is larger than any memory; use smaller tiles or fewer leaves"
+            )
+    traced = jax.jit(computation.call).trace(abstract(computation.constants), *map(struct, computation.arguments))
+    _check_results(computation.results, traced.jaxpr.out_avals)
+    live(traced.jaxpr)
+    lowered: jax.stages.Lowered = traced.lower()
+    return lowered
 
 
 def _check_results(expected: Sequence[Type], got: Sequence[Any]) -> None:

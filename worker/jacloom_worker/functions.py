@@ -12,9 +12,10 @@ import numpy as np
 from jacloom_graph import tensor, wire
 from jacloom_graph.check import Census, check
 from jacloom_graph.limits import DEFAULT, Limits
-from jacloom_graph.types import Constant, Graph
+from jacloom_graph.types import Constant, Graph, Type
 from jacloom_worker.infer import output_types
 from jacloom_worker.kernels import Subject
+from jacloom_worker.outline import Outline
 from jacloom_worker.protocol import Load
 from jacloom_worker.raising import Program
 
@@ -48,7 +49,7 @@ def load(source: Load, limits: Limits = DEFAULT, most_bytes: int = MOST_BYTES) -
     The graph is not checked again: the clerk that named it has done so.
 
     Args:
-        source: The graph's bytes, and the bytes of every blob that it refers to.
+        source: The graph's bytes, the bytes of every blob that it refers to, and the types of its outputs where they are known.
         limits: Bounds on the graph.
         most_bytes: Greatest size of any one value.
 
@@ -58,7 +59,7 @@ def load(source: Load, limits: Limits = DEFAULT, most_bytes: int = MOST_BYTES) -
     made = program(source, limits, most_bytes)
     # On a CPU this is a view of the blob where its alignment allows; JAX keeps the blob's memory for as long as it looks at it.
     constants = tuple(jax.device_put(constant) for constant in made.large)
-    subject = _subject(made, constants)
+    subject = _subject(made, made if source.outputs is None else source.outputs, constants)
     return subject, sum(constant.nbytes for constant in constants) + len(source.graph)
 
 
@@ -76,7 +77,7 @@ def draft(source: Load, limits: Limits = DEFAULT, most_bytes: int = MOST_BYTES) 
     graph = wire.from_bytes(source.graph, limits)
     census = check(graph, limits)
     program = Program(hollow(graph), {}, most_bytes)
-    subject = _subject(program, program.large)
+    subject = _subject(program, Outline(program.graph, {}, most_bytes), program.large)
     return Blueprint(graph, census, subject)
 
 
@@ -85,8 +86,10 @@ def hollow(graph: Graph) -> Graph:
     return replace(graph, constants=tuple(map(_placeholder, graph.constants)))
 
 
-def _subject(program: Program, constants: tuple[Any, ...]) -> Subject:
-    outputs = output_types(program.apply, program.inputs, program.large)
+def _subject(program: Program, outputs: Program | tuple[Type, ...], constants: tuple[Any, ...]) -> Subject:
+    """Returns a program to be differentiated, with the types of its outputs, or those of another whose outputs have the same types."""
+    if isinstance(outputs, Program):
+        outputs = output_types(outputs.apply, outputs.inputs, outputs.large)
     return Subject(program.apply, program.inputs, outputs, constants, partial(program.apply, reverse=True))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -39,10 +40,16 @@ def leave(value: jax.Array) -> jax.Array:
 
 def type_of(value: jax.Array) -> Type:
     """Returns the type of an array, traced or not."""
-    aval = jax.typeof(value)
     if _is_key(value):
-        return Type(f"key<{jax.random.key_impl(value)}>", aval.shape)
-    return Type(aval.dtype.name, aval.shape, bool(aval.weak_type))
+        return Type(f"key<{jax.random.key_impl(value)}>", value.shape)
+    aval = jax.typeof(value)
+    return _type(aval.dtype, aval.shape, bool(aval.weak_type))
+
+
+@lru_cache(maxsize=4096)
+def _type(dtype: Any, shape: tuple[int, ...], weak: bool) -> Type:
+    # Asked for every value of a program, of which there are few types: NumPy takes 10 us to name a dtype.
+    return Type(dtype.name, shape, weak)
 
 
 def output_types(apply: Apply, inputs: Sequence[Type], constants: Sequence[Any] = ()) -> tuple[Type, ...]:
@@ -61,4 +68,9 @@ def output_types(apply: Apply, inputs: Sequence[Type], constants: Sequence[Any] 
 
 
 def _is_key(value: jax.Array) -> bool:
-    return bool(jnp.issubdtype(value.dtype, jax.dtypes.prng_key))
+    return _is_key_type(value.dtype)
+
+
+@lru_cache(maxsize=256)
+def _is_key_type(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jax.dtypes.prng_key))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import resource
 import sys
@@ -36,6 +37,17 @@ def usage() -> Usage:
             kibibytes[name] = int(value.split()[0])
     shared = kibibytes.get("RssFile", 0) + kibibytes.get("RssShmem", 0)
     return Usage(anonymous=kibibytes.get("RssAnon", 0) << 10, shared=shared << 10, private=kibibytes.get("VmData", 0) << 10)
+
+
+def collect_rarely() -> None:
+    """Has Python look for garbage in cycles less often, and never among what is loaded now. Call it when everything is loaded.
+
+    Tracing makes and drops small objects by the million, all of them but a few without cycles, and Python's defaults walk all of JAX's modules again
+    and again meanwhile: a JVP of a simulator of 5 000 nodes is traced in 0.68 s instead of 0.83 s, a VJP in 3.0 s instead of 3.9 s.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def limit(granted: int) -> bool:

@@ -59,6 +59,8 @@ class Load:
     """Serialized ``Graph``: bytes, or a Ray ObjectRef of bytes."""
     constants: Mapping[str, Any] = field(default_factory=dict)
     """For each blob name in the graph, its bytes or a Ray ObjectRef of them."""
+    outputs: tuple[Type, ...] | None = None
+    """Types of the output leaves, where a clerk has inferred them: a worker need not evaluate the whole graph once more only for these."""
 
 
 @dataclass(frozen=True, slots=True)

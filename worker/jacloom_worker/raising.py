@@ -82,11 +82,15 @@ class Program:
     def frame(self, large: Sequence[Any], *, reverse: bool = False) -> Frame:
         """Returns the program with values for its large constants; without any, as far as functions go that use none."""
         if not large:
-            return Frame(self, (), self._values, reverse)
+            return self.framed((), self._values, reverse)
         values = list(self._values)
         for number, value in zip(self._large_numbers, large, strict=True):
             values[number] = enter(self.graph.constants[number].type, value)
-        return Frame(self, tuple(large), values, reverse)
+        return self.framed(tuple(large), values, reverse)
+
+    def framed(self, large: tuple[Any, ...], constants: Sequence[Any], reverse: bool) -> Frame:
+        """Returns a frame with the constants as a trace has them, the large ones among them once more in ``large``."""
+        return Frame(self, large, constants, reverse)
 
     def shared(self, number: int, *, reverse: bool) -> Callable[..., list[Any]]:
         """Returns a function ``(large, *args)`` as one object for the life of the program, so that JAX recognizes it and traces it once."""

@@ -48,10 +48,10 @@ class Activity:
             self._alive.append(jaxpr)
             variables = {var for var, flag in zip(jaxpr.invars, active, strict=True) if flag and inexact(var.aval)}
             for eqn in jaxpr.eqns:
-                flags = tuple(not isinstance(atom, core.Literal) and atom in variables for atom in eqn.invars)
-                if any(flags):
+                flags = tuple([not isinstance(atom, core.Literal) and atom in variables for atom in eqn.invars])
+                if True in flags:
                     found = self.through(eqn, flags)
-                    variables.update(var for var, flag in zip(eqn.outvars, found, strict=True) if flag and inexact(var.aval))
+                    variables.update([var for var, flag in zip(eqn.outvars, found, strict=True) if flag and inexact(var.aval)])
             outputs = tuple(not isinstance(atom, core.Literal) and atom in variables for atom in jaxpr.outvars)
             self._known[key] = (frozenset(variables), outputs)
         return self._known[key]
@@ -62,9 +62,14 @@ class Activity:
         rule = _RULES.get(name)
         if rule is not None:
             return rule(self, eqn.params, flags)
-        op = TABLE.get(name.replace("-", "_"))
-        reached = any(flags) and not (op is not None and op.zero_derivative)
+        reached = name not in _CONSTANT and True in flags
         return (reached,) * len(eqn.outvars)
+
+
+_CONSTANT = frozenset(name.replace("_", "-") for name, op in TABLE.items() if op.zero_derivative) | {
+    name for name, op in TABLE.items() if op.zero_derivative
+}
+"""Primitives whose derivative is zero everywhere; some names of JAX's have hyphens where the table's have underscores."""
 
 
 _Rule = Callable[[Activity, Mapping[str, Any], Flags], Flags]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
+import numpy as np
 from jax.extend import core
 from jax.extend.core import primitives
 
@@ -13,7 +15,7 @@ from jacloom._trace.activity import Activity, Flags
 from jacloom._trace.params import Unrepresentable, attributes
 from jacloom._trace.source import user_line
 from jacloom._trace.types import constant, type_of
-from jacloom_graph.attrs import REFERENCES
+from jacloom_graph.attrs import REFERENCES, AttrKind
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.ops import TABLE
 from jacloom_graph.types import AttrValue, Constant, Function, Node, Rule, Type
@@ -40,12 +42,12 @@ class Body:
         """
         if not eqn.outvars:
             return []
-        types = tuple(type_of(var.aval) for var in eqn.outvars)
+        types = tuple([type_of(var.aval) for var in eqn.outvars])
         self.nodes.append(Node(op, tuple(operands), attrs, len(types), types))
         self.sources.append(eqn.source_info)
         first = self.values
         self.values += len(types)
-        return list(range(first, self.values))
+        return [first] if len(types) == 1 else list(range(first, self.values))
 
 
 class Lowering:
@@ -72,6 +74,8 @@ class Lowering:
         self.open_rules: dict[object, int] = {}
         """Rules whose derivative is being lowered, by content: a call that comes back to one of them refers to it."""
         self._constant_number: dict[object, int] = {}
+        self._literals: dict[object, int] = {}
+        self._attrs: dict[object, Mapping[str, AttrValue]] = {}
         self._function_number: dict[object, int] = {}
         self._alive: list[Any] = []  # keys hold ids, which must not be used again while they count
 
@@ -104,11 +108,11 @@ class Lowering:
         for var, value in zip(jaxpr.constvars, closed.consts, strict=True):
             body.env[var] = self.constant(value, weak=bool(getattr(var.aval, "weak_type", False)))
         alive = self.activity.inside(jaxpr, active)
+        env = body.env
         for eqn in jaxpr.eqns:
-            operands = [self.operand(body, atom) for atom in eqn.invars]
-            flags = tuple(not isinstance(atom, core.Literal) and atom in alive for atom in eqn.invars)
-            results = self.equation(body, eqn, operands, flags)
-            body.env.update(zip(eqn.outvars, results, strict=True))
+            operands = [self.operand(body, atom) if isinstance(atom, core.Literal) else env[atom] for atom in eqn.invars]
+            results = self.equation(body, eqn, operands, alive)
+            env.update(zip(eqn.outvars, results, strict=True))
         outputs = tuple(self.operand(body, atom) for atom in jaxpr.outvars)
         self.functions[number] = Function(name, body.inputs, tuple(body.nodes), outputs)
         self.sources[number] = body.sources
@@ -116,10 +120,20 @@ class Lowering:
 
     def operand(self, body: Body, atom: Any) -> int:
         """Returns the operand that a variable or literal is."""
-        if isinstance(atom, core.Literal):
-            aval: Any = atom.aval
-            return self.constant(atom.val, weak=bool(getattr(aval, "weak_type", False)), dtype=aval.dtype)
-        return body.env[atom]
+        if not isinstance(atom, core.Literal):
+            return body.env[atom]
+        aval: Any = atom.aval
+        weak, key = bool(getattr(aval, "weak_type", False)), None
+        if getattr(atom.val, "dtype", None) == aval.dtype and aval.shape == ():
+            # Every fourth operand is a literal, and most have been met before.
+            key = aval.dtype, weak, np.asarray(atom.val).tobytes()
+            known = self._literals.get(key)
+            if known is not None:
+                return known
+        operand = self.constant(atom.val, weak=weak, dtype=aval.dtype)
+        if key is not None:
+            self._literals[key] = operand
+        return operand
 
     def constant(self, value: Any, *, weak: bool, dtype: Any = None) -> int:
         """Returns the operand (below zero) that a constant is; equal scalars share one."""
@@ -131,25 +145,53 @@ class Lowering:
             self.constants.append(stored)
         return -1 - self._constant_number[key]
 
-    def equation(self, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
-        """Writes one equation into ``body`` and returns the operands that its results are."""
-        name = eqn.primitive.name
+    def equation(self, body: Body, eqn: core.JaxprEqn, operands: list[int], alive: Set[Any]) -> list[int]:
+        """Writes one equation into ``body`` and returns the operands that its results are, given the variables that a tangent can reach."""
+        handler = self.handlers.get(eqn.primitive.name)
         try:
-            if name in self.handlers:
-                return self.handlers[name](self, body, eqn, operands, active)
-            op = name.replace("-", "_")
-            if op in _PLAIN and _PUBLIC.get(name, eqn.primitive) is eqn.primitive:
-                return body.emit(op, operands, attributes(op, eqn.params), eqn)
+            if handler is None:
+                op = _plain(eqn.primitive)
+                if op is not None:
+                    return body.emit(op, operands, self._attributes(op, eqn.params), eqn)
+                handler = self.otherwise
+            # Nine equations in ten have no use for the flags.
+            active = tuple(not isinstance(atom, core.Literal) and atom in alive for atom in eqn.invars)
+            return handler(self, body, eqn, operands, active)
         except Unrepresentable as error:
             raise unsupported(eqn, str(error)) from error
-        return self.otherwise(self, body, eqn, operands, active)
+
+    def _attributes(self, op: str, params: Mapping[str, Any]) -> Mapping[str, AttrValue]:
+        """Returns the attributes of a plain op; the same object for the same parameters, so that they are converted, checked and encoded once."""
+        if not params:
+            return _NONE
+        try:
+            known = self._attrs.get(key := (op, *params.items()))
+        except TypeError:  # a parameter without a hash
+            return attributes(op, params)
+        if known is None:
+            known = attributes(op, params)
+            if op not in _FLOATING:
+                self._attrs[key] = known
+        return known
 
 
+_NONE: Final[Mapping[str, AttrValue]] = {}
 _PLAIN = frozenset(name for name, op in TABLE.items() if not any(spec.kind in REFERENCES for spec in op.attrs))
 """Ops whose attributes are all data."""
 
+_FLOATING = frozenset(name for name, op in TABLE.items() if any(spec.kind in (AttrKind.FLOAT, AttrKind.SCALAR) for spec in op.attrs))
+"""Ops with attributes that may be floats: 0.0, -0.0 and 0 are equal, and not the same."""
+
 _PUBLIC = {value.name: value for value in vars(primitives).values() if isinstance(value, core.Primitive)}
 """JAX's own primitives: a library may have one of the same name."""
+
+
+@lru_cache(maxsize=4096)
+def _plain(primitive: core.Primitive) -> str | None:
+    """Returns the op whose attributes are all data that a primitive is, or None."""
+    op = primitive.name.replace("-", "_")
+    return op if op in _PLAIN and _PUBLIC.get(primitive.name, primitive) is primitive else None
+
 
 Handler = Callable[[Lowering, Body, core.JaxprEqn, list[int], Flags], list[int]]
 """Writes one equation, given its operands and which of them are active, and returns the operands that its results are."""

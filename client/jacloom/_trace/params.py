@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any
+from functools import cache
+from typing import Any, assert_never
 
 import numpy as np
 
@@ -66,15 +67,21 @@ def attributes(op: str, params: Params) -> dict[str, AttrValue]:
     Raises:
         Unrepresentable: if a parameter has no attribute that can hold it.
     """
-    spread = _RECORDS[op](params) if op in _RECORDS else dict(params)
-    specs = TABLE[op].specs
+    if not params:
+        return {}
+    spread = _RECORDS[op](params) if op in _RECORDS else params
+    conversions = _conversions(op)
     found: dict[str, AttrValue] = {}
     for name, value in spread.items():
-        spec = specs.get(name)
-        if spec is None:
+        known = conversions.get(name)
+        if known is None:
             _refuse_unless_idle(op, name, value)
             continue
-        converted = None if value is None else _convert(spec, value)
+        spec, convert = known
+        try:
+            converted = None if value is None else convert(spec, value)
+        except (TypeError, ValueError) as error:
+            raise Unrepresentable(f"{spec.name}={value!r} is not {spec.kind.value}") from error
         if converted != spec.default:
             found[name] = converted
     return found
@@ -88,31 +95,40 @@ def _refuse_unless_idle(op: str, name: str, value: Any) -> None:
     raise Unrepresentable(f"parameter {name}={value!r} of {op} has no counterpart in the op table")
 
 
-def _convert(spec: AttrSpec, value: Any) -> AttrValue:
-    try:
-        match spec.kind:
-            case AttrKind.INT:
-                return int(value)
-            case AttrKind.INTS:
-                return tuple(int(item) for item in value)
-            case AttrKind.PAIRS | AttrKind.TRIPLES:
-                return tuple(tuple(int(item) for item in each) for each in value)
-            case AttrKind.BOOL:
-                return bool(value)
-            case AttrKind.FLOAT:
-                return float(value)
-            case AttrKind.SCALAR:
-                return _number(value)
-            case AttrKind.STRING:
-                return _word(spec, value)
-            case AttrKind.STRINGS:
-                return tuple(_word(spec, item) for item in value)
-            case AttrKind.DTYPE:
-                return dtype_name(value)
-            case AttrKind.FUNCTION | AttrKind.FUNCTIONS | AttrKind.RULE:
-                raise TypeError("functions are lowered with the op that holds them")
-    except (TypeError, ValueError) as error:
-        raise Unrepresentable(f"{spec.name}={value!r} is not {spec.kind.value}") from error
+@cache
+def _conversions(op: str) -> Mapping[str, tuple[AttrSpec, Callable[[AttrSpec, Any], AttrValue]]]:
+    """Returns the attributes of an op by name, each with what makes a parameter's value one of its kind."""
+    return {spec.name: (spec, _converter(spec.kind)) for spec in TABLE[op].attrs}
+
+
+def _converter(kind: AttrKind) -> Callable[[AttrSpec, Any], AttrValue]:
+    match kind:
+        case AttrKind.INT:
+            return lambda _, value: int(value)
+        case AttrKind.INTS:
+            return lambda _, value: tuple(map(int, value))
+        case AttrKind.PAIRS | AttrKind.TRIPLES:
+            return lambda _, value: tuple([tuple(map(int, each)) for each in value])
+        case AttrKind.BOOL:
+            return lambda _, value: bool(value)
+        case AttrKind.FLOAT:
+            return lambda _, value: float(value)
+        case AttrKind.SCALAR:
+            return lambda _, value: _number(value)
+        case AttrKind.STRING:
+            return _word
+        case AttrKind.STRINGS:
+            return lambda spec, value: tuple([_word(spec, item) for item in value])
+        case AttrKind.DTYPE:
+            return lambda _, value: dtype_name(value)
+        case AttrKind.FUNCTION | AttrKind.FUNCTIONS | AttrKind.RULE:
+            return _refuse_function
+        case _:
+            assert_never(kind)
+
+
+def _refuse_function(spec: AttrSpec, value: Any) -> AttrValue:
+    raise TypeError("functions are lowered with the op that holds them")
 
 
 def _number(value: Any) -> int | float:

@@ -89,7 +89,7 @@ def _with_function(op: str, param: str, consts: str = "consts") -> Handler:
     def lower(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
         combiner = eqn.params[param]
         plain = {name: value for name, value in eqn.params.items() if name not in {param, consts}}
-        attrs = attributes(op, plain)
+        attrs = dict(attributes(op, plain))
         if combiner is not None:
             if isinstance(combiner, core.Jaxpr):
                 combiner = core.ClosedJaxpr(combiner, eqn.params.get(consts, ()))

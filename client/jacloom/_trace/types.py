@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from jacloom_graph.types import Constant, Type
 
 
+@lru_cache(maxsize=256)
 def dtype_name(dtype: Any) -> str:
     """Returns the graph's name for a JAX dtype. Random keys are ``"key<implementation>"``; what has no tangent is booleans, as in compiled code."""
     if dtype == jax.dtypes.float0:
@@ -26,12 +28,23 @@ def key_implementation(dtype: Any) -> str:
 
 def type_of(aval: Any) -> Type:
     """Returns the graph type of an abstract value with ``shape``, ``dtype`` and perhaps ``weak_type``."""
-    return Type(dtype_name(aval.dtype), tuple(int(extent) for extent in aval.shape), bool(getattr(aval, "weak_type", False)))
+    return _type(aval.dtype, aval.shape, getattr(aval, "weak_type", False))
+
+
+@lru_cache(maxsize=4096)
+def _type(dtype: Any, shape: tuple[Any, ...], weak: Any) -> Type:
+    # A program has thousands of values and a few dozen types, and NumPy takes 10 us to name a dtype.
+    return Type(dtype_name(dtype), tuple(int(extent) for extent in shape), bool(weak))
 
 
 def inexact(aval: Any) -> bool:
     """Returns whether values of the type can have a tangent."""
-    return bool(jax.dtypes.issubdtype(aval.dtype, np.inexact))
+    return _inexact(aval.dtype)
+
+
+@lru_cache(maxsize=256)
+def _inexact(dtype: Any) -> bool:
+    return bool(jax.dtypes.issubdtype(dtype, np.inexact))
 
 
 def constant(value: Any, *, weak: bool) -> Constant:
@@ -44,7 +57,7 @@ def constant(value: Any, *, weak: bool) -> Constant:
         array = np.zeros(array.shape, bool)
     if array.flags.writeable:
         array = array.copy()  # the caller may change it later, and the graph has an id
-    return Constant(Type(str(array.dtype.name), array.shape, weak), np.ascontiguousarray(array).reshape(array.shape))
+    return Constant(Type(dtype_name(array.dtype), array.shape, weak), np.ascontiguousarray(array).reshape(array.shape))
 
 
 def example(aval: Any) -> jax.ShapeDtypeStruct:

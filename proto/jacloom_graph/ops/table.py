@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from jacloom_graph.attrs import REFERENCES, AttrSpec
+from jacloom_graph.attrs import REFERENCES, REQUIRED, AttrSpec
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,11 @@ class Op:
     def specs(self) -> Mapping[str, AttrSpec]:
         """The attributes by name."""
         return {spec.name: spec for spec in self.attrs}
+
+    @cached_property
+    def needs_attrs(self) -> bool:
+        """Whether something has to be checked even where no attribute is given: one is required, or functions may have to fit."""
+        return bool(self.references) or any(spec.default is REQUIRED for spec in self.attrs)
 
     @cached_property
     def references(self) -> tuple[AttrSpec, ...]:
