@@ -122,7 +122,9 @@ def from_message(message: pb.DescribeDerivativesReply, signature: Signature, fun
     """
     outputs = tuple(signature.result.paths("out"))
     if len(message.inputs) != len(signature.inputs) or not set(message.outputs) <= set(range(len(outputs))):
-        raise ProtocolError(f"the service told of the derivatives of another function than {signature.name[:22]}…; use the same version on both sides")
+        raise ProtocolError(
+            f"the service told of the derivatives of another function than {signature.name[:22]}…; use the same version on both sides"
+        )
     leaves = [
         LeafDerivatives(path, type_, _mode(entry.forward, function), _mode(entry.reverse, function))
         for path, type_, entry in zip(input_paths(signature), signature.inputs, message.inputs, strict=True)

@@ -55,7 +55,7 @@ TOLD = told((refused(1, "mul"), YES), (refused(0, "tanh"), YES), (INTEGER, INTEG
 def test_nothing_is_asked_before_it_is_read_and_then_once(client: jl.Client, script: Script) -> None:
     script.derivatives = TOLD
     function = client.register(layer, PARAMS, np.arange(4))
-    str(function), repr(function), hash(function), function == function, client.functions()  # noqa: B018
+    print(str(function), repr(function), hash(function), function == client.functions()[0])
     assert script.calls == ["Register"]
     found = function.derivatives
     assert script.calls == ["Register", "DescribeDerivatives"]
@@ -71,7 +71,7 @@ def test_leaves_are_named_by_their_paths_and_refusals_by_the_line(client: jl.Cli
     weights = found["args[0]['w']"]
     assert (weights.type, weights.forward.available, weights.reverse.available) == (jl.trace(layer, PARAMS, np.arange(4)).inputs[1], False, True)
     assert weights.forward.source is not None
-    assert weights.forward.source.endswith("test_derivatives.py:%d (layer)" % (layer.__code__.co_firstlineno + 1))
+    assert weights.forward.source.endswith(f"test_derivatives.py:{layer.__code__.co_firstlineno + 1} (layer)")
     assert (found.outputs, found.without) == (("out['y']",), ("out['n']",))
     with pytest.raises(KeyError):
         found["args[2]"]

@@ -128,14 +128,38 @@ def test_a_reverse_rule_is_blamed_on_the_leaves_that_reach_it_in_one_trace() -> 
     assert "reverse rule only" in why(found.leaves[0].forward)
 
 
-@pytest.mark.parametrize("loop", ["scan", "branch"])
-def test_a_reverse_rule_within_a_loop_or_branch(loop: str) -> None:
-    def f(x: jax.Array, y: jax.Array) -> jax.Array:
-        if loop == "scan":
-            return jax.lax.scan(lambda c, a: (backward_only(c) * a, None), x[0], x)[0] + y
-        return jax.lax.cond(x.sum() > 0, backward_only, jnp.sin, x) + y
+def test_a_reverse_rule_within_a_scan_is_blamed_on_what_the_carry_brings_there() -> None:
+    def f(start: Any, late: Any, each: Any, weight: Any, beside: Any) -> Any:
+        def step(carry: Any, x: Any) -> Any:
+            one, two, _, four = carry
+            # What starts in the third carry reaches the rule two rounds later, what starts in the fourth never.
+            return (backward_only(one) * weight, one + two, two + x, four * x), four + jnp.sin(x)
 
-    found = report(f, X, X)
+        (_, two, _, four), out = jax.lax.scan(step, (two_of(start), start, late, beside), each)
+        return two + four + out.sum()
+
+    def two_of(x: Any) -> Any:
+        return jnp.zeros_like(x)
+
+    found = report(f, X[0], X[1], GRID[0], X[2], X[0])
+    assert [leaf.forward.available for leaf in found.leaves] == [True, True, True, False, True]
+
+    def g(start: Any, late: Any, each: Any, weight: Any, beside: Any) -> Any:
+        def step(carry: Any, x: Any) -> Any:
+            _, two, three, four = carry
+            return (backward_only(two) * weight, three + 1, two * x, four * jnp.cos(x)), four + 1
+
+        final, out = jax.lax.scan(step, (start, start, late, beside), each)
+        return final[0] + final[3] + out.sum()
+
+    found = report(g, X[0], X[1], GRID[0], X[2], X[0])
+    assert [leaf.forward.available for leaf in found.leaves] == [False, False, False, True, True]
+    assert [leaf.reverse.available for leaf in found.leaves] == [True] * 5
+    assert found.traces == 2
+
+
+def test_a_reverse_rule_within_a_branch_is_found_by_halves() -> None:
+    found = report(lambda x, y: jax.lax.cond(x.sum() > 0, backward_only, jnp.sin, x) + y, X, X)
     assert table(found) == [(False, True), (True, True)]
     assert found.traces == 4
 
@@ -145,7 +169,19 @@ def test_a_solve_without_a_transpose_goes_forward_only() -> None:
     assert table(found) == [(True, False), (True, True)]
     assert found.leaves[0].reverse.refusal is not None
     assert found.leaves[0].reverse.refusal.reason is Reason.MODE_UNAVAILABLE
+    assert found.leaves[0].reverse.refusal.place is not None
+    assert found.leaves[0].reverse.refusal.place.op == "linear_solve"
     assert "transpose_solve" in why(found.leaves[0].reverse)
+
+
+def test_a_rule_that_is_not_linear_goes_forward_only() -> None:
+    size = jax.custom_jvp(lambda x: jnp.sqrt(x**2))
+    size.defjvp(lambda primals, tangents: (size(*primals), jnp.abs(tangents[0])))
+    found = report(lambda x, y: jnp.sin(size(x * 2)) + y, X, X)
+    assert table(found) == [(True, False), (True, True)]
+    refusal = found.leaves[0].reverse.refusal
+    assert refusal is not None
+    assert str(refusal.place) == "function 0, node 1 (custom_call)"
 
 
 def test_loops_of_unknown_length_go_both_ways() -> None:
