@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -14,6 +15,8 @@ from jacloom_worker.protocol import Availability, DerivativeReport, Kernel, Kind
 
 MOST_TRACES: Final = 64
 """Derivatives traced for one mode. What is not decided then stays open: whoever asks keeps the process that reads graphs from reading others."""
+MOST_SECONDS: Final = 5.0
+"""Seconds for one mode after which no further trace is begun, except for the first: large functions take most of a second each."""
 
 _AVAILABLE: Final = Availability(True)
 _NOT_REFUSALS: Final = frozenset({Reason.INTERNAL, Reason.OUT_OF_MEMORY, Reason.INVALID_OPTION})
@@ -22,7 +25,7 @@ _OTHER_INPUTS: Final = "recorded for other inputs"
 """Part of what a rule says that was traced for fewer inputs. It is so of the graph, not of the function that the graph was made of."""
 
 
-def derivatives(subject: Subject, most: int = MOST_TRACES) -> DerivativeReport:
+def derivatives(subject: Subject, most: int = MOST_TRACES, seconds: float = MOST_SECONDS) -> DerivativeReport:
     """Returns in which modes all differentiable outputs can be differentiated with respect to each input leaf by itself.
 
     Each mode is asked for all leaves at once. Only if that is refused, halves of them are asked for by themselves, then halves of those: with fewer
@@ -32,40 +35,41 @@ def derivatives(subject: Subject, most: int = MOST_TRACES) -> DerivativeReport:
     Args:
         subject: The function; of its constants only types matter.
         most: Traces for one mode, at least 1.
+        seconds: Time for one mode, after which the first trace is the last.
 
     Raises:
         Fault: What tells nothing about the function, such as a want of memory.
     """
     outputs = tuple(leaf for leaf, type_ in enumerate(subject.outputs) if type_.dtype in INEXACT)
-    forward, traced_forward = _mode(subject, Kind.FORWARD, outputs, most)
-    reverse, traced_reverse = _mode(subject, Kind.REVERSE, outputs, most)
+    forward, traced_forward = _mode(subject, Kind.FORWARD, outputs, most, seconds)
+    reverse, traced_reverse = _mode(subject, Kind.REVERSE, outputs, most, seconds)
     leaves = tuple(LeafModes(*each) for each in zip(forward, reverse, strict=True))
     return DerivativeReport(leaves, outputs, traced_forward + traced_reverse)
 
 
-def _mode(subject: Subject, kind: Kind, outputs: tuple[int, ...], most: int) -> tuple[list[Availability], int]:
+def _mode(subject: Subject, kind: Kind, outputs: tuple[int, ...], most: int, seconds: float) -> tuple[list[Availability], int]:
     """Returns one answer per input leaf, and the traces that they took."""
     found: dict[int, Availability] = {}
     for leaf in range(len(subject.inputs)):
         refusal = _convention(subject, kind, leaf, outputs)
         if refusal is not None:
             found[leaf] = Availability(False, refusal)
-    traces = 0
+    traces, until = 0, time.monotonic() + seconds
     asked: list[tuple[Sequence[int], Fault | None]] = [([leaf for leaf in range(len(subject.inputs)) if leaf not in found], None)]
     while asked:
         group, before = asked.pop()
         if not group:
             continue
-        if before is not None and traces >= most:
-            text = f"not found out for this leaf by itself, because {most} traces were made for others; for some leaves: {before.message}"
+        if before is not None and (traces >= most or time.monotonic() > until):
+            text = f"not found out for this leaf by itself in {traces} traces for it and others; for some of them: {before.message}"
             found |= dict.fromkeys(group, Availability(None, Fault(before.reason, text, place=before.place)))
             continue
         traces += 1
         refusal, refused = _asked(subject, kind, tuple(group), outputs)
         if refusal is None:
             found |= dict.fromkeys(group, _AVAILABLE)
-        elif refused:
-            found |= {leaf: _refused(refusal) if leaf in refused else _AVAILABLE for leaf in group}
+        elif refused or len(group) == 1:
+            found |= {leaf: _refused(refusal) if leaf in refused or len(group) == 1 else _AVAILABLE for leaf in group}
         else:
             half = len(group) // 2
             asked += [(group[half:], refusal), (group[:half], refusal)]
@@ -87,7 +91,7 @@ def _convention(subject: Subject, kind: Kind, leaf: int, outputs: tuple[int, ...
 
 
 def _asked(subject: Subject, kind: Kind, leaves: tuple[int, ...], outputs: tuple[int, ...]) -> tuple[Fault | None, frozenset[int]]:
-    """Returns why a derivative is refused, or None, and which of the leaves are so by themselves, as far as one trace tells."""
+    """Returns why a derivative is refused, or None, and which of the leaves are to blame by themselves; none where one trace does not tell."""
     single = Kind.JVP if kind is Kind.FORWARD else Kind.VJP
     try:
         jaxpr = modes.pruned(kernels.traced(subject, Kernel("", single, leaves, outputs)))
@@ -95,13 +99,13 @@ def _asked(subject: Subject, kind: Kind, leaves: tuple[int, ...], outputs: tuple
         fault = explain(error)
         if fault.reason in _NOT_REFUSALS:
             raise fault from error
-        return fault, frozenset(leaves) if len(leaves) == 1 else frozenset()
+        return fault, frozenset()
     refusal = modes.reverse_only(jaxpr)
     if refusal is None:
         return None, frozenset()
     flags = modes.reaching_reverse_only(jaxpr) if single is Kind.JVP else None
     if flags is None:
-        return refusal, frozenset(leaves) if len(leaves) == 1 else frozenset()
+        return refusal, frozenset()
     seeds = flags[len(flags) - len(leaves) :]
     return refusal, frozenset(leaf for leaf, flag in zip(leaves, seeds, strict=True) if flag)
 
