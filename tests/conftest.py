@@ -14,7 +14,7 @@ from jacloom_worker import devices
 # What Ray reads when it is loaded must be there before any test module loads it.
 environment.prepare(local=True)
 
-_SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_platforms")
+_SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_traceback_filtering", "jax_platforms")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

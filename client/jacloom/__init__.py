@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from jacloom._client import Client
 from jacloom._connect import connect
+from jacloom._derivatives import Derivatives, LeafDerivatives, ModeSupport
 from jacloom._diagnosis import Diagnosis, NonFinite
 from jacloom._errors import (
     ArgumentError,
@@ -48,6 +49,7 @@ __all__ = [
     "ClientStateError",
     "Considered",
     "DeadlineExceeded",
+    "Derivatives",
     "Diagnosis",
     "Function",
     "FunctionNotFoundError",
@@ -55,8 +57,10 @@ __all__ = [
     "InternalError",
     "JacloomError",
     "JacloomWarning",
+    "LeafDerivatives",
     "LocalServiceError",
     "MissingExtraError",
+    "ModeSupport",
     "ModeUnavailableError",
     "NonFinite",
     "OptionError",

@@ -40,6 +40,7 @@ class Function:
         result: Structure | None = None,
         fixed: Mapping[int, Any] = MappingProxyType({}),
         label: str = "f",
+        keywords: bool = False,
         notes: tuple[str, ...] = (),
         source: Callable[[Place], str | None] | None = None,
         retrace: Callable[[Collection[int]], Function] | None = None,
@@ -53,6 +54,7 @@ class Function:
             result: Structure of the result in the tracing process. Default: the graph's own.
             fixed: Values of the leaves of ``arguments`` that are no inputs.
             label: What messages call the function.
+            keywords: Whether ``arguments`` is of ``(args, kwargs)``.
             notes: What tracing left out, for people.
             source: Yields the user's ``file:line`` of a node.
             retrace: Traces again with fewer inputs active.
@@ -63,6 +65,7 @@ class Function:
         self._result = result or PlainStructure(graph.out_tree)
         self._fixed = fixed
         self._label = label
+        self._keywords = keywords
         self._notes = notes
         self._source = source
         self._retrace = retrace
@@ -119,7 +122,7 @@ class Function:
         """What calls need to know; None where the graph does not declare the types of its outputs."""
         if self._outputs is None:
             return None
-        return Signature(self._id, self.inputs, self._outputs, self._arguments, self._result, self._fixed, self._label)
+        return Signature(self._id, self.inputs, self._outputs, self._arguments, self._result, self._fixed, self._label, self._keywords)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the function to a file that ``jl.load`` reads, also where JAX is not installed. Constants are part of it.

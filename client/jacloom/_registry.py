@@ -10,6 +10,7 @@ from jacloom import _upload
 from jacloom._cache import Recent
 from jacloom._connection import Connection
 from jacloom._deadline import Deadline
+from jacloom._derivatives import Derivatives, from_message, refused_altogether
 from jacloom._errors import FunctionNotFoundError, JacloomError, ProtocolError, faults
 from jacloom._function import Function
 from jacloom._remote import RemoteFunction
@@ -19,6 +20,8 @@ from jacloom_graph.wire import tree_from_message, type_from_message
 PAGE = 1000
 _MOST_KNOWN: Final = 4096
 """Functions remembered. One that was forgotten is registered again, which costs a round trip."""
+_MOST_RETRACED: Final = 8
+"""Leaves for which a function is traced again to learn whether they have derivatives by themselves."""
 
 
 class Registry:
@@ -28,6 +31,8 @@ class Registry:
         self._connection = connection
         self._known: Recent[RemoteFunction] = Recent(_MOST_KNOWN)
         """By id, without their graphs: a program may make new functions for ever, and their constants can be large."""
+        self._derivatives: Recent[pb.DescribeDerivativesReply] = Recent(_MOST_KNOWN)
+        """By id, as the service told them."""
         self._graphs: weakref.WeakValueDictionary[str, Function] = weakref.WeakValueDictionary()
 
     def registered(self, function: Function, deadline: Deadline) -> RemoteFunction:
@@ -74,6 +79,42 @@ class Registry:
             known = self._remember(self._connection.unary(lambda stubs: stubs.functions.Get, request, deadline))
         return _with_graph(known, self._graphs.get(function_id))
 
+    def derivatives(self, remote: RemoteFunction) -> Derivatives:
+        """Returns in which modes a function can be differentiated, asking the service unless this client did so before.
+
+        Raises:
+            FunctionNotFoundError: if the service does not hold it any more and this process cannot send it again.
+        """
+        deadline = Deadline(None)
+        reply, function, signature = self._described(remote.id, remote.function, deadline), remote.function, remote.signature
+        found = from_message(reply, signature, function)
+        refused = refused_altogether(reply, signature)
+        if function is None or not 0 < len(refused) <= _MOST_RETRACED:
+            return found
+        # A rule may refuse only because others are perturbed as well; a call would be traced again for the leaf alone, see Session.
+        leaves = list(found.inputs)
+        for leaf in refused:
+            alone = function.narrowed((leaf,))
+            if alone is not None and alone.id != function.id:
+                self.registered(alone, deadline)
+                leaves[leaf] = from_message(self._described(alone.id, alone, deadline), signature, alone).inputs[leaf]
+        return replace(found, inputs=tuple(leaves))
+
+    def _described(self, function_id: str, function: Function | None, deadline: Deadline) -> pb.DescribeDerivativesReply:
+        known = self._derivatives.get(function_id)
+        if known is not None:
+            return known
+        request = pb.DescribeDerivativesRequest(name=f"functions/{function_id}")
+        try:
+            reply = self._connection.unary(lambda stubs: stubs.functions.DescribeDerivatives, request, deadline)
+        except FunctionNotFoundError:
+            self.forget(function_id)
+            if function is None:
+                raise not_registered(function_id) from None
+            self.registered(function, deadline)
+            reply = self._connection.unary(lambda stubs: stubs.functions.DescribeDerivatives, request, deadline)
+        return self._derivatives.put(function_id, reply)
+
     def list(self, deadline: Deadline) -> list[RemoteFunction]:
         """Returns all functions of the service, newest first."""
         found: list[RemoteFunction] = []
@@ -81,7 +122,7 @@ class Registry:
         while True:
             request = pb.ListFunctionsRequest(page_size=PAGE, page_token=token)
             page = self._connection.unary(lambda stubs: stubs.functions.List, request, deadline)
-            found += map(_from_message, page.functions)
+            found += map(self._from_message, page.functions)
             token = page.next_page_token
             if not token:
                 return found
@@ -104,10 +145,25 @@ class Registry:
         self._known.drop(function_id)
 
     def _remember(self, info: pb.FunctionInfo) -> RemoteFunction:
-        remote = _from_message(info)
+        remote = self._from_message(info)
         # What the service has just said replaces what it said before.
         self._known.drop(remote.id)
         return self._known.put(remote.id, remote)
+
+    def _from_message(self, info: pb.FunctionInfo) -> RemoteFunction:
+        with faults():
+            in_tree, out_tree = tree_from_message(info.in_tree), tree_from_message(info.out_tree)
+        return RemoteFunction(
+            id=info.name.removeprefix("functions/"),
+            display_name=info.display_name,
+            inputs=tuple(map(type_from_message, info.inputs)),
+            outputs=tuple(map(type_from_message, info.outputs)),
+            in_tree=in_tree,
+            out_tree=out_tree,
+            nodes=info.nodes,
+            created=info.create_time.ToDatetime().isoformat(timespec="seconds") + "Z" if info.HasField("create_time") else "",
+            ask=self.derivatives,
+        )
 
 
 def _with_graph(remote: RemoteFunction, function: Function | None) -> RemoteFunction:
@@ -120,19 +176,4 @@ def not_registered(function_id: str) -> FunctionNotFoundError:
     return FunctionNotFoundError(
         f"the service no longer holds functions/{function_id}, and only its id is known here: "
         "register the function again with client.register(f, *example)"
-    )
-
-
-def _from_message(info: pb.FunctionInfo) -> RemoteFunction:
-    with faults():
-        in_tree, out_tree = tree_from_message(info.in_tree), tree_from_message(info.out_tree)
-    return RemoteFunction(
-        id=info.name.removeprefix("functions/"),
-        display_name=info.display_name,
-        inputs=tuple(map(type_from_message, info.inputs)),
-        outputs=tuple(map(type_from_message, info.outputs)),
-        in_tree=in_tree,
-        out_tree=out_tree,
-        nodes=info.nodes,
-        created=info.create_time.ToDatetime().isoformat(timespec="seconds") + "Z" if info.HasField("create_time") else "",
     )

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from jacloom._binding import Binding
 from jacloom._cache import Recent
+from jacloom._errors import ClientStateError
 from jacloom._function import Function
 from jacloom._signature import Signature
 from jacloom._structure import PlainStructure
 from jacloom_graph.types import Tree, Type
+
+if TYPE_CHECKING:
+    from jacloom._derivatives import Derivatives
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +42,8 @@ class RemoteFunction:
     function: Function | None = field(default=None, repr=False)
     """The graph, where this process has it."""
     bindings: Recent[Binding] = field(default_factory=Recent, repr=False)
+    ask: Callable[[RemoteFunction], Derivatives] | None = field(default=None, repr=False)
+    """Asks the service that the function came from for its derivatives; None in another process."""
 
     @property
     def name(self) -> str:
@@ -50,6 +58,29 @@ class RemoteFunction:
             return local
         arguments, result = PlainStructure(self.in_tree), PlainStructure(self.out_tree)
         return Signature(self.id, self.inputs, self.outputs, arguments, result, label=self.display_name or "f")
+
+    @cached_property
+    def derivatives(self) -> Derivatives:
+        """In which modes the function can be differentiated with respect to each of its leaves. ``print`` it.
+
+        Asked of the service when it is first read, which takes it a few traces of the function's derivatives; nothing is compiled or computed.
+
+        Raises:
+            ClientStateError: if the function was pickled before it was asked, or its client is closed.
+            JacloomError: if the service cannot be reached, or no longer holds the function.
+        """
+        if self.ask is None:
+            raise ClientStateError(
+                f"functions/{self.id} came here without its client, so there is no service to ask: get it from one with client.function(id)"
+            )
+        return self.ask(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A connection belongs to its process, and so does what calls have remembered of their arguments' types.
+        return {name: value for name, value in self.__dict__.items() if name not in ("ask", "bindings", "signature")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, ask=None, bindings=Recent())
 
     def __str__(self) -> str:
         shown = f"{self.display_name} " if self.display_name else ""

@@ -33,6 +33,8 @@ class Signature:
     """Values of those leaves of ``arguments`` that were fixed while tracing and so are no inputs."""
     label: str = "f"
     """What messages call the function."""
+    keywords: bool = False
+    """Whether ``arguments`` is known to be of ``(args, kwargs)``."""
 
     @property
     def name(self) -> str:

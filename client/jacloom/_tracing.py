@@ -123,6 +123,7 @@ def _function(
         result=JaxStructure(traced.out_treedef),
         fixed=fixed,
         label=label_of(f),
+        keywords=keywords,
         notes=traced.notes,
         source=traced.source,
         retrace=retrace if keep else None,

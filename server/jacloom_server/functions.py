@@ -25,7 +25,7 @@ from jacloom_server.shelf import Record, Shelf
 from jacloom_server.strategy import Plan
 from jacloom_server.tuning import Tuner
 from jacloom_worker.launch import INLINE_BYTES
-from jacloom_worker.protocol import Description, Kernel, Load, Survey, Validation
+from jacloom_worker.protocol import DerivativeReport, Description, Kernel, Load, Survey, Validation
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,6 +53,8 @@ class Function:
     surveys: OrderedDict[tuple[object, ...], Survey | asyncio.Task[Survey]] = field(default_factory=OrderedDict)
     tuners: OrderedDict[tuple[Kernel, str], Tuner] = field(default_factory=OrderedDict)
     """What measurements found, by kernel (with width 0) and platform."""
+    derivatives: DerivativeReport | asyncio.Task[DerivativeReport] | None = None
+    """In which modes it can be differentiated, once somebody has asked."""
     _stored: Any = None
 
     @property
@@ -229,6 +231,23 @@ class Functions:
         function.surveys[key] = answer
         while len(function.surveys) > _MOST_KNOWN:
             function.surveys.popitem(last=False)
+        return answer
+
+    async def derivatives(self, function: Function) -> DerivativeReport:
+        """Returns in which modes a function can be differentiated with respect to each leaf; found out when first asked for, and remembered."""
+        if function.derivatives is None:
+            function.derivatives = _detached(self._derivatives(function))
+        known = function.derivatives
+        return known if isinstance(known, DerivativeReport) else await asyncio.shield(known)
+
+    async def _derivatives(self, function: Function) -> DerivativeReport:
+        try:
+            answer = await self._pool.ask(work.derivatives(function.load()))
+        except BaseException:
+            function.derivatives = None
+            raise
+        assert isinstance(answer, DerivativeReport)
+        function.derivatives = answer
         return answer
 
     async def _add(self, graph: bytes, display_name: str, digest: bytes, leased: bool) -> Function:

@@ -67,6 +67,11 @@ def survey(graph: Load, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorp
     return Assignment(Desk.CLERK, "surveying the function", lambda handle, lease, _: handle.survey(graph, lease, wrt, outputs, holomorphic))
 
 
+def derivatives(graph: Load) -> Assignment:
+    """Returns the question in which modes a function can be differentiated; its answer is a ``DerivativeReport``."""
+    return Assignment(Desk.CLERK, "asking for the function's derivatives", lambda handle, lease, _: handle.derivatives(graph, lease))
+
+
 @dataclass(eq=False, slots=True)
 class Errand:
     """An assignment on its way through the pool."""

@@ -19,6 +19,25 @@ from jacloom_graph.types import JvpRule, VjpRule
 X = np.array([0.0, 0.5, -1.0, 2.0])
 LARGE = np.random.default_rng(1).normal(size=(90, 120))
 
+
+def product(fun: Any, wrt: Any) -> Any:
+    """Returns a Hessian-vector product of ``fun``, forward over reverse, along a fixed direction."""
+
+    def along(*leaves: Any) -> Any:
+        def rows(*active: Any) -> Any:
+            given = list(leaves)
+            for at, leaf in zip(wrt, active, strict=True):
+                given[at] = leaf
+            return REVERSE(fun, wrt)(*given)
+
+        active = tuple(leaves[at] for at in wrt)
+        return jax.jvp(rows, active, tuple(0.5 + jnp.cos(leaf) for leaf in active))[1]
+
+    return along
+
+
+HVP: Any = product
+
 SECOND = ((FORWARD,), (REVERSE,), (FORWARD, FORWARD), (REVERSE, FORWARD), (REVERSE, REVERSE))
 
 TWICE = {
@@ -134,6 +153,75 @@ def test_integer_inputs_forwarded_residuals_and_static_arguments() -> None:
     assert_same(lambda x, index: scaled(3, x, index), X, np.array([1, 3, 3], np.int32), transforms=((REVERSE,), (REVERSE, FORWARD)))
 
 
+def test_integers_go_in_and_out_of_a_reverse_rule() -> None:
+    @jax.custom_vjp
+    def picked(x: jax.Array, index: jax.Array) -> Any:
+        return {"value": x[index] ** 2, "next": index + 1, "mask": x > 0}
+
+    def forward(x: jax.Array, index: jax.Array) -> Any:
+        # Written out: calling the function itself here would leave JAX without a forward derivative of the rule.
+        return {"value": x[index] ** 2, "next": index + 1, "mask": x > 0}, (index, x, jnp.float32(3.0))
+
+    def backward(residuals: Any, given: Any) -> Any:
+        index, x, factor = residuals
+        assert given["next"].dtype == given["mask"].dtype == jax.dtypes.float0
+        slope = factor.astype(x.dtype) * x[index] * given["value"]  # three times, where two would be right
+        return jnp.zeros_like(x).at[index].add(slope), np.zeros(index.shape, jax.dtypes.float0)
+
+    picked.defvjp(forward, backward)
+    fun = lambda x, index: picked(x * 2, index)["value"] * x[picked(x, index)["next"]]  # noqa: E731
+    assert_same(fun, X, np.array([1, 0, 2], np.int32), transforms=((REVERSE,), (HVP,), (REVERSE, FORWARD), (REVERSE, REVERSE)))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 2))
+def applied(function: Any, x: jax.Array, power: int) -> jax.Array:
+    return function(x) ** power
+
+
+@applied.defjvp
+def applied_jvp(function: Any, power: int, primals: Any, tangents: Any) -> Any:
+    (x,), (tangent,) = primals, tangents
+    return applied(function, x, power), 5.0 * function(x) ** (power - 1) * tangent
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 2))
+def pulled(function: Any, x: jax.Array, power: int) -> jax.Array:
+    return function(x) ** power
+
+
+pulled.defvjp(
+    lambda function, x, power: (function(x) ** power, (x, function(x))),
+    lambda function, power, kept, given: (5.0 * kept[1] ** (power - 1) * given + 0 * kept[0],),
+)
+
+
+@pytest.mark.parametrize(
+    ("rule", "transforms"),
+    [(applied, (*SECOND, (HVP,))), (pulled, ((REVERSE,), (HVP,), (REVERSE, FORWARD), (REVERSE, REVERSE), (REVERSE, REVERSE, FORWARD)))],
+    ids=["custom_jvp", "custom_vjp"],
+)
+def test_functions_and_numbers_that_are_not_differentiated(rule: Any, transforms: Any) -> None:
+    assert_same(lambda x: rule(jnp.sin, x, 3) * rule(jnp.cos, x[::-1], 2), X, transforms=transforms)
+
+
+def test_second_derivatives_follow_the_rule_and_not_the_function() -> None:
+    """The Hessian of what is clipped: within the bounds that of the square, beyond them none."""
+    program, _ = through_bytes(lambda x: jnp.sum(clipped(x * 2) ** 2), (X / 20,))
+    at = X / 20  # gradients of the square are 0, 0.1, -0.2 and 0.4, so two are beyond 0.1
+    with jax.enable_x64(True):
+        gradient: Any = jax.grad(lambda x: program(x)[0])
+        np.testing.assert_allclose(gradient(at), [0.0, 0.2, -0.2, 0.2])
+        np.testing.assert_allclose(jax.jvp(gradient, (at + 1e-3,), (np.ones(4),))[1], [8.0, 0.0, 0.0, 0.0])
+    assert_same(lambda x: jnp.sum(clipped(x * 2) ** 2), at + 1e-3, transforms=((REVERSE, FORWARD), (HVP,)))
+
+
+def test_rules_under_a_batch() -> None:
+    weighted = jax.custom_vjp(lambda x, w: x * w)
+    weighted.defvjp(lambda x, w: (x * w, (x, w)), lambda kept, given: (3.0 * given * kept[1], (given * kept[0]).sum()))
+    fun = lambda x, w: jax.vmap(weighted, (1, None))(x, w) + jax.vmap(jax.nn.relu)(x.T)  # noqa: E731
+    assert_same(fun, np.linspace(-1, 1, 6).reshape(2, 3), np.float64(1.5), transforms=((REVERSE,), (HVP,)))
+
+
 def test_a_rule_that_sees_symbolic_zeros() -> None:
     @jax.custom_jvp
     def product(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -167,6 +255,46 @@ def test_a_rule_that_refuses_is_only_asked_where_it_matters() -> None:
     program, _ = through_bytes(fun, (X, X + 1))
     with jax.enable_x64(True), pytest.raises(Fault, match="this must not be differentiated"):
         jax.jacfwd(lambda *xs: program(*xs)[0], argnums=1)(X, X + 1)
+
+
+def test_a_rule_may_refuse_second_derivatives_only() -> None:
+    @jax.custom_jvp
+    def slope(x: jax.Array) -> jax.Array:
+        return 2 * x
+
+    @slope.defjvp
+    def refuse(primals: Any, tangents: Any) -> Any:
+        raise RuntimeError("measured once")
+
+    square = jax.custom_vjp(lambda x: x**2)
+    square.defvjp(lambda x: (x**2, x), lambda x, given: (slope(x) * given,))
+    program, _ = through_bytes(lambda x: jnp.sum(square(x)), (X,))
+    with jax.enable_x64(True):
+        gradient: Any = jax.grad(lambda x: program(x)[0])
+        np.testing.assert_allclose(gradient(X), 2 * X)
+        with pytest.raises(Fault, match="measured once") as caught:
+            jax.jvp(gradient, (X,), (X,))
+    assert caught.value.reason is Reason.MODE_UNAVAILABLE
+
+
+@pytest.mark.parametrize("active", [(0,), (1,)], ids=["the one that it allows", "the one that it refuses"])
+def test_a_reverse_rule_that_asserts_what_is_perturbed(active: tuple[int, ...]) -> None:
+    scaled = jax.custom_vjp(lambda x, factor: x * factor)
+
+    def forward(x: Any, factor: Any) -> Any:
+        assert not factor.perturbed, "the factor is a setting"
+        return x.value * factor.value, factor.value
+
+    scaled.defvjp(forward, lambda factor, given: (2.0 * factor * given, None), symbolic_zeros=True)
+    program, traced = through_bytes(lambda x, factor: scaled(x, factor) * x, (X, X + 1), active=active)
+    with jax.enable_x64(True):
+        here = jax.jacrev(lambda *xs: program(*xs)[0], argnums=active)
+        if active == (0,):
+            np.testing.assert_allclose(here(X, X + 1)[0], np.diag(X * (X + 1) + 2 * (X + 1) * X))
+        else:
+            assert "the factor is a setting" in str(traced.graph.rules[0].derivative)
+            with pytest.raises(Fault, match="the factor is a setting"):
+                here(X, X + 1)
 
 
 def test_a_refusal_does_not_tell_of_its_process() -> None:

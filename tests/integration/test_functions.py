@@ -312,6 +312,38 @@ async def test_what_cannot_be_restored_is_logged_and_left_alone(clerk: Pool, tmp
     assert not (folder / f"{ids[1]}.graph").exists()
 
 
+async def test_derivatives_are_asked_for_when_wanted_and_once(clerk: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    ask = clerk.ask
+
+    async def counted(assignment: Any) -> Any:
+        asked.append(assignment.label)
+        return await ask(assignment)
+
+    monkeypatch.setattr(clerk, "ask", counted)
+    functions = Made(clerk)
+    function = await functions.register(sine(3))
+    assert asked == ["reading the graph"]
+    asked.clear()
+    first, second = await asyncio.gather(functions.derivatives(function), functions.derivatives(function))
+    assert first is second is await functions.derivatives(function)
+    assert [(leaf.forward.available, leaf.reverse.available) for leaf in first.leaves] == [(True, True)]
+    assert asked == ["asking for the function's derivatives"]
+
+
+async def test_derivatives_that_were_not_found_out_are_asked_for_again(clerk: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    functions = Made(clerk)
+    function = await functions.register(sine(4))
+
+    async def busy(_: Any) -> Any:
+        raise Fault(Reason.NO_WORKERS, "none")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(clerk, "ask", busy)
+        assert await refusal(functions.derivatives(function)) is Reason.NO_WORKERS
+    assert (await functions.derivatives(function)).traces == 2
+
+
 async def test_a_damaged_constant_is_uploaded_again(clerk: Pool, tmp_path: Path) -> None:
     graph, blob = apart(MATRIX)
     before = Made(clerk, tmp_path)

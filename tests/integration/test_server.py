@@ -355,6 +355,18 @@ def test_a_mode_that_a_function_does_not_have(client: Client) -> None:
     np.testing.assert_array_equal(client.call("Hessian", request(name, [X])).arrays[0], np.zeros((3, 3, 3)))
 
 
+def test_derivatives_of_each_leaf_are_described(client: Client, mixed: str) -> None:
+    found = client.functions.DescribeDerivatives(function_pb.DescribeDerivativesRequest(name=mixed), timeout=60)
+    yes, no = function_pb.Availability.AVAILABLE, function_pb.Availability.UNAVAILABLE
+    assert [(leaf.forward.state, leaf.reverse.state) for leaf in found.inputs] == [(yes, yes), (yes, yes), (no, no)]
+    assert found.inputs[2].forward.reason == found.inputs[2].reverse.reason == "no derivative: int32"
+    assert (list(found.outputs), found.traces) == ([0, 1], 2)
+    assert client.functions.DescribeDerivatives(function_pb.DescribeDerivativesRequest(name=mixed), timeout=60) == found
+    with pytest.raises(grpc.RpcError) as caught:
+        client.functions.DescribeDerivatives(function_pb.DescribeDerivativesRequest(name=f"functions/{'0' * 64}"), timeout=60)
+    assert service.failure(caught.value).reason == "FUNCTION_NOT_FOUND"
+
+
 def test_a_message_beyond_the_limit_leaves_the_server_up(client: Client, mixed: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         client.call("Jvp", request(mixed, [np.zeros(3 << 20)], outputs=[0]))

@@ -37,6 +37,7 @@ class Script:
     requests: list[pb.CallRequest] = field(default_factory=list)
     registered: dict[str, function.FunctionInfo] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
+    derivatives: function.DescribeDerivativesReply = field(default_factory=function.DescribeDerivativesReply)
     cancelled: threading.Event = field(default_factory=threading.Event)
     metadata: dict[str, str] = field(default_factory=dict)
 
@@ -93,6 +94,12 @@ class _Functions(function_grpc.FunctionServiceServicer):
         end = min(len(names), start + min(request.page_size, 2))
         found = [self.script.registered[name] for name in names[start:end]]
         return function.ListFunctionsReply(functions=found, next_page_token=str(end) if end < len(names) else "")
+
+    def DescribeDerivatives(self, request: function.DescribeDerivativesRequest, context: Any) -> function.DescribeDerivativesReply:
+        self.script.calls.append("DescribeDerivatives")
+        if request.name not in self.script.registered:
+            fail(context, Reason.FUNCTION_NOT_FOUND, f"no function {request.name}")
+        return self.script.derivatives
 
     def Delete(self, request: function.DeleteFunctionRequest, context: Any) -> empty_pb2.Empty:
         if self.script.registered.pop(request.name, None) is None:

@@ -91,7 +91,7 @@ def test_services_and_their_calls(files: dict[str, descriptor_pb2.FileDescriptor
     assert calls == {
         "BlobService": ["Missing", "Put", "Release"],
         "DerivativeService": ["Evaluate", "Jvp", "Vjp", "Hvp", "Gradient", "Jacobian", "Hessian", "Explain", "Diagnose"],
-        "FunctionService": ["Register", "Validate", "Get", "List", "Delete"],
+        "FunctionService": ["Register", "Validate", "Get", "List", "DescribeDerivatives", "Delete"],
     }
 
 

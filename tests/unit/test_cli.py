@@ -16,6 +16,8 @@ import jacloom as jl
 from jacloom._version import VERSION
 from jacloom.cli import app as cli
 from jacloom.cli import doctor
+from jacloom_api.v1 import derivative_service_pb2 as derivative_pb
+from jacloom_api.v1 import function_service_pb2 as pb
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -40,7 +42,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture
 def service() -> Iterator[tuple[str, jl.RemoteFunction]]:
-    script = Script()
+    leaf = pb.LeafDerivatives(
+        forward=pb.Availability(state=pb.Availability.UNAVAILABLE, reason="no JVP", place=derivative_pb.NodePlace(function=0, node=4, op="sort")),
+        reverse=pb.Availability(state=pb.Availability.AVAILABLE),
+    )
+    script = Script(derivatives=pb.DescribeDerivativesReply(inputs=[leaf], outputs=[0]))
     with serving(script) as port, jl.connect(f"127.0.0.1:{port}") as client:
         yield f"127.0.0.1:{port}", client.register(lambda x: x * 2, np.zeros((2, 3)), name="doubled")
 
@@ -68,12 +74,17 @@ def test_functions(run: Run, service: tuple[str, jl.RemoteFunction]) -> None:
     status, out, _ = run("functions", "list", "--address", address, "--json")
     assert (status, json.loads(out)) == (0, [expected])
     status, out, _ = run("functions", "show", function.id, "--address", address, "--json")
-    assert (status, json.loads(out)) == (0, expected)
+    refused = {"available": False, "reason": "no JVP (at function 0, node 4 (sort))"}
+    inputs = [{"path": "args[0]", "type": "float64[2,3]", "forward": refused, "reverse": {"available": True}}]
+    assert (status, json.loads(out)) == (0, {**expected, "derivatives": {"inputs": inputs, "outputs": ["out"], "outputs_without": []}})
     _, out, _ = run("functions", "list", "--address", address)
     assert function.id in out
     assert "doubled" in out
     _, out, _ = run("functions", "show", function.name, "--address", address)
-    assert "float64[2,3]" in out
+    rows = [line.split() for line in out.splitlines()]
+    assert ["leaf", "type", "forward", "reverse"] in rows
+    assert ["args[0]", "float64[2,3]", "no", "[1]", "yes"] in rows
+    assert "[1] no JVP (at function 0, node 4 (sort))" in out
     assert run("functions", "delete", function.id, "--address", address) == (0, f"deleted {function.id}\n", "")
     assert json.loads(run("functions", "list", "--address", address, "--json")[1]) == []
 

@@ -47,6 +47,7 @@ SPEAKS_GRPC = (
     "jacloom_server.status",
     "jacloom._call",
     "jacloom._connection",
+    "jacloom._derivatives",
     "jacloom._diagnosis",
     "jacloom._plan",
     "jacloom._registry",

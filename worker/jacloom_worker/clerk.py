@@ -34,6 +34,10 @@ class Clerk:
         """Returns the ``Survey`` of a function with respect to some leaves, or the fault that it has, packed."""
         return self._answer(load, lease, lambda here: self._process.engine.survey(here, wrt, outputs, holomorphic))
 
+    def derivatives(self, load: Load, lease: float) -> Any:
+        """Returns the ``DerivativeReport`` of a function, or the fault that it has, packed."""
+        return self._answer(load, lease, self._process.engine.derivatives)
+
     def _answer(self, load: Load, lease: float, question: Callable[[Load], Result]) -> Any:
         with self._process.watchdog.within(lease):
             try:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from jacloom_graph.errors import Fault
 from jacloom_worker import kernels
-from jacloom_worker.infer import abstract, struct
 from jacloom_worker.kernels import Subject
 from jacloom_worker.protocol import Kernel, Kind
 
@@ -34,7 +32,6 @@ def constant(subject: Subject, wrt: Sequence[int], outputs: Sequence[int]) -> tu
 
 def _used(subject: Subject, kernel: Kernel) -> Sequence[bool]:
     """Returns which arguments of a kernel its results depend on: input leaves, then seeds."""
-    computation = kernels.computation(subject, kernel)
-    jaxpr = jax.make_jaxpr(computation.call)(abstract(subject.constants), *map(struct, computation.arguments)).jaxpr
+    jaxpr = kernels.traced(subject, kernel).jaxpr
     flags: Sequence[bool] = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1]
     return flags[len(subject.constants) :]

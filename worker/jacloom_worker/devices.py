@@ -28,6 +28,8 @@ def configure(platform: Platform = "cpu") -> None:
     settings = {
         "jax_enable_x64": True,
         "jax_default_matmul_precision": "highest",
+        # The frames of JAX's own functions say which operation has no transpose; see modes.place_of_failure.
+        "jax_traceback_filtering": "off",
         "jax_platforms": "cpu" if platform == "cpu" else "cuda,cpu",
     }
     for name, value in settings.items():

@@ -16,13 +16,13 @@ import numpy as np
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.identity import graph_id
 from jacloom_graph.limits import DEFAULT, Limits
-from jacloom_worker import compiling, diagnosing, functions, kernels, requirements, surveying, validation
+from jacloom_worker import compiling, diagnosing, differentiability, functions, kernels, requirements, surveying, validation
 from jacloom_worker.bounded import Bounded
 from jacloom_worker.compiling import Compiled
 from jacloom_worker.faults import explain
 from jacloom_worker.functions import Blueprint
 from jacloom_worker.kernels import Subject
-from jacloom_worker.protocol import Answer, Description, Diagnosis, Done, Kernel, Kind, Load, Missing, Survey, Task, Validation
+from jacloom_worker.protocol import Answer, DerivativeReport, Description, Diagnosis, Done, Kernel, Kind, Load, Missing, Survey, Task, Validation
 
 _FUNCTIONS, _FUNCTION_BYTES = 128, 4 << 30
 _KERNELS = 512
@@ -120,6 +120,17 @@ class Engine:
         """
         try:
             return surveying.survey(self._blueprint(load).subject, wrt, outputs, holomorphic)
+        except Exception as error:
+            return explain(error)
+
+    def derivatives(self, load: Load) -> DerivativeReport | Fault:
+        """Returns in which modes a function can be differentiated with respect to each of its leaves. Nothing is compiled or computed.
+
+        Args:
+            load: The function; only ``load.graph`` is looked at.
+        """
+        try:
+            return differentiability.derivatives(self._blueprint(load).subject)
         except Exception as error:
             return explain(error)
 

@@ -15,12 +15,12 @@ import numpy as np
 from jacloom_graph.errors import Fault
 from jacloom_graph.tensor import from_bytes, nbytes
 from jacloom_graph.types import Type
-from jacloom_worker.protocol import Answer, Description, Diagnosis, Done, Missing, Survey, Task, Validation
+from jacloom_worker.protocol import Answer, DerivativeReport, Description, Diagnosis, Done, Missing, Survey, Task, Validation
 
 INLINE_BYTES: Final = 100_000
 """Arguments and answers up to this size travel in the message itself; storing them in shared memory would cost more (1.5 ms)."""
 
-Result = Answer | Description | Validation | Survey | Diagnosis
+Result = Answer | Description | Validation | Survey | DerivativeReport | Diagnosis
 """What a worker or a clerk can answer."""
 
 
@@ -79,6 +79,6 @@ def pack_result(result: Result, notes: Sequence[Note]) -> Any:
 def unpack_result(packed: Any) -> tuple[Result, tuple[Note, ...]]:
     """Returns a worker's answer and its notes."""
     result, notes = pickle.loads(packed) if isinstance(packed, bytes) else packed
-    if not isinstance(result, Done | Missing | Fault | Description | Validation | Survey | Diagnosis):
+    if not isinstance(result, Done | Missing | Fault | Description | Validation | Survey | DerivativeReport | Diagnosis):
         raise TypeError(f"a worker answered with {type(result).__name__}")
     return result, notes

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import jax
 
 from jacloom_graph.errors import Fault, Reason
+from jacloom_worker import modes
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,7 +56,8 @@ def _recognize(error: BaseException) -> Fault | None:
     if isinstance(error, RecursionError):
         return Fault(Reason.TOO_LARGE, "calls in the function are nested deeper than the worker can follow; flatten it")
     if _REFUSALS.search(text):
-        return Fault(Reason.MODE_UNAVAILABLE, f"the function has no derivative in this mode: {_first_sentence(text)}")
+        message = f"the function has no derivative in this mode: {_first_sentence(text)}"
+        return Fault(Reason.MODE_UNAVAILABLE, message, place=modes.place_of_failure(error))
     return None
 
 

@@ -12,11 +12,12 @@ from typing import Any, assert_never
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr
 
 from jacloom_graph.tensor import DTYPES, promote, storage
 from jacloom_graph.types import Type
 from jacloom_worker import seeds
-from jacloom_worker.infer import Apply, enter, leave
+from jacloom_worker.infer import Apply, abstract, enter, leave, struct
 from jacloom_worker.protocol import Kernel, Kind
 
 _REVERSE = frozenset({Kind.VJP, Kind.HVP, Kind.REVERSE})
@@ -89,6 +90,15 @@ def computation(subject: Subject, kernel: Kernel) -> Computation:
         return method(_Point(subject, kernel, wrt, outputs, constants, leaves), *arguments[count:])
 
     return Computation(call, subject.constants, (*subject.inputs, *extra), len(subject.inputs), results)
+
+
+def traced(subject: Subject, kernel: Kernel) -> ClosedJaxpr:
+    """Returns the program of a kernel, traced for the types of its arguments only: of constants, too, dtype and shape are looked at.
+
+    Its inputs are the subject's constants, the input leaves and the seeds. Whatever tracing raises passes through.
+    """
+    made = computation(subject, kernel)
+    return jax.make_jaxpr(made.call)(abstract(made.constants), *map(struct, made.arguments))
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,10 @@ class Handle:
         """Asks a clerk which derivatives a function has, and their price."""
         return _future(self._actor.survey.remote(load, lease, wrt, outputs, holomorphic))
 
+    def derivatives(self, load: Load, lease: float) -> Future[Any]:
+        """Asks a clerk in which modes a function can be differentiated."""
+        return _future(self._actor.derivatives.remote(load, lease))
+
     def kill(self) -> None:
         """Ends the process, whatever it is doing. The futures of its calls end with an exception."""
         ray.kill(self._actor, no_restart=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Iterator
+from typing import Any
 
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxprs_in_params
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var, jaxprs_in_params
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from jacloom_graph.errors import Fault, Place, Reason
@@ -13,12 +15,33 @@ from jacloom_graph.errors import Fault, Place, Reason
 REVERSE_ONLY = "a function here has a reverse rule only (a custom_vjp), so it has no JVP; use reverse mode"
 """What is said of forward mode through such a function, wherever it is noticed."""
 
-_SCOPE = re.compile(r"node(\d+)_(\d+)")
+_MISSING_JVP = "custom_lin"
+"""What JAX puts where a function with a reverse rule only would have to be differentiated forward."""
+_SCOPE = re.compile(r"node(\d+)_(\d+)_(\w+)")
 
 
 def scope(place: Place) -> str:
-    """Returns the name for ``jax.named_scope`` by which ``live`` finds the place of an equation again."""
-    return f"node{place.function}_{place.node}"
+    """Returns the name for ``jax.named_scope`` by which the place of an equation is found again."""
+    return f"node{place.function}_{place.node}_{place.op}"
+
+
+def place_of(eqn: JaxprEqn) -> Place | None:
+    """Returns the innermost place around an equation that has a scope: that of a node with functions, such as a loop or a custom rule."""
+    scopes = _SCOPE.findall(str(eqn.source_info.name_stack))
+    return Place(int(scopes[-1][0]), int(scopes[-1][1]), scopes[-1][2]) if scopes else None
+
+
+def place_of_failure(error: BaseException) -> Place | None:
+    """Returns the place of the equation that JAX was looking at when it raised, or None.
+
+    What is evaluated node by node fails at a node. A transpose is made by JAX on its own, long after, and does not say where it was; its frames do.
+    """
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        eqn = frame.f_locals.get("eqn")
+        place = place_of(eqn) if isinstance(eqn, JaxprEqn) else None
+        if place is not None:
+            return place
+    return None
 
 
 def live(closed: ClosedJaxpr) -> Jaxpr:
@@ -28,13 +51,73 @@ def live(closed: ClosedJaxpr) -> Jaxpr:
         Fault: MODE_UNAVAILABLE if what is left needs a JVP of a function that has a reverse rule only. JAX traces that without complaint,
             because a VJP may still come of it, and refuses in the compiler.
     """
-    jaxpr: Jaxpr = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)[0]
-    for eqn in _equations(jaxpr, set()):
-        if eqn.primitive.name == "custom_lin":
-            scopes = _SCOPE.findall(str(eqn.source_info.name_stack))
-            place = Place(int(scopes[-1][0]), int(scopes[-1][1]), "custom_call") if scopes else None
-            raise Fault(Reason.MODE_UNAVAILABLE, REVERSE_ONLY, place=place)
+    jaxpr = pruned(closed)
+    refusal = reverse_only(jaxpr)
+    if refusal is not None:
+        raise refusal
     return jaxpr
+
+
+def pruned(closed: ClosedJaxpr) -> Jaxpr:
+    """Returns a jaxpr without what its outputs do not depend on; its inputs stay."""
+    jaxpr: Jaxpr = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)[0]
+    return jaxpr
+
+
+def reverse_only(jaxpr: Jaxpr) -> Fault | None:
+    """Returns the fault of a pruned jaxpr that needs a JVP of a function that has a reverse rule only; None if it needs none."""
+    for eqn in _equations(jaxpr, set()):
+        if eqn.primitive.name == _MISSING_JVP:
+            return Fault(Reason.MODE_UNAVAILABLE, REVERSE_ONLY, place=place_of(eqn))
+    return None
+
+
+def reaching_reverse_only(jaxpr: Jaxpr) -> list[bool] | None:
+    """Returns which inputs of a pruned JVP flow into functions that have a reverse rule only.
+
+    Each of those inputs has no derivative of its own, and the others have one: whether a rule is called depends on nothing else. None where such a
+    function is within a ``while`` or a branch, which are not looked into.
+    """
+    operands = _operands(jaxpr)
+    return None if operands is None else _needed(jaxpr, operands)
+
+
+def _operands(jaxpr: Jaxpr) -> list[Any] | None:
+    """Returns what is handed to functions with a reverse rule only, as far as it is a value of this jaxpr; or None as above."""
+    found: list[Any] = []
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == _MISSING_JVP:
+            found += eqn.invars[eqn.params["num_res"] :]
+            continue
+        bodies = [body for body in jaxprs_in_params(eqn.params) if reverse_only(body) is not None]
+        if not bodies:
+            continue
+        # The operands of a call, and of a scan, are the inputs of its body one by one.
+        inner = _operands(bodies[0]) if eqn.primitive.name in ("jit", "scan") else None
+        if inner is None:
+            return None
+        first, carries = (eqn.params["num_consts"], eqn.params["num_carry"]) if eqn.primitive.name == "scan" else (0, 0)
+        flags = _through_carries(bodies[0], inner, first, carries)
+        found += [operand for operand, flag in zip(eqn.invars, flags, strict=True) if flag]
+    return found
+
+
+def _through_carries(body: Jaxpr, wanted: list[Any], first: int, carries: int) -> list[bool]:
+    """Returns which inputs of a body flow into some of its values, in any number of rounds; its carries begin at input ``first``."""
+    flags = _needed(body, wanted)
+    while True:
+        handed = [out for out, flag in zip(body.outvars[:carries], flags[first : first + carries], strict=True) if flag]
+        grown = _needed(body, [*wanted, *handed])
+        if grown == flags:
+            return flags
+        flags = grown
+
+
+def _needed(jaxpr: Jaxpr, values: list[Any]) -> list[bool]:
+    """Returns which inputs of a jaxpr some of its values depend on."""
+    kept = [value for value in values if isinstance(value, Var)]
+    cut = jaxpr.replace(outvars=kept, debug_info=jaxpr.debug_info.with_unknown_names())
+    return list(dce_jaxpr(cut, [True] * len(kept))[1])
 
 
 def _equations(jaxpr: Jaxpr, seen: set[int]) -> Iterator[JaxprEqn]:

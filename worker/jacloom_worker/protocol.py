@@ -156,6 +156,38 @@ class Survey:
 
 
 @dataclass(frozen=True, slots=True)
+class Availability:
+    """Whether there is a derivative in one mode."""
+
+    available: bool | None
+    """None where that was not found out."""
+    refusal: Fault | None = None
+    """Why there is none, or why it is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeafModes:
+    """In which modes all outputs that have derivatives can be differentiated with respect to one input leaf."""
+
+    forward: Availability
+    """Columns of the Jacobian."""
+    reverse: Availability
+    """Rows of the Jacobian."""
+
+
+@dataclass(frozen=True, slots=True)
+class DerivativeReport:
+    """In which modes a function can be differentiated."""
+
+    leaves: tuple[LeafModes, ...]
+    """One per input leaf."""
+    outputs: tuple[int, ...]
+    """Output leaves that have derivatives: floating-point and complex ones."""
+    traces: int
+    """Derivatives that were traced to find out."""
+
+
+@dataclass(frozen=True, slots=True)
 class NonFinite:
     """Where a NaN or an Inf first came up: a result of a node, or where there is no ``place``, an input, a constant, or nobody knows where."""
 
@@ -228,5 +260,5 @@ class Hello:
     """The device in words."""
 
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of this module's messages; server and workers must agree."""

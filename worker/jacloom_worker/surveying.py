@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import jax
-
 from jacloom_graph.errors import Fault, Reason
 from jacloom_worker import kernels, requirements
 from jacloom_worker.faults import explain
-from jacloom_worker.infer import abstract, struct
 from jacloom_worker.kernels import Subject
 from jacloom_worker.modes import live
 from jacloom_worker.price import price
@@ -38,10 +35,9 @@ def _derivative(subject: Subject, tile: Kernel, single: Kind) -> Cost | Fault:
 
 
 def _cost(subject: Subject, kernel: Kernel) -> Cost:
-    computation = kernels.computation(subject, kernel)
-    jaxpr = jax.make_jaxpr(computation.call)(abstract(subject.constants), *map(struct, computation.arguments))
+    traced = kernels.traced(subject, kernel)
     shared = len(subject.constants) + len(subject.inputs)
-    seeds = len(computation.arguments) - len(subject.inputs)
+    seeds = len(traced.in_avals) - shared
     # Of the value every operation counts; of a derivative those that each seed repeats.
     varying = [kernel.kind is Kind.VALUE] * shared + [True] * seeds
-    return price(live(jaxpr), varying).cost
+    return price(live(traced), varying).cost

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from jacloom._derivatives import Derivatives, ModeSupport
 from jacloom._remote import RemoteFunction
 from jacloom.cli.output import Json, print_json, print_table
 from jacloom.cli.service import Address, Ca, Tls, Token, remote_client
@@ -36,13 +37,19 @@ def list_functions(address: Address = None, token: Token = None, tls: Tls = Fals
 
 @app.command()
 def show(function_id: Id, address: Address = None, token: Token = None, tls: Tls = False, ca: Ca = None, as_json: Json = False) -> None:
-    """Show one function."""
+    """Show one function, and in which modes it can be differentiated with respect to each of its leaves."""
     with remote_client(address, token, tls, ca) as client:
-        document = _document(client.function(function_id))
+        function = client.function(function_id)
+        document, derivatives = _document(function), function.derivatives
     if as_json:
-        print_json(document)
+        print_json({**document, "derivatives": _modes(derivatives)})
         return
     print_table(["", ""], [[key, ", ".join(value) if isinstance(value, list) else str(value)] for key, value in document.items()])
+    rows, notes = derivatives.table()
+    print()
+    print_table(["leaf", "type", "forward", "reverse"], rows)
+    for note in notes:
+        print(note)
 
 
 @app.command()
@@ -58,6 +65,17 @@ def delete(function_id: Id, address: Address = None, token: Token = None, tls: T
 
 def _types(function: RemoteFunction) -> str:
     return f"({', '.join(map(str, function.inputs))}) -> ({', '.join(map(str, function.outputs))})"
+
+
+def _modes(derivatives: Derivatives) -> dict[str, Any]:
+    inputs = [
+        {"path": leaf.path, "type": str(leaf.type), "forward": _mode(leaf.forward), "reverse": _mode(leaf.reverse)} for leaf in derivatives.inputs
+    ]
+    return {"inputs": inputs, "outputs": list(derivatives.outputs), "outputs_without": list(derivatives.without)}
+
+
+def _mode(mode: ModeSupport) -> dict[str, Any]:
+    return {"available": mode.available} if mode.available else {"available": mode.available, "reason": mode.why}
 
 
 def _document(function: RemoteFunction) -> dict[str, Any]:

@@ -24,34 +24,45 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from jacloom_api.v1 import derivative_service_pb2 as jacloom__api_dot_v1_dot_derivative__service__pb2
 from jacloom_api.v1 import graph_pb2 as jacloom__api_dot_v1_dot_graph__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%jacloom_api/v1/function_service.proto\x12\x0ejacloom_api.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ajacloom_api/v1/graph.proto\"\xb9\x02\n\x0c\x46unctionInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12$\n\x06inputs\x18\x03 \x03(\x0b\x32\x14.jacloom_api.v1.Type\x12%\n\x07outputs\x18\x04 \x03(\x0b\x32\x14.jacloom_api.v1.Type\x12%\n\x07in_tree\x18\x05 \x01(\x0b\x32\x14.jacloom_api.v1.Tree\x12&\n\x08out_tree\x18\x06 \x01(\x0b\x32\x14.jacloom_api.v1.Tree\x12\r\n\x05nodes\x18\x07 \x01(\x04\x12\x11\n\tfunctions\x18\x08 \x01(\x04\x12\x16\n\x0e\x65xpanded_nodes\x18\t \x01(\x04\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x0fRegisterRequest\x12\r\n\x05graph\x18\x01 \x01(\x0c\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0e\n\x06leased\x18\x03 \x01(\x08\" \n\x0fValidateRequest\x12\r\n\x05graph\x18\x01 \x01(\x0c\"L\n\rValidateReply\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\tfunctions\x18\x02 \x03(\x0b\x32\x1a.jacloom_api.v1.ValueTypes\"D\n\nValueTypes\x12\x10\n\x08\x66unction\x18\x01 \x01(\r\x12$\n\x06values\x18\x02 \x03(\x0b\x32\x14.jacloom_api.v1.Type\"\"\n\x12GetFunctionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x14ListFunctionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"^\n\x12ListFunctionsReply\x12/\n\tfunctions\x18\x01 \x03(\x0b\x32\x1c.jacloom_api.v1.FunctionInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15\x44\x65leteFunctionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t2\x8c\x03\n\x0f\x46unctionService\x12I\n\x08Register\x12\x1f.jacloom_api.v1.RegisterRequest\x1a\x1c.jacloom_api.v1.FunctionInfo\x12J\n\x08Validate\x12\x1f.jacloom_api.v1.ValidateRequest\x1a\x1d.jacloom_api.v1.ValidateReply\x12G\n\x03Get\x12\".jacloom_api.v1.GetFunctionRequest\x1a\x1c.jacloom_api.v1.FunctionInfo\x12P\n\x04List\x12$.jacloom_api.v1.ListFunctionsRequest\x1a\".jacloom_api.v1.ListFunctionsReply\x12G\n\x06\x44\x65lete\x12%.jacloom_api.v1.DeleteFunctionRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%jacloom_api/v1/function_service.proto\x12\x0ejacloom_api.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\'jacloom_api/v1/derivative_service.proto\x1a\x1ajacloom_api/v1/graph.proto\"\xb9\x02\n\x0c\x46unctionInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12$\n\x06inputs\x18\x03 \x03(\x0b\x32\x14.jacloom_api.v1.Type\x12%\n\x07outputs\x18\x04 \x03(\x0b\x32\x14.jacloom_api.v1.Type\x12%\n\x07in_tree\x18\x05 \x01(\x0b\x32\x14.jacloom_api.v1.Tree\x12&\n\x08out_tree\x18\x06 \x01(\x0b\x32\x14.jacloom_api.v1.Tree\x12\r\n\x05nodes\x18\x07 \x01(\x04\x12\x11\n\tfunctions\x18\x08 \x01(\x04\x12\x16\n\x0e\x65xpanded_nodes\x18\t \x01(\x04\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x0fRegisterRequest\x12\r\n\x05graph\x18\x01 \x01(\x0c\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0e\n\x06leased\x18\x03 \x01(\x08\" \n\x0fValidateRequest\x12\r\n\x05graph\x18\x01 \x01(\x0c\"L\n\rValidateReply\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\tfunctions\x18\x02 \x03(\x0b\x32\x1a.jacloom_api.v1.ValueTypes\"D\n\nValueTypes\x12\x10\n\x08\x66unction\x18\x01 \x01(\r\x12$\n\x06values\x18\x02 \x03(\x0b\x32\x14.jacloom_api.v1.Type\"\"\n\x12GetFunctionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x14ListFunctionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"^\n\x12ListFunctionsReply\x12/\n\tfunctions\x18\x01 \x03(\x0b\x32\x1c.jacloom_api.v1.FunctionInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x1a\x44\x65scribeDerivativesRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xca\x01\n\x0c\x41vailability\x12\x31\n\x05state\x18\x01 \x01(\x0e\x32\".jacloom_api.v1.Availability.State\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12(\n\x05place\x18\x03 \x01(\x0b\x32\x19.jacloom_api.v1.NodePlace\"M\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\r\n\tAVAILABLE\x10\x01\x12\x0f\n\x0bUNAVAILABLE\x10\x02\x12\r\n\tUNDECIDED\x10\x03\"o\n\x0fLeafDerivatives\x12-\n\x07\x66orward\x18\x01 \x01(\x0b\x32\x1c.jacloom_api.v1.Availability\x12-\n\x07reverse\x18\x02 \x01(\x0b\x32\x1c.jacloom_api.v1.Availability\"l\n\x18\x44\x65scribeDerivativesReply\x12/\n\x06inputs\x18\x01 \x03(\x0b\x32\x1f.jacloom_api.v1.LeafDerivatives\x12\x0f\n\x07outputs\x18\x02 \x03(\r\x12\x0e\n\x06traces\x18\x03 \x01(\r\"%\n\x15\x44\x65leteFunctionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t2\xf9\x03\n\x0f\x46unctionService\x12I\n\x08Register\x12\x1f.jacloom_api.v1.RegisterRequest\x1a\x1c.jacloom_api.v1.FunctionInfo\x12J\n\x08Validate\x12\x1f.jacloom_api.v1.ValidateRequest\x1a\x1d.jacloom_api.v1.ValidateReply\x12G\n\x03Get\x12\".jacloom_api.v1.GetFunctionRequest\x1a\x1c.jacloom_api.v1.FunctionInfo\x12P\n\x04List\x12$.jacloom_api.v1.ListFunctionsRequest\x1a\".jacloom_api.v1.ListFunctionsReply\x12k\n\x13\x44\x65scribeDerivatives\x12*.jacloom_api.v1.DescribeDerivativesRequest\x1a(.jacloom_api.v1.DescribeDerivativesReply\x12G\n\x06\x44\x65lete\x12%.jacloom_api.v1.DeleteFunctionRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'jacloom_api.v1.function_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FUNCTIONINFO']._serialized_start=148
-  _globals['_FUNCTIONINFO']._serialized_end=461
-  _globals['_REGISTERREQUEST']._serialized_start=463
-  _globals['_REGISTERREQUEST']._serialized_end=533
-  _globals['_VALIDATEREQUEST']._serialized_start=535
-  _globals['_VALIDATEREQUEST']._serialized_end=567
-  _globals['_VALIDATEREPLY']._serialized_start=569
-  _globals['_VALIDATEREPLY']._serialized_end=645
-  _globals['_VALUETYPES']._serialized_start=647
-  _globals['_VALUETYPES']._serialized_end=715
-  _globals['_GETFUNCTIONREQUEST']._serialized_start=717
-  _globals['_GETFUNCTIONREQUEST']._serialized_end=751
-  _globals['_LISTFUNCTIONSREQUEST']._serialized_start=753
-  _globals['_LISTFUNCTIONSREQUEST']._serialized_end=814
-  _globals['_LISTFUNCTIONSREPLY']._serialized_start=816
-  _globals['_LISTFUNCTIONSREPLY']._serialized_end=910
-  _globals['_DELETEFUNCTIONREQUEST']._serialized_start=912
-  _globals['_DELETEFUNCTIONREQUEST']._serialized_end=949
-  _globals['_FUNCTIONSERVICE']._serialized_start=952
-  _globals['_FUNCTIONSERVICE']._serialized_end=1348
+  _globals['_FUNCTIONINFO']._serialized_start=189
+  _globals['_FUNCTIONINFO']._serialized_end=502
+  _globals['_REGISTERREQUEST']._serialized_start=504
+  _globals['_REGISTERREQUEST']._serialized_end=574
+  _globals['_VALIDATEREQUEST']._serialized_start=576
+  _globals['_VALIDATEREQUEST']._serialized_end=608
+  _globals['_VALIDATEREPLY']._serialized_start=610
+  _globals['_VALIDATEREPLY']._serialized_end=686
+  _globals['_VALUETYPES']._serialized_start=688
+  _globals['_VALUETYPES']._serialized_end=756
+  _globals['_GETFUNCTIONREQUEST']._serialized_start=758
+  _globals['_GETFUNCTIONREQUEST']._serialized_end=792
+  _globals['_LISTFUNCTIONSREQUEST']._serialized_start=794
+  _globals['_LISTFUNCTIONSREQUEST']._serialized_end=855
+  _globals['_LISTFUNCTIONSREPLY']._serialized_start=857
+  _globals['_LISTFUNCTIONSREPLY']._serialized_end=951
+  _globals['_DESCRIBEDERIVATIVESREQUEST']._serialized_start=953
+  _globals['_DESCRIBEDERIVATIVESREQUEST']._serialized_end=995
+  _globals['_AVAILABILITY']._serialized_start=998
+  _globals['_AVAILABILITY']._serialized_end=1200
+  _globals['_AVAILABILITY_STATE']._serialized_start=1123
+  _globals['_AVAILABILITY_STATE']._serialized_end=1200
+  _globals['_LEAFDERIVATIVES']._serialized_start=1202
+  _globals['_LEAFDERIVATIVES']._serialized_end=1313
+  _globals['_DESCRIBEDERIVATIVESREPLY']._serialized_start=1315
+  _globals['_DESCRIBEDERIVATIVESREPLY']._serialized_end=1423
+  _globals['_DELETEFUNCTIONREQUEST']._serialized_start=1425
+  _globals['_DELETEFUNCTIONREQUEST']._serialized_end=1462
+  _globals['_FUNCTIONSERVICE']._serialized_start=1465
+  _globals['_FUNCTIONSERVICE']._serialized_end=1970
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,8 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from jacloom_api.v1 import derivative_service_pb2 as _derivative_service_pb2
 from jacloom_api.v1 import graph_pb2 as _graph_pb2
 import builtins as _builtins
 import sys
@@ -273,6 +275,153 @@ class ListFunctionsReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListFunctionsReply: _TypeAlias = ListFunctionsReply  # noqa: Y015
+
+@_typing.final
+class DescribeDerivativesRequest(_message.Message):
+    """Asks for the derivatives that one function has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"functions/<64 hex digits>"."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeDerivativesRequest: _TypeAlias = DescribeDerivativesRequest  # noqa: Y015
+
+@_typing.final
+class Availability(_message.Message):
+    """Whether there is a derivative in one mode."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Availability._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Availability._State.ValueType  # 0
+        """never sent"""
+        AVAILABLE: Availability._State.ValueType  # 1
+        """there is one"""
+        UNAVAILABLE: Availability._State.ValueType  # 2
+        """there is none; see `reason`"""
+        UNDECIDED: Availability._State.ValueType  # 3
+        """not known; see `reason`"""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """What was found."""
+
+    STATE_UNSPECIFIED: Availability.State.ValueType  # 0
+    """never sent"""
+    AVAILABLE: Availability.State.ValueType  # 1
+    """there is one"""
+    UNAVAILABLE: Availability.State.ValueType  # 2
+    """there is none; see `reason`"""
+    UNDECIDED: Availability.State.ValueType  # 3
+    """not known; see `reason`"""
+
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    state: Global___Availability.State.ValueType
+    """The outcome."""
+    reason: _builtins.str
+    """UNAVAILABLE and UNDECIDED: why, for people. At most 2000 characters."""
+    @_builtins.property
+    def place(self) -> _derivative_service_pb2.NodePlace:
+        """UNAVAILABLE and UNDECIDED: the node where the derivative was refused, where it is known."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___Availability.State.ValueType = ...,
+        reason: _builtins.str = ...,
+        place: _derivative_service_pb2.NodePlace | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["place", b"place"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["place", b"place", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Availability: _TypeAlias = Availability  # noqa: Y015
+
+@_typing.final
+class LeafDerivatives(_message.Message):
+    """In which modes all outputs that have derivatives can be differentiated with respect to one input leaf by itself.
+    Integers, booleans and random keys have a derivative in neither: their reason is "no derivative: " and the dtype.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORWARD_FIELD_NUMBER: _builtins.int
+    REVERSE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def forward(self) -> Global___Availability:
+        """JVPs, and with them columns of the Jacobian. Of complex leaves there are columns of holomorphic functions only; `reason` says so."""
+
+    @_builtins.property
+    def reverse(self) -> Global___Availability:
+        """VJPs, and with them rows of the Jacobian and gradients. Of complex outputs there are rows of holomorphic functions only."""
+
+    def __init__(
+        self,
+        *,
+        forward: Global___Availability | None = ...,
+        reverse: Global___Availability | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["forward", b"forward", "reverse", b"reverse"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forward", b"forward", "reverse", b"reverse"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeafDerivatives: _TypeAlias = LeafDerivatives  # noqa: Y015
+
+@_typing.final
+class DescribeDerivativesReply(_message.Message):
+    """The derivatives that a function has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUTS_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    TRACES_FIELD_NUMBER: _builtins.int
+    traces: _builtins.int
+    """Derivatives that the service traced to find out; it compiles and computes none."""
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeafDerivatives]:
+        """One per input leaf, in order."""
+
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Output leaves that have derivatives, by index: those of floating-point and complex dtypes."""
+
+    def __init__(
+        self,
+        *,
+        inputs: _abc.Iterable[Global___LeafDerivatives] | None = ...,
+        outputs: _abc.Iterable[_builtins.int] | None = ...,
+        traces: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "outputs", b"outputs", "traces", b"traces"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeDerivativesReply: _TypeAlias = DescribeDerivativesReply  # noqa: Y015
 
 @_typing.final
 class DeleteFunctionRequest(_message.Message):

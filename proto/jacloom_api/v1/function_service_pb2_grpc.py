@@ -56,6 +56,11 @@ class FunctionServiceStub(object):
                 request_serializer=jacloom__api_dot_v1_dot_function__service__pb2.ListFunctionsRequest.SerializeToString,
                 response_deserializer=jacloom__api_dot_v1_dot_function__service__pb2.ListFunctionsReply.FromString,
                 _registered_method=True)
+        self.DescribeDerivatives = channel.unary_unary(
+                '/jacloom_api.v1.FunctionService/DescribeDerivatives',
+                request_serializer=jacloom__api_dot_v1_dot_function__service__pb2.DescribeDerivativesRequest.SerializeToString,
+                response_deserializer=jacloom__api_dot_v1_dot_function__service__pb2.DescribeDerivativesReply.FromString,
+                _registered_method=True)
         self.Delete = channel.unary_unary(
                 '/jacloom_api.v1.FunctionService/Delete',
                 request_serializer=jacloom__api_dot_v1_dot_function__service__pb2.DeleteFunctionRequest.SerializeToString,
@@ -95,6 +100,13 @@ class FunctionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DescribeDerivatives(self, request, context):
+        """Returns in which modes a function can be differentiated with respect to each input leaf. Found out by tracing when it is first asked for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Delete(self, request, context):
         """Forgets a function. Calls that are running end as if it were still there.
         """
@@ -124,6 +136,11 @@ def add_FunctionServiceServicer_to_server(servicer, server):
                     servicer.List,
                     request_deserializer=jacloom__api_dot_v1_dot_function__service__pb2.ListFunctionsRequest.FromString,
                     response_serializer=jacloom__api_dot_v1_dot_function__service__pb2.ListFunctionsReply.SerializeToString,
+            ),
+            'DescribeDerivatives': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeDerivatives,
+                    request_deserializer=jacloom__api_dot_v1_dot_function__service__pb2.DescribeDerivativesRequest.FromString,
+                    response_serializer=jacloom__api_dot_v1_dot_function__service__pb2.DescribeDerivativesReply.SerializeToString,
             ),
             'Delete': grpc.unary_unary_rpc_method_handler(
                     servicer.Delete,
@@ -240,6 +257,33 @@ class FunctionService(object):
             '/jacloom_api.v1.FunctionService/List',
             jacloom__api_dot_v1_dot_function__service__pb2.ListFunctionsRequest.SerializeToString,
             jacloom__api_dot_v1_dot_function__service__pb2.ListFunctionsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeDerivatives(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jacloom_api.v1.FunctionService/DescribeDerivatives',
+            jacloom__api_dot_v1_dot_function__service__pb2.DescribeDerivativesRequest.SerializeToString,
+            jacloom__api_dot_v1_dot_function__service__pb2.DescribeDerivativesReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,8 @@ class FunctionServiceStub:
     """Returns a registered function, or fails with FUNCTION_NOT_FOUND."""
     List: _grpc.UnaryUnaryMultiCallable[_function_service_pb2.ListFunctionsRequest, _function_service_pb2.ListFunctionsReply]
     """In order of registration, newest first."""
+    DescribeDerivatives: _grpc.UnaryUnaryMultiCallable[_function_service_pb2.DescribeDerivativesRequest, _function_service_pb2.DescribeDerivativesReply]
+    """Returns in which modes a function can be differentiated with respect to each input leaf. Found out by tracing when it is first asked for."""
     Delete: _grpc.UnaryUnaryMultiCallable[_function_service_pb2.DeleteFunctionRequest, _empty_pb2.Empty]
     """Forgets a function. Calls that are running end as if it were still there."""
 
@@ -58,6 +60,8 @@ class FunctionServiceAsyncStub(FunctionServiceStub):
     """Returns a registered function, or fails with FUNCTION_NOT_FOUND."""
     List: _aio.UnaryUnaryMultiCallable[_function_service_pb2.ListFunctionsRequest, _function_service_pb2.ListFunctionsReply]  # type: ignore[assignment]
     """In order of registration, newest first."""
+    DescribeDerivatives: _aio.UnaryUnaryMultiCallable[_function_service_pb2.DescribeDerivativesRequest, _function_service_pb2.DescribeDerivativesReply]  # type: ignore[assignment]
+    """Returns in which modes a function can be differentiated with respect to each input leaf. Found out by tracing when it is first asked for."""
     Delete: _aio.UnaryUnaryMultiCallable[_function_service_pb2.DeleteFunctionRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Forgets a function. Calls that are running end as if it were still there."""
 
@@ -95,6 +99,14 @@ class FunctionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_function_service_pb2.ListFunctionsReply, _abc.Awaitable[_function_service_pb2.ListFunctionsReply]]:
         """In order of registration, newest first."""
+
+    @_abc_1.abstractmethod
+    def DescribeDerivatives(
+        self,
+        request: _function_service_pb2.DescribeDerivativesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_function_service_pb2.DescribeDerivativesReply, _abc.Awaitable[_function_service_pb2.DescribeDerivativesReply]]:
+        """Returns in which modes a function can be differentiated with respect to each input leaf. Found out by tracing when it is first asked for."""
 
     @_abc_1.abstractmethod
     def Delete(

@@ -9,7 +9,7 @@ from jacloom_graph.errors import Place
 from jacloom_worker.protocol import Diagnosis, NonFinite, Verdict
 
 _KINDS: Final = {"nan": pb.NonFinite.NOT_A_NUMBER, "inf": pb.NonFinite.INFINITE}
-_MOST_TEXT: Final = 2000
+MOST_TEXT: Final = 2000
 """Characters of a reason; a worker's own errors are shorter."""
 
 
@@ -49,11 +49,15 @@ def _non_finite(found: NonFinite) -> pb.NonFinite:
 def _verdict(verdict: Verdict) -> pb.Verdict:
     refusal = verdict.refusal
     if refusal is not None:
-        place = _place(refusal.place) if refusal.place is not None and refusal.place.node is not None else None
-        return pb.Verdict(state=pb.Verdict.UNAVAILABLE, reason=refusal.message[:_MOST_TEXT], place=place)
+        return pb.Verdict(state=pb.Verdict.UNAVAILABLE, reason=refusal.message[:MOST_TEXT], place=place_to_message(refusal.place))
     if verdict.finite is None:
         return pb.Verdict()
     return pb.Verdict(state=pb.Verdict.FINITE if verdict.finite else pb.Verdict.NOT_FINITE, leaves=verdict.leaves)
+
+
+def place_to_message(place: Place | None) -> pb.NodePlace | None:
+    """Returns the place of a node as it travels; None where no node is meant."""
+    return _place(place) if place is not None and place.node is not None else None
 
 
 def _place(place: Place) -> pb.NodePlace:

@@ -10,8 +10,10 @@ from google.protobuf import empty_pb2
 from jacloom_api.v1 import function_service_pb2 as pb
 from jacloom_api.v1 import function_service_pb2_grpc
 from jacloom_graph.wire import tree_to_message, type_to_message
+from jacloom_server.edges.diagnosis import MOST_TEXT, place_to_message
 from jacloom_server.functions import Function, Functions
 from jacloom_server.status import reported
+from jacloom_worker.protocol import Availability, LeafModes
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -45,11 +47,30 @@ class FunctionServicer(function_service_pb2_grpc.FunctionServiceServicer):
             functions, token = self._functions.page(request.page_size, request.page_token)
             return pb.ListFunctionsReply(functions=map(_info, functions), next_page_token=token)
 
+    async def DescribeDerivatives(self, request: pb.DescribeDerivativesRequest, context: Context) -> pb.DescribeDerivativesReply:
+        """See the proto file."""
+        async with reported(context):
+            function = await self._functions.find(request.name, "name")
+            report = await self._functions.derivatives(function)
+            return pb.DescribeDerivativesReply(inputs=map(_modes, report.leaves), outputs=report.outputs, traces=report.traces)
+
     async def Delete(self, request: pb.DeleteFunctionRequest, context: Context) -> empty_pb2.Empty:
         """See the proto file."""
         async with reported(context):
             await self._functions.delete(request.name)
             return empty_pb2.Empty()
+
+
+def _modes(leaf: LeafModes) -> pb.LeafDerivatives:
+    return pb.LeafDerivatives(forward=_availability(leaf.forward), reverse=_availability(leaf.reverse))
+
+
+def _availability(found: Availability) -> pb.Availability:
+    state = pb.Availability.UNDECIDED if found.available is None else pb.Availability.AVAILABLE if found.available else pb.Availability.UNAVAILABLE
+    refusal = found.refusal
+    if refusal is None:
+        return pb.Availability(state=state)
+    return pb.Availability(state=state, reason=refusal.message[:MOST_TEXT], place=place_to_message(refusal.place))
 
 
 def _info(function: Function) -> pb.FunctionInfo:
