@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jacloom._binding import argument_paths
 from jacloom._errors import ProtocolError
@@ -29,6 +29,10 @@ class ModeSupport:
     """The user's ``"file:line (function)"`` where it was refused; None where there is no such place, or it was not traced in this process."""
     place: Place | None = None
     """The same in the graph."""
+
+    def in_doubt(self) -> ModeSupport:
+        """Returns what is known where a refusal may have another reason than the leaf itself."""
+        return self if self.available else replace(self, available=None, reason=f"refused together with other leaves: {self.reason}")
 
     @property
     def word(self) -> str:
@@ -56,6 +60,10 @@ class LeafDerivatives:
     """JVPs, and with them columns of the Jacobian."""
     reverse: ModeSupport
     """VJPs, and with them rows of the Jacobian and gradients."""
+
+    def in_doubt(self) -> LeafDerivatives:
+        """Returns the same with what was refused not known: the leaf may have been refused only because others were perturbed as well."""
+        return replace(self, forward=self.forward.in_doubt(), reverse=self.reverse.in_doubt())
 
 
 @dataclass(frozen=True)

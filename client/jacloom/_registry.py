@@ -89,11 +89,13 @@ class Registry:
         reply, function, signature = self._described(remote.id, remote.function, deadline), remote.function, remote.signature
         found = from_message(reply, signature, function)
         refused = refused_altogether(reply, signature)
-        if function is None or not 0 < len(refused) <= _MOST_RETRACED:
+        if function is None:
             return found
         # A rule may refuse only because others are perturbed as well; a call would be traced again for the leaf alone, see Session.
         leaves = list(found.inputs)
-        for leaf in refused:
+        for leaf in refused[_MOST_RETRACED:]:
+            leaves[leaf] = leaves[leaf].in_doubt()
+        for leaf in refused[:_MOST_RETRACED]:
             alone = function.narrowed((leaf,))
             if alone is not None and alone.id != function.id:
                 self.registered(alone, deadline)

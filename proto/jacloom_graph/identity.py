@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from jacloom_graph import blobnames
 from jacloom_graph.attrs import AttrKind, AttrSpec, flatten
@@ -174,10 +174,10 @@ def _share(constants: Sequence[Constant]) -> tuple[list[Constant], list[bytes], 
         at = number.setdefault((constant.type, digest), len(distinct))
         which.append(at)
         if at == len(distinct):
-            distinct.append(constant if constant.digest else replace(constant, digest=digest))
+            distinct.append(constant if constant.digest else constant.digested(digest))
             digests.append(digest)
         elif distinct[at].data is None:
-            distinct[at] = replace(constant, digest=digest)
+            distinct[at] = constant.digested(digest)
     return distinct, digests, which
 
 

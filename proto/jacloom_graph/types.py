@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
@@ -43,8 +43,14 @@ class Constant:
     """Elements, C order. For a key type the raw key data, with the implementation's extra axes. None while they are only named by ``blob``."""
     blob: str = ""
     """``"blobs/sha256:<64 hex>"`` where the elements were uploaded apart; empty where they travel in the graph."""
-    digest: bytes = field(default=b"", compare=False, repr=False)
-    """SHA-256 of the elements as on the wire where this process has computed it: large constants take a second a gibibyte."""
+    digest: bytes = field(default=b"", init=False, compare=False, repr=False)
+    """SHA-256 of the elements as on the wire where this process has computed it: large ones take a second a gibibyte. A changed copy has none."""
+
+    def digested(self, digest: bytes) -> Constant:
+        """Returns the constant with its digest."""
+        copy = replace(self)
+        object.__setattr__(copy, "digest", digest)
+        return copy
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,7 +160,12 @@ def _function_field(index: int, function: Function, known: dict[tuple[str, int],
         attrs = known.get(key)
         if attrs is None:
             attrs = known[key] = _attr_fields(index, number, node)
-        nodes.append(node_field(node, attrs))
+        try:
+            nodes.append(node_field(node, attrs))
+        except (TypeError, ValueError) as error:
+            raise Fault(
+                Reason.INVALID_GRAPH, f"{node.op} has a number that does not fit its field: {error}", place=Place(index, number, node.op)
+            ) from error
     return function_field(function, map(type_to_message, function.inputs), nodes)
 
 

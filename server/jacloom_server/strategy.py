@@ -30,6 +30,8 @@ BYTES: Final = 5e10
 """What one core does in a second, fitted to matrix products, stencils and scans within a factor of two. Only ratios of prices decide."""
 LOOP_SWEEPS: Final = 1
 """How often a loop of unknown length is run again to go back through it: once, unless it takes more steps than there are checkpoints."""
+GRADIENT_BYTES: Final = 64 << 20
+"""Intermediates of such columns together, which are computed at once."""
 MOST_GRADIENT_COLUMNS: Final = 64
 """Columns of which a gradient is made at most, in one pass."""
 NEAR: Final = 1.05
@@ -137,11 +139,10 @@ def jacobian(problem: Problem, survey: Survey, *, workers: int, mode: Mode | Non
 def gradient(problem: Problem, survey: Survey) -> Mode:
     """Returns the cheaper way to the gradient of a function with loops of unknown length: going back through them takes all their steps again.
 
-    Raises:
-        Fault: MODE_UNAVAILABLE if there is none.
+    Where there is neither, the answer is reverse mode, and its refusal that of the call.
     """
     alike = len({type_.dtype for type_ in (*problem.wrt, *problem.outputs)}) == 1 and not problem.outputs[0].dtype.startswith("complex")
-    if isinstance(survey.forward, Fault) or not alike or problem.n > MOST_GRADIENT_COLUMNS:
+    if isinstance(survey.forward, Fault) or not alike or problem.n > MOST_GRADIENT_COLUMNS or problem.n * survey.forward.peak > GRADIENT_BYTES:
         return Mode.REVERSE
     if isinstance(survey.reverse, Fault):
         return Mode.FORWARD

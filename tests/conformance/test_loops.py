@@ -92,6 +92,11 @@ class TestDynamic:
         program, _ = through_bytes(DYNAMIC[name], [X])
         assert_close(jax.jit(jax.jacrev(reversible(program)))(X), jax.jit(jax.jacfwd(flat(DYNAMIC[name], [X])))(X), 1e-9)
 
+    def test_reverse_over_reverse_is_refused(self) -> None:
+        program, _ = through_bytes(root, [X])
+        with pytest.raises(ValueError, match="Reverse-mode differentiation does not work"):
+            jax.jit(jax.jacrev(jax.jacrev(lambda x: reversible(program)(x)[0])))(X)
+
     @pytest.mark.parametrize("name", ["newton", "loop in loop", "batch", "a constant that is differentiated"])
     def test_second_derivatives(self, name: str) -> None:
         program, _ = through_bytes(DYNAMIC[name], [X])
@@ -108,14 +113,25 @@ class TestDynamic:
 
     def test_loops_of_a_batch_that_end_where_the_step_has_no_derivative(self) -> None:
         # Both end at 0, where the root's derivative is infinite; the first is then stepped on along with the second.
+        # Another is at 0 from the start. The constant is under the root, so that what comes of it would reach the constant's cotangent.
         def falling(x: Any, a: Any) -> Any:
-            return lax.while_loop(lambda c: c[0] > 0, lambda c: (jnp.maximum(a * jnp.sqrt(c[0]) - 1, 0), c[1] + c[0]), (x, x))[1]
+            return lax.while_loop(lambda c: c[0] > 0, lambda c: (jnp.maximum(jnp.sqrt(a * c[0]) - 1, 0), c[1] + c[0]), (x, x))[1]
 
-        batched = lambda a: jnp.sum(jax.vmap(falling, (0, None))(np.array([0.5, 9.0]), a))  # noqa: E731
+        batched = lambda a: jnp.sum(jax.vmap(falling, (0, None))(np.array([0.5, 0.0, 9.0]), a))  # noqa: E731
         program, _ = through_bytes(batched, [1.1])
         (ours,) = (jax.grad(lambda a: reversible(program)(a)[0])(1.1),)
         assert np.isfinite(ours)
         assert_close(ours, jax.jacfwd(lambda a: falling(0.5, a) + falling(9.0, a))(1.1), 1e-12)
+
+    def test_memory_does_not_grow_with_the_steps(self) -> None:
+        wide = np.linspace(0.0, 1.0, 50_000)  # 400 KB, of which 41 fit the checkpoints
+        program, _ = through_bytes(lambda x, n: lax.while_loop(lambda c: c[0] < n, lambda c: (c[0] + 1, jnp.sin(c[1])), (0, x))[1], [wide, 1])
+        compiled = jax.jit(lambda x, n: jax.vjp(lambda x: reversible(program)(x, n)[0], x)[1](jnp.ones_like(x))).lower(wide, np.int64(1)).compile()
+        # One program for any number of steps, and it holds the checkpoints and little more.
+        assert compiled.memory_analysis().temp_size_in_bytes < 2 * checkpointed.CHECKPOINT_BYTES
+        (cotangent,) = compiled(wide, np.int64(60))
+        expected = jax.jit(jax.grad(lambda x: jnp.sum(lax.fori_loop(0, 60, lambda _, c: jnp.sin(c), x))))(wide)
+        assert_close(cotangent, expected, 1e-12)
 
     def test_only_what_is_differentiated_gets_a_cotangent(self) -> None:
         program, _ = through_bytes(lambda x, w: lax.while_loop(lambda c: jnp.sum(c) < 50, lambda c: w @ c + 1.5 * c, x), [X, abs(W)])
@@ -135,11 +151,25 @@ class TestCounted:
         assert "while" not in text
         assert_close(jax.jacrev(reversible(program))(X), jax.jacfwd(flat(function, [X]))(X), 1e-12)
 
-    def test_time_steps_until_an_end(self) -> None:
-        function = lambda x: lax.while_loop(lambda c: c[0] < 1.0, lambda c: (c[0] + 0.1, c[1] * x), (0.0, x))[1]  # noqa: E731
-        program, _ = through_bytes(function, [X])
-        assert "length=11" in str(jax.make_jaxpr(reversible(program))(X))  # ten times 0.1 is a little less than 1
-        assert_close(jax.jacrev(reversible(program))(X), jax.jacfwd(flat(function, [X]))(X), 1e-12)
+    @pytest.mark.parametrize("start", [0.0, np.arange(70)])
+    def test_what_is_not_counted_ahead_is_checkpointed(self, start: Any) -> None:
+        # Compiled by itself, a sum of times might round otherwise and end elsewhere; and large arrays are not computed while tracing.
+        function = lambda x: lax.while_loop(lambda c: jnp.max(c[0]) < 75, lambda c: (c[0] + 1, c[1] * x), (start, x))[1]  # noqa: E731
+        program, _ = through_bytes(function, [X / 3])
+        assert "while" in str(jax.make_jaxpr(reversible(program))(X / 3))
+        assert_close(jax.jacrev(reversible(program))(X / 3), jax.jacfwd(flat(function, [X]))(X / 3), 1e-12)
+
+    def test_only_the_states_are_kept(self) -> None:
+        def deep(c: Any) -> Any:
+            for _ in range(20):
+                c = jnp.sin(c) * jnp.cos(c)
+            return c
+
+        wide = np.linspace(0.0, 1.0, 10_000)
+        function = lambda x: jnp.sum(lax.while_loop(lambda c: c[0] < 100, lambda c: (c[0] + 1, deep(c[1])), (0, x))[1])  # noqa: E731
+        program, _ = through_bytes(function, [wide])
+        compiled = jax.jit(jax.grad(lambda x: reversible(program)(x)[0])).lower(wide).compile()
+        assert compiled.memory_analysis().temp_size_in_bytes < 3 * 100 * wide.nbytes
 
     def test_a_loop_without_end_is_not_counted_to_it(self) -> None:
         program, _ = through_bytes(lambda x: lax.while_loop(lambda c: c[0] >= 0, lambda c: (c[0] * 1, c[1] * x), (0, x))[1], [X])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from jacloom_graph import identity, wire
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.tree import LEAF, tuple_of
-from jacloom_graph.types import AttrValue, Constant, Function, Graph, Node, Rule, Tree, TreeKind, Type, VjpRule
+from jacloom_graph.types import AttrValue, Constant, Function, Graph, JvpRule, Node, Rule, TransposeRule, Tree, TreeKind, Type, VjpRule
 from jacloom_worker import engine, functions
 from jacloom_worker.engine import Engine
 from jacloom_worker.protocol import Answer, Cost, Description, Done, Kernel, Kind, Load, Missing, Survey, Task
@@ -226,6 +227,32 @@ class TestFaults:
         answer = fault(Engine().describe(load_of(called)))
         assert (answer.reason, str(answer.place)) == (Reason.TYPE_MISMATCH, "function 1")
         assert answer.message == "function 1 takes (float32[7,2]), and is called with (float64[4])"
+
+    @pytest.mark.parametrize(
+        ("kind", "says"),
+        [
+            (Kind.JVP, r"gives float64\[4\] as tangent of result 0, expected float64\[\]"),
+            (Kind.VJP, r"gives float64\[4\] as cotangent of input 0, expected float64\[\]"),
+        ],
+    )
+    def test_a_rule_with_a_transpose_of_other_types(self, kind: Kind, says: str) -> None:
+        # Doubles a number; one of its rules answers with four.
+        total = Function("total", (SCALAR,), (node("mul", 0, -1),), (1,))
+        moved = node("broadcast_in_dim", 1, shape=(4,)) if kind is Kind.JVP else node("custom_call", 1, rule=0)
+        jvp = Function("jvp", (SCALAR, SCALAR), (node("custom_call", 0, rule=0), moved), (2, 3))
+        pulled = node("broadcast_in_dim", 0, shape=(4,)) if kind is Kind.VJP else node("mul", 0, -1)
+        transpose = Function("transpose", (SCALAR,), (pulled,), (1,))
+        ruled = graph(
+            Function("entry", (SCALAR,), (node("custom_call", 0, rule=0),), (1,)),
+            total,
+            jvp,
+            transpose,
+            rules=(Rule(1, (True,), JvpRule(2, (0,), TransposeRule(3, (0,)))),),
+            constants=(inline(np.array(2.0)),),
+        )
+        answer = fault(Engine().run(task(ruled, kind), np.float64(3.0), np.float64(1.0)))
+        assert answer.reason is Reason.TYPE_MISMATCH
+        assert re.search(says, answer.message)
 
     def test_a_reverse_rule_with_a_cotangent_too_few(self) -> None:
         # Two outputs, so the rule gets two cotangents; one that takes only the first would read the second as its own first result.

@@ -17,6 +17,8 @@ from jax.dtypes import float0
 from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
+from jacloom_graph.errors import Fault, Reason
+
 
 class Rules(Protocol):
     """What is known of a function of flat arrays."""
@@ -51,16 +53,32 @@ def _types(*_: Any, jaxpr: ClosedJaxpr, rules: Rules) -> Sequence[Any]:
     return types
 
 
+def _require(found: Sequence[Any], expected: Sequence[Any], what: str) -> None:
+    """Checks what a rule returns: a wrong shape would be broadcast somewhere and be a wrong number.
+
+    Raises:
+        Fault: TYPE_MISMATCH.
+    """
+    for index, (value, aval) in enumerate(zip(found, expected, strict=True)):
+        if value is not None and (jnp.shape(value), jax.typeof(value).dtype) != (aval.shape, aval.dtype):
+            got, wanted = jax.typeof(value).str_short(), aval.str_short()
+            raise Fault(Reason.TYPE_MISMATCH, f"a rule with a transpose gives {got} as {what} {index}, expected {wanted}")
+
+
 def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, jaxpr: ClosedJaxpr, rules: Rules) -> tuple[list[Any], list[Any]]:
     results, found = rules.jvp(primals, [None if isinstance(tangent, ad.Zero) else tangent for tangent in tangents])
-    zeros = [ad.Zero(jax.typeof(result).to_tangent_aval()) for result in results]
+    _require(results, jaxpr.out_avals, "result")
+    _require(found, [aval.to_tangent_aval() for aval in jaxpr.out_avals], "tangent of result")
+    zeros = [ad.Zero(aval.to_tangent_aval()) for aval in jaxpr.out_avals]
     return results, [zero if tangent is None else tangent for zero, tangent in zip(zeros, found, strict=True)]
 
 
 def _transpose(cotangents: Sequence[Any], *args: Any, jaxpr: ClosedJaxpr, rules: Rules) -> list[Any]:
     # Results of integer dtype have no cotangent, and their zeros cannot be batched.
     given = [None if getattr(cotangent, "dtype", cotangent.aval.dtype) == float0 else ad.instantiate_zeros(cotangent) for cotangent in cotangents]
-    return rules.transpose([None if ad.is_undefined_primal(arg) else arg for arg in args], given)
+    found = rules.transpose([None if ad.is_undefined_primal(arg) else arg for arg in args], given)
+    _require(found, [aval.to_tangent_aval() for aval in jaxpr.in_avals], "cotangent of input")
+    return found
 
 
 def _batch(args: Sequence[Any], axes: Sequence[int | None], *, jaxpr: ClosedJaxpr, rules: Rules) -> tuple[list[Any], list[int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var, jaxprs_in_params
@@ -66,7 +66,7 @@ def pruned(closed: ClosedJaxpr) -> Jaxpr:
 
 def reverse_only(jaxpr: Jaxpr) -> Fault | None:
     """Returns the fault of a pruned jaxpr that needs a JVP of a function that has a reverse rule only; None if it needs none."""
-    for eqn in _equations(jaxpr, set()):
+    for eqn in equations(jaxpr, set()):
         if eqn.primitive.name == _MISSING_JVP:
             return Fault(Reason.MODE_UNAVAILABLE, REVERSE_ONLY, place=place_of(eqn))
     return None
@@ -96,7 +96,7 @@ def _operands(jaxpr: Jaxpr) -> list[Any] | None:
         inner = _operands(bodies[0]) if eqn.primitive.name in ("jit", "scan") else None
         if inner is None:
             return None
-        first, carries = (eqn.params["num_consts"], eqn.params["num_carry"]) if eqn.primitive.name == "scan" else (0, 0)
+        first, carries = scan_counts(eqn.params) if eqn.primitive.name == "scan" else (0, 0)
         flags = _through_carries(bodies[0], inner, first, carries)
         found += [operand for operand, flag in zip(eqn.invars, flags, strict=True) if flag]
     return found
@@ -120,7 +120,15 @@ def _needed(jaxpr: Jaxpr, values: list[Any]) -> list[bool]:
     return list(dce_jaxpr(cut, [True] * len(kept))[1])
 
 
-def _equations(jaxpr: Jaxpr, seen: set[int]) -> Iterator[JaxprEqn]:
+def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
+    """Returns how many of a scan's operands are constants and how many are carries, given its parameters."""
+    if "ft_in" in params:  # JAX 0.11 keeps the three groups of operands in one record
+        constants, carries = params["ft_in"].unpack()[:2]
+        return len(constants), len(carries)
+    return params["num_consts"], params["num_carry"]
+
+
+def equations(jaxpr: Jaxpr, seen: set[int]) -> Iterator[JaxprEqn]:
     """Yields the equations of a jaxpr and of those within it, each jaxpr once."""
     if id(jaxpr) in seen:
         return
@@ -128,4 +136,4 @@ def _equations(jaxpr: Jaxpr, seen: set[int]) -> Iterator[JaxprEqn]:
     for eqn in jaxpr.eqns:
         yield eqn
         for body in jaxprs_in_params(eqn.params):
-            yield from _equations(body, seen)
+            yield from equations(body, seen)

@@ -15,7 +15,6 @@ import numpy as np
 from jacloom_graph.errors import Fault, Place
 from jacloom_graph.ops import TABLE
 from jacloom_graph.types import Node
-from jacloom_worker.faults import explain
 from jacloom_worker.liveness import Liveness, liveness
 from jacloom_worker.origins import NONE, Origin, Origins, Sort, amount, census, chosen, extent, inherited, is_key, merged, of_part
 from jacloom_worker.protocol import NonFinite
@@ -48,7 +47,6 @@ class Observer(Frame):
     What the outputs do not depend on is not evaluated.
 
     Attributes:
-        refusal: The first node that has no forward derivative; tangents from there on are made up.
         steep: Where ``probing``: the origin of the first derivative of a node by itself that is not finite, whatever became of it later, as long as
             outputs depend on that node with a derivative.
         unwatched: The first loop that was not watched to its end, and its iterations that were.
@@ -69,7 +67,6 @@ class Observer(Frame):
         self._iterations: tuple[int, ...] = ()
         self._found: dict[int, Watched] = {}
         self._lives: dict[int, Liveness] = {}
-        self.refusal: Fault | None = None
         self.steep: NonFinite | None = None
         self.unwatched: tuple[Place, int] | None = None
 
@@ -206,8 +203,7 @@ class Observer(Frame):
         if any(each.tangent is not None for each in operands):
             try:
                 return self._pushed(node, operands, [each.tangent for each in operands], place)
-            except Fault as fault:
-                self.refusal = self.refusal or explain(fault)
+            except Fault:
                 values = self._evaluate(node, [each.value for each in operands], place)
                 # Something must go on, so that nodes further on count as differentiated.
                 return values, [np.ones(value.shape, value.dtype) if jnp.issubdtype(value.dtype, jnp.inexact) else None for value in values]

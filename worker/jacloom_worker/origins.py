@@ -43,8 +43,7 @@ Origins = Mapping[Sort, Origin]
 """The origin of each sort of number that an array has."""
 
 NONE: Origins = MappingProxyType({})
-_ALIKE = {Sort.NAN: (Sort.NAN,), Sort.PLUS: (Sort.PLUS, Sort.MINUS), Sort.MINUS: (Sort.MINUS, Sort.PLUS)}
-"""What may have become what: an infinity changes its sign easily."""
+_OPPOSITE = {Sort.PLUS: Sort.MINUS, Sort.MINUS: Sort.PLUS}
 
 
 def is_key(value: Any) -> bool:
@@ -106,7 +105,11 @@ def inherited(found: Mapping[Sort, int], sources: Iterable[Origins], begun: Call
 
     result = {}
     for sort in found:
-        origin = earliest(*_ALIKE[sort])
+        origin = earliest(sort)
+        opposite = _OPPOSITE.get(sort)
+        if origin is None and opposite is not None and opposite not in found:
+            # An infinity changes its sign easily. One that is still there has not, so this one is another.
+            origin = earliest(opposite)
         if origin is None:
             cause = earliest(Sort.PLUS, Sort.MINUS) if sort is Sort.NAN else None
             origin = begun(sort, cause.finding if cause is not None else None)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxprs_in_params
 
 from jacloom_worker.flops import flops, nbytes, size
+from jacloom_worker.modes import scan_counts
 from jacloom_worker.protocol import Cost
 
 LOOP_GUESS = 20
@@ -120,10 +121,7 @@ class _Walk:
 
     def _scan(self, eqn: JaxprEqn, flags: tuple[bool, ...]) -> tuple[Tally, tuple[bool, ...]]:
         params = eqn.params
-        if "ft_in" in params:  # JAX 0.11 keeps the three groups of operands in one record
-            constants, carries = (len(group) for group in params["ft_in"].unpack()[:2])
-        else:
-            constants, carries = params["num_consts"], params["num_carry"]
+        constants, carries = scan_counts(params)
         body, results = self._loop(_open(params["jaxpr"]), flags, constants, constants + carries, carries)
         total = Tally(seed_peak=body.seed_peak)
         total.add(body, times=params["length"])

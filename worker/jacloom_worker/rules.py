@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, assert_never
 
 import jax
 import numpy as np
@@ -60,16 +60,18 @@ def custom_call(frame: Functions, number: int, operands: Sequence[Any]) -> list[
     """
     rule = frame.graph.rules[number]
     large = frame.large_for(*functions_of(rule))
-    match rule.derivative:
+    derivative = rule.derivative
+    match derivative:
         case JvpRule(transpose=None):
-            function = _with_jvp(frame, rule, rule.derivative, len(large))
+            return list(_with_jvp(frame, rule, derivative, len(large))(*large, *operands))
         case JvpRule():
-            return linear.call(LinearRules(frame, rule, rule.derivative, len(large)), large, operands)
+            return linear.call(LinearRules(frame, rule, derivative, len(large)), large, operands)
         case VjpRule():
-            function = _with_vjp(frame, rule, rule.derivative, len(large))
-        case str(text):
-            function = _refusing(frame, rule, text, len(large))
-    return list(function(*large, *operands))
+            return list(_with_vjp(frame, rule, derivative, len(large))(*large, *operands))
+        case str():
+            return list(_refusing(frame, rule, derivative, len(large))(*large, *operands))
+        case _:
+            assert_never(derivative)
 
 
 def _with_jvp(frame: Functions, rule: Rule, derivative: JvpRule, skip: int) -> Any:

@@ -8,16 +8,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from jacloom_worker import checkpointed
+from jacloom_worker.modes import equations
 from jacloom_worker.rules import Functions
 
 SCAN_BYTES = 64 << 20
-"""A loop whose number of steps is known becomes a scan if the states of all steps take no more; a scan keeps them all for its way back."""
+"""A loop whose number of steps is known becomes a scan if the states of all steps take no more: it keeps them for its way back."""
 _MOST_COUNTED, _MOST_ELEMENTS = 1 << 16, 64
 """Steps that are counted ahead at most, and elements of the largest value that is read for it: counting is done while tracing."""
 
@@ -61,16 +63,21 @@ class Loop:
         return _chosen(self.alive(constants, carry), self.step(constants, carry), carry)
 
     def step_alive_reversibly(self, constants: Leaves, carry: Leaves) -> list[Any]:
-        """As ``step_alive``, over a carry followed by what the last steps started from.
+        """As ``step_alive``, over a carry followed by what the last steps started from, and by which loops have taken any.
 
         Loops that have ended are stepped too, and what comes of it is not chosen; but in reverse a zero cotangent times an infinite derivative
         would reach all the others through the constants. So they start from where they still went on: there the step is defined.
         """
         half = len(carry) // 2
-        current, before = carry[:half], [lax.stop_gradient(leaf) for leaf in carry[half:]]
-        alive = self.alive(constants, current)
-        origin = _chosen(alive, current, before)
-        return [*_chosen(alive, self.step(constants, origin), current), *(lax.stop_gradient(leaf) for leaf in origin)]
+        current, before = carry[:half], [lax.stop_gradient(leaf) for leaf in carry[half:-1]]
+        alive, gone_on = self.alive(constants, current), carry[-1]
+        # Where a loop never went on, the place of another must do: there is one, or there would be no step.
+        flat = alive.reshape(-1)
+        other = [lax.dynamic_index_in_dim(leaf.reshape(flat.size, *leaf.shape[alive.ndim :]), jnp.argmax(flat), keepdims=False) for leaf in current]
+        other = [lax.stop_gradient(jnp.broadcast_to(leaf, place.shape)) for leaf, place in zip(other, current, strict=True)]
+        origin = _chosen(alive, current, _chosen(gone_on, before, other))
+        kept = [lax.stop_gradient(leaf) for leaf in origin]
+        return [*_chosen(alive, self.step(constants, origin), current), *kept, gone_on | alive]
 
     def _split(self, constants: Leaves) -> tuple[tuple[Any, ...], Leaves, Leaves]:
         end = self.large + self.of_test
@@ -94,19 +101,22 @@ def run(loop: Loop, constants: Leaves, carry: Leaves, *, reverse: bool) -> list[
     inside = replace(loop, reverse=True)
     if not single:
         going = lambda constants, carry: loop.going(constants, carry[: len(carry) // 2])  # noqa: E731
-        both = [*carry, *carry]
-        return checkpointed.while_loop(going, loop.step_alive_reversibly, inside.step_alive_reversibly, constants, both)[: len(carry)]
+        wider = [*carry, *carry, jnp.zeros_like(loop.alive(constants, carry))]
+        return checkpointed.while_loop(going, loop.step_alive_reversibly, inside.step_alive_reversibly, constants, wider)[: len(carry)]
     count = _count(loop, constants, carry)
     if count is None or count * sum(leaf.size * leaf.dtype.itemsize for leaf in map(jnp.asarray, carry)) > SCAN_BYTES:
         return checkpointed.while_loop(loop.going, loop.step, inside.step, constants, carry)
-    return list(lax.scan(lambda carry, _: (inside.step(constants, carry), None), list(carry), length=count)[0])
+    # Checkpointed, or the scan would keep every intermediate of every step and not the states alone.
+    step = jax.checkpoint(inside.step, prevent_cse=False)
+    return list(lax.scan(lambda carry, _: (step(constants, carry), None), list(carry), length=count)[0])
 
 
 def _count(loop: Loop, constants: Leaves, carry: Leaves) -> int | None:
     """Returns the number of steps if it follows from what is known while tracing, None otherwise.
 
     The part of the loop that decides when it ends is cut out: the carries that the test reads, and those that they are computed from. Where they
-    and the constants they need are known, that part is run by itself.
+    and the constants they need are known, few, and integers, that part is run by itself. Not so for floating-point numbers: compiled by itself, the
+    part may round otherwise than within the loop, and end a step sooner or later.
     """
     test = jax.make_jaxpr(loop.going)(list(constants), list(carry))
     body = jax.make_jaxpr(lambda constants, carry: loop.step(constants, carry))(list(constants), list(carry))
@@ -119,7 +129,7 @@ def _count(loop: Loop, constants: Leaves, carry: Leaves) -> int | None:
         used = grown
         needed = [before or after for before, after in zip(needed, _needed(body, used), strict=True)]
     values = (*constants, *carry)
-    if any(isinstance(value, Tracer) or value.size > _MOST_ELEMENTS for value, flag in zip(values, needed, strict=True) if flag):
+    if not all(_countable(value) for value, flag in zip(values, needed, strict=True) if flag) or _loops(test, [True]) or _loops(body, used):
         return None
     kept = [index for index, flag in enumerate(used) if flag]
     with jax.ensure_compile_time_eval():
@@ -131,6 +141,15 @@ def _count(loop: Loop, constants: Leaves, carry: Leaves) -> int | None:
 def _needed(jaxpr: ClosedJaxpr, outputs: Sequence[bool]) -> list[bool]:
     """Returns which inputs some outputs of a jaxpr depend on."""
     return list(dce_jaxpr(jaxpr.jaxpr, list(outputs))[1])
+
+
+def _countable(value: Any) -> bool:
+    return not isinstance(value, Tracer) and value.size <= _MOST_ELEMENTS and np.dtype(value.dtype).kind in "iub"
+
+
+def _loops(closed: ClosedJaxpr, outputs: Sequence[bool]) -> bool:
+    """Returns whether some outputs of a jaxpr take loops of their own, which nobody bounds."""
+    return any(eqn.primitive.name in ("while", "scan") for eqn in equations(dce_jaxpr(closed.jaxpr, list(outputs))[0], set()))
 
 
 def _counted(test: ClosedJaxpr, body: ClosedJaxpr, constants: list[Any], carry: list[Any], kept: list[int]) -> int | None:

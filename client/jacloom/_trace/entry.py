@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -20,6 +20,8 @@ from jacloom._version import VERSION
 from jacloom_graph import identity
 from jacloom_graph.errors import Fault, Place, Reason
 from jacloom_graph.types import Graph
+
+_Part = TypeVar("_Part")
 
 MAX_RULE_ORDER = 4
 """How many derivatives deep a custom rule that calls ever new functions is followed."""
@@ -80,8 +82,8 @@ def trace(
         _require_partitionable(lowering)
     in_tree = tree_of(in_treedef)
     graph = Graph(
-        tuple(function for function in lowering.functions if function is not None),
-        tuple(rule for rule in lowering.rules if rule is not None),
+        tuple(map(_written, lowering.functions)),
+        tuple(map(_written, lowering.rules)),
         tuple(lowering.constants),
         in_tree if kwargs else in_tree.children[0],
         tree_of(out_treedef),
@@ -93,6 +95,11 @@ def trace(
         if new is not None:
             sources[new] = sources[new] or tuple(lowering.sources[old])
     return Traced(canonical.graph, canonical.id, out_treedef, tuple(lowering.notes), tuple(sources))
+
+
+def _written(part: _Part | None) -> _Part:
+    assert part is not None, "every function and rule that was begun is finished"
+    return part
 
 
 def _make_jaxpr(fun: Callable[..., Any], in_treedef: Any, leaves: list[Any]) -> tuple[Any, Any]:

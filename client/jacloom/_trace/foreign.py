@@ -7,7 +7,7 @@ the graph: a library may cut its implementation off from differentiation (lineax
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,11 +16,11 @@ import jax
 from jax.extend import core
 from jax.interpreters import ad
 
-from jacloom._trace.activity import Flags
+from jacloom._trace.activity import Flags, callee, open_jaxpr
 from jacloom._trace.calling import call_parameters
 from jacloom._trace.fingerprint import fingerprint
 from jacloom._trace.lower import Body, Lowering, unsupported
-from jacloom._trace.rules import refusing, tied
+from jacloom._trace.rules import is_zero, refusing, tied
 from jacloom._trace.types import example, inexact
 from jacloom_graph.types import JvpRule, TransposeRule
 
@@ -90,7 +90,7 @@ def _trace_jvp(eqn: core.JaxprEqn, active: Flags) -> _Jvp:
         tangents = [next(given) if flag else ad.Zero(aval.to_tangent_aval()) for aval, flag in zip(avals, active, strict=True)]
         results = ad.primitive_jvps[eqn.primitive](args[: len(avals)], tangents, **eqn.params)
         values, found = results if eqn.primitive.multiple_results else ([results[0]], [results[1]])
-        outputs[:] = [index for index, tangent in enumerate(found) if not isinstance(tangent, ad.Zero)]
+        outputs[:] = [index for index, tangent in enumerate(found) if not is_zero(tangent)]
         return [*values, *(found[index] for index in outputs)]
 
     tangents = [aval.to_tangent_aval() for aval, flag in zip(avals, active, strict=True) if flag]
@@ -99,15 +99,21 @@ def _trace_jvp(eqn: core.JaxprEqn, active: Flags) -> _Jvp:
 
 def _linear_inputs(primitive: Any, closed: core.ClosedJaxpr, primals: int) -> tuple[int, ...]:
     """Returns the operands in which tangents reach the primitive within its own rule, if they are always the same: there it is linear."""
-    reached = set(closed.jaxpr.invars[primals:])
-    found = set()
-    for eqn in closed.jaxpr.eqns:
+    found = set(_reached(primitive, closed.jaxpr, frozenset(range(primals, len(closed.jaxpr.invars)))))
+    return found.pop() if len(found) == 1 else ()
+
+
+def _reached(primitive: Any, jaxpr: core.Jaxpr, inputs: Collection[int]) -> Iterator[tuple[int, ...]]:
+    """Yields the operands of each call of a primitive that depend on some inputs of a jaxpr, within functions that it calls too."""
+    reached = {jaxpr.invars[index] for index in inputs}
+    for eqn in jaxpr.eqns:
         positions = tuple(index for index, atom in enumerate(eqn.invars) if not isinstance(atom, core.Literal) and atom in reached)
         if positions:
             reached.update(var for var in eqn.outvars if inexact(var.aval))
             if eqn.primitive is primitive:
-                found.add(positions)
-    return found.pop() if len(found) == 1 else ()
+                yield positions
+            elif eqn.primitive.name in ("jit", "pjit", "closed_call"):
+                yield from _reached(primitive, open_jaxpr(callee(eqn.params)), positions)
 
 
 def _trace_transpose(eqn: core.JaxprEqn, linear: tuple[int, ...], outputs: tuple[int, ...]) -> core.ClosedJaxpr:
@@ -121,7 +127,9 @@ def _trace_transpose(eqn: core.JaxprEqn, linear: tuple[int, ...], outputs: tuple
         cotangents = [next(given) if index in outputs else ad.Zero(aval.to_tangent_aval()) for index, aval in enumerate(results)]
         cotangent = cotangents if eqn.primitive.multiple_results else cotangents[0]
         found = ad.primitive_transposes[eqn.primitive](cotangent, *inputs, **eqn.params)
-        return [ad.instantiate_zeros(found[index]) for index in linear]
+        zeros = [ad.Zero(avals[index].to_tangent_aval()) for index in linear]
+        # None is JAX's word for no cotangent, too.
+        return [ad.instantiate_zeros(zero if found[index] is None else found[index]) for index, zero in zip(linear, zeros, strict=True)]
 
     rest = [aval for index, aval in enumerate(avals) if index not in linear]
     return _traced(rule, [*rest, *(results[index].to_tangent_aval() for index in outputs)])

@@ -139,7 +139,7 @@ def _trace_jvp(eqn: core.JaxprEqn, jvp: Any, active: Flags) -> tuple[core.Closed
         tangents = [next(given) if flag else _no_tangent(aval, symbolic) for aval, flag in zip(avals, active, strict=True)]
         results = jvp.call_wrapped(*primals, *tangents)
         values, found = results[: len(results) // 2], results[len(results) // 2 :]
-        outputs[:] = [index for index, tangent in enumerate(found) if not _is_zero(tangent)]
+        outputs[:] = [index for index, tangent in enumerate(found) if not is_zero(tangent)]
         return [*values, *(found[index] for index in outputs)]
 
     tangents = [aval.to_tangent_aval() for aval, flag in zip(avals, active, strict=True) if flag]
@@ -154,7 +154,8 @@ def _no_tangent(aval: Any, symbolic: bool) -> Any:
     return np.zeros(tangent.shape, float0) if tangent.dtype == float0 else jax.numpy.zeros(tangent.shape, tangent.dtype)
 
 
-def _is_zero(tangent: Any) -> bool:
+def is_zero(tangent: Any) -> bool:
+    """Returns whether what a rule returns stands for a tangent or cotangent of zero."""
     return isinstance(tangent, (SymbolicZero, Zero)) or tangent is None or getattr(tangent, "dtype", None) == float0
 
 
@@ -191,7 +192,7 @@ def _trace_backward(
         found = backward.call_wrapped(*kept, *cotangents)
         if jax.__version_info__ >= (0, 11):  # since then a pair of the cotangents and what the rule logged
             found, _ = found
-        inputs[:] = [index for index, (cotangent, flag) in enumerate(zip(found, active, strict=True)) if flag and not _is_zero(cotangent)]
+        inputs[:] = [index for index, (cotangent, flag) in enumerate(zip(found, active, strict=True)) if flag and not is_zero(cotangent)]
         return [found[index] for index in inputs]
 
     cotangents = [aval.to_tangent_aval() for aval in outputs if inexact(aval)]

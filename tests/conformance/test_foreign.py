@@ -1,0 +1,71 @@
+"""Primitives with rules of their own, made by hand: what libraries may do that those we know do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conformance.roundtrip import through_bytes
+from jax.extend.core import Primitive
+from jax.interpreters import ad
+
+X = np.array([0.5, -1.0, 2.0])
+
+
+@pytest.fixture
+def scaled() -> Iterator[Primitive]:
+    """Multiplies by a factor and counts the entries; its implementation gives wrong derivatives, its rules right ones."""
+    primitive = Primitive("scaled")
+    primitive.multiple_results = True
+
+    def value(x: Any, factor: Any) -> list[Any]:
+        return [jax.lax.stop_gradient(x) * factor, jnp.int32(x.size)]
+
+    def jvp(primals: Any, tangents: Any) -> Any:
+        (x, factor), (dx, df) = primals, tangents
+        applied = jax.jit(lambda dx, factor: primitive.bind(dx, factor))  # rules may well be compiled
+        parts = [] if isinstance(dx, ad.Zero) else [applied(dx, factor)[0]]
+        parts += [] if isinstance(df, ad.Zero) else [x * df]
+        # An integer result has a tangent without a value, which is not always said by the word for zero.
+        return primitive.bind(x, factor), [sum(parts), np.zeros((), jax.dtypes.float0)]
+
+    def transpose(cotangents: Any, x: Any, factor: Any) -> Any:
+        return [primitive.bind(cotangents[0], factor)[0], None]
+
+    primitive.def_impl(value)
+    primitive.def_abstract_eval(lambda x, factor: jax.eval_shape(value, x, factor) and [x, jax.core.ShapedArray((), jnp.int32)])
+    ad.primitive_jvps[primitive] = jvp
+    ad.primitive_transposes[primitive] = transpose
+    yield primitive
+    del ad.primitive_jvps[primitive], ad.primitive_transposes[primitive]
+
+
+def test_own_rules_count_and_not_the_implementation(scaled: Primitive) -> None:
+    expected = jax.jacfwd(lambda x: jnp.sin(x) * jnp.sum(x))
+    program, _ = through_bytes(lambda x: scaled.bind(jnp.sin(x), jnp.sum(x)), [X])
+    with jax.enable_x64(True):
+        ours = lambda x: program(x)[0]  # noqa: E731
+        np.testing.assert_allclose(jax.jacfwd(ours)(X), expected(X), rtol=1e-12)
+        np.testing.assert_allclose(jax.jacrev(ours)(X), expected(X), rtol=1e-12)
+        np.testing.assert_allclose(jax.jacfwd(jax.jacrev(ours))(X), jax.jacfwd(expected)(X), rtol=1e-12)
+        assert program(X)[1] == 3
+
+
+def test_a_rule_that_raises_refuses_where_it_is_differentiated() -> None:
+    primitive = Primitive("opaque")
+    primitive.def_impl(jnp.sin)
+    primitive.def_abstract_eval(lambda x: x)
+
+    def jvp(primals: Any, tangents: Any) -> Any:
+        raise NotImplementedError("opaque has no derivative")
+
+    ad.primitive_jvps[primitive] = jvp
+    program, _ = through_bytes(lambda x: primitive.bind(x) * x, [X])
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(program(X)[0], np.sin(X) * X, rtol=1e-12)
+        with pytest.raises(Exception, match="opaque refuses: NotImplementedError: opaque has no derivative"):
+            jax.jacfwd(lambda x: program(x)[0])(X)
