@@ -106,7 +106,8 @@ def _alias(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[in
 
 def _empty(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
     """Any number will do: JAX fills in what the branch that was not taken would have kept for the backward pass, and never reads it."""
-    dtype: Any = eqn.outvars[0].aval.dtype
+    aval: Any = eqn.outvars[0].aval
+    dtype = aval.dtype
     value = jax.random.key(0, impl=key_implementation(dtype)) if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) else np.zeros((), dtype)
     return [lowering.constant(value, weak=False)]
 
