@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conformance.compare import FORWARD, REVERSE, assert_same
 from conformance.roundtrip import through_bytes
+from jax.experimental import sparse
 from jax.extend.core import Primitive
 from jax.interpreters import ad
 
@@ -69,3 +71,19 @@ def test_a_rule_that_raises_refuses_where_it_is_differentiated() -> None:
         np.testing.assert_allclose(program(X)[0], np.sin(X) * X, rtol=1e-12)
         with pytest.raises(Exception, match="opaque refuses: NotImplementedError: opaque has no derivative"):
             jax.jacfwd(lambda x: program(x)[0])(X)
+
+
+INDICES = jnp.array([[0, 1], [1, 2], [2, 0], [2, 3]])
+ENTRIES = np.array([0.3, 0.7, 1.4, 2.2])
+BY_COMPILING = {
+    "sparse matrix": lambda d: sparse.BCOO((d, INDICES), shape=(3, 4)) @ jnp.cos(d),
+    "sparse matrix, transposed": lambda d: sparse.BCOO((d, INDICES), shape=(3, 4)).T @ d[:3],
+    "sparse matrix, dense": lambda d: sparse.BCOO((jnp.sin(d), INDICES), shape=(3, 4)).todense(),
+    "ragged product": lambda d: jax.lax.ragged_dot(jnp.outer(d, d[:3]), jnp.ones((2, 3, 5)) * d[0], jnp.array([2, 2])),
+}
+"""Functions of primitives that JAX calls by compiling them; what they compute is behind their lowering."""
+
+
+@pytest.mark.parametrize("name", BY_COMPILING)
+def test_primitives_that_are_called_by_compiling(name: str) -> None:
+    assert_same(BY_COMPILING[name], ENTRIES, transforms=((FORWARD,), (REVERSE,), (REVERSE, FORWARD)))

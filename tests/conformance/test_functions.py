@@ -22,6 +22,14 @@ X = np.array([0.0, 0.5, -1.0, 2.0])
 MATRIX = np.random.default_rng(0).normal(size=(3, 4))
 LARGE = np.random.default_rng(1).normal(size=(90, 120))  # above 64 KiB, so an argument of what is compiled
 
+
+def kept_key(x: jax.Array) -> jax.Array:
+    """Draws again in the backward pass, for which one branch keeps its key and the other has none to keep."""
+    draw = jax.checkpoint(lambda x, key: jnp.sum(jnp.sin(x) * jax.random.normal(key) * x))
+    key = jax.random.key(0)
+    return jax.lax.cond(x[1] > 0, lambda x, key: draw(x, jax.random.fold_in(key, 1)), lambda x, key: jnp.sum(x) * 2, x, key)
+
+
 SMOOTH = {
     "tanh of a product": lambda x: jnp.tanh(MATRIX @ x),
     "large constant": lambda x: jnp.tanh(LARGE @ jnp.tile(x, 30)),
@@ -58,6 +66,8 @@ SMOOTH = {
     "no entries": lambda x: x[:0] * 2,
     "a batch axis": jax.vmap(lambda v: jnp.sin(v) * v),
     "a derivative": jax.grad(lambda x: jnp.sum(jnp.sin(x) * x)),
+    "a derivative of a branch": jax.grad(lambda x: jax.lax.cond(x[1] > 0, lambda c: jnp.sum(jnp.sin(c) * c), jnp.sum, x)),
+    "a derivative of a branch that keeps a key": jax.grad(lambda x: kept_key(x)),
 }
 
 

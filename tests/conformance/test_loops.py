@@ -42,6 +42,14 @@ def sampled(x: Any) -> Any:
     return lax.while_loop(lambda c: jnp.sum(c[1]) < 20, step, (jax.random.key(1), x))[1]
 
 
+KEY = jax.random.key(2)  # an array of the graph, where a key that is made inside is an operation
+
+
+def from_outside(x: Any) -> Any:
+    step = lambda c: (jax.random.fold_in(c[0], 1), c[1] * (1 + jax.random.uniform(c[0])))  # noqa: E731
+    return lax.while_loop(lambda c: jnp.sum(c[1]) < 20, step, (KEY, x))[1]
+
+
 def shared(x: Any) -> Any:
     """A loop within a function that is called twice and has a large constant."""
 
@@ -68,6 +76,7 @@ DYNAMIC: dict[str, Callable[..., Any]] = {
     "loop in a branch": lambda x: lax.cond(x[0] > 0, root, jnp.sin, x),
     "scan in loop": lambda x: lax.while_loop(lambda c: jnp.sum(c) < 9, lambda c: lax.scan(lambda d, b: (d * b + 1, d), c[0], x)[1] + c, x),
     "random key": sampled,
+    "random key from outside": from_outside,
     "relu": lambda x: lax.while_loop(lambda c: jnp.sum(c) < 50, lambda c: jax.nn.relu(c - 1) + c, x),
     "shared, with a large constant": shared,
     "batch": lambda x: jax.vmap(root)(jnp.stack([x, 40 * x])),

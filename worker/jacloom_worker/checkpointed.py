@@ -205,4 +205,4 @@ def _instantiated(cotangent: Any, like: Any) -> Any:
 def _strong(leaf: Any) -> Any:
     """Returns a carry without the weak type that it may have before the first step and not after it."""
     leaf = jnp.asarray(leaf)
-    return lax.convert_element_type(leaf, leaf.dtype) if leaf.weak_type else leaf
+    return lax.convert_element_type(leaf, leaf.dtype) if jax.typeof(leaf).weak_type else leaf

@@ -20,6 +20,7 @@ from jacloom._trace.activity import Flags, callee, open_jaxpr
 from jacloom._trace.calling import call_parameters
 from jacloom._trace.fingerprint import fingerprint
 from jacloom._trace.lower import Body, Lowering, unsupported
+from jacloom._trace.lowered import implementation
 from jacloom._trace.rules import is_zero, refusing, tied
 from jacloom._trace.types import example, inexact
 from jacloom_graph.types import JvpRule, TransposeRule
@@ -33,21 +34,26 @@ def lower_foreign(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: 
     """
     try:
         expanded = _implementation(eqn)
+    except RecursionError as error:  # it calls itself by being compiled
+        raise unsupported(eqn, _COMPILED) from error
     except Exception as error:  # a library's implementation may raise anything
         raise unsupported(
             eqn, f"the op table does not have it, and its implementation cannot be traced ({type(error).__name__}: {str(error)[:200]})"
         ) from error
     if any(inner.primitive is eqn.primitive for inner in expanded.jaxpr.eqns):
-        raise unsupported(eqn, "the op table does not have it, and its implementation is compiled code")
+        raise unsupported(eqn, _COMPILED)
     if any(active) and eqn.primitive in ad.primitive_jvps:
         return body.emit("custom_call", operands, {"rule": _rule(lowering, eqn, expanded, active)}, eqn)
     return body.emit("call", operands, {"function": lowering.function(expanded, active, eqn.primitive.name)}, eqn)
 
 
+_COMPILED = "the op table does not have it, and its implementation is compiled code"
+
+
 def _implementation(eqn: core.JaxprEqn) -> core.ClosedJaxpr:
     # Primitives whose functions are parameters of their own kind (a jaxpr) are called with them bound back.
     functions, params = call_parameters(eqn)
-    return _traced(partial(eqn.primitive.impl, *functions, **params), [atom.aval for atom in eqn.invars])
+    return _traced(partial(implementation(eqn.primitive), *functions, **params), [atom.aval for atom in eqn.invars])
 
 
 def _rule(lowering: Lowering, eqn: core.JaxprEqn, expanded: core.ClosedJaxpr, active: Flags) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
+import numpy as np
 from jax.extend import core
 
 from jacloom._trace.activity import Flags, callee, open_jaxpr, scan_counts, split
@@ -12,7 +14,7 @@ from jacloom._trace.callbacks import is_raising_branch, lower_raising_branch
 from jacloom._trace.lower import Body, Handler, Lowering, unsupported
 from jacloom._trace.params import attributes
 from jacloom._trace.rules import custom_jvp, custom_vjp
-from jacloom._trace.types import inexact
+from jacloom._trace.types import inexact, key_implementation
 from jacloom_graph.ops import TABLE
 from jacloom_graph.types import AttrValue
 
@@ -105,6 +107,14 @@ def _alias(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[in
     return operands
 
 
+def _empty(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
+    """Any number will do: JAX fills in what the branch that was not taken would have kept for the backward pass, and never reads it."""
+    aval: Any = eqn.outvars[0].aval
+    dtype = aval.dtype
+    value = jax.random.key(0, impl=key_implementation(dtype)) if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) else np.zeros((), dtype)
+    return [lowering.constant(value, weak=False)]
+
+
 def _random_seeded(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
     return body.emit(eqn.primitive.name, operands, {"impl": str(eqn.params["impl"].name)}, eqn)
 
@@ -143,6 +153,7 @@ STRUCTURED: Mapping[str, Handler] = {
     "reduce": _with_function("reduce", "jaxpr"),
     "reduce_window": _with_function("reduce_window", "jaxpr"),
     "scatter": _with_function("scatter", "update_jaxpr", "update_consts"),
+    "empty2": _empty,
     "random_seed": _random_seeded,
     "random_wrap": _random_seeded,
     "device_put": _alias,
