@@ -277,3 +277,21 @@ def test_source_lines_stay_with_the_client() -> None:
 
     assert "test_functions.py" in str(traced.source(Place(0, 0, "sin")))
     assert traced.source(Place(9, 9)) is None
+
+
+def test_a_symmetric_solve_with_a_loop_in_its_product() -> None:
+    def fun(x: jax.Array) -> Any:
+        product = lambda v: jax.lax.while_loop(lambda c: c[0] < x[3], lambda c: (c[0] + 1, c[1] * x + c[1]), (0, v))[1]  # noqa: E731
+        return jax.lax.custom_linear_solve(product, x**2, solve=lambda _, b: b / (1 + x) ** 2.0, symmetric=True)
+
+    assert_same(fun, X + 0.3, transforms=())
+
+
+def test_a_view_of_an_array_that_changes_is_copied() -> None:
+    array = np.zeros((20, 10))
+    view = array.view()
+    view.flags.writeable = False
+    traced = trace(lambda x: x + jnp.sum(jnp.cos(view)), (X,))
+    array[:] = 7
+    assert identity.graph_id(traced.graph) == traced.id
+    assert not traced.graph.constants[0].data.any()  # type: ignore[union-attr]

@@ -42,6 +42,14 @@ def test_columns_and_rows(name: str) -> None:
     assert_same(SOLVES[name], X, transforms=BOTH, tolerance=1e-9)
 
 
+def test_a_batch_of_matrices_with_one_right_hand_side() -> None:
+    def fun(x: jax.Array) -> Any:
+        solve = lambda z: lx.linear_solve(lx.MatrixLinearOperator(MATRIX + jnp.diag(x) * z), np.ones(3), lx.LU()).value  # noqa: E731
+        return jax.vmap(solve)(np.arange(1.0, 3.0))
+
+    assert_same(fun, X, transforms=(*BOTH, (REVERSE, FORWARD), (FORWARD, REVERSE)))
+
+
 @pytest.mark.parametrize("name", ["direct", "least squares", "least norm", "neither rows nor columns independent"])
 def test_second_derivatives(name: str) -> None:
     # Forward over reverse differentiates the transposed solve, which must know its rule too.

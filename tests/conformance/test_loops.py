@@ -133,7 +133,7 @@ class TestDynamic:
         assert_close(ours, jax.jacfwd(lambda a: falling(0.5, a) + falling(9.0, a))(1.1), 1e-12)
 
     def test_memory_does_not_grow_with_the_steps(self) -> None:
-        wide = np.linspace(0.0, 1.0, 50_000)  # 400 KB, of which 41 fit the checkpoints
+        wide = np.linspace(0.0, 1.0, 50_000)  # 400 KB, of which 10 fit the checkpoints
         program, _ = through_bytes(lambda x, n: lax.while_loop(lambda c: c[0] < n, lambda c: (c[0] + 1, jnp.sin(c[1])), (0, x))[1], [wide, 1])
         compiled = jax.jit(lambda x, n: jax.vjp(lambda x: reversible(program)(x, n)[0], x)[1](jnp.ones_like(x))).lower(wide, np.int64(1)).compile()
         # One program for any number of steps, and it holds the checkpoints and little more.
@@ -148,6 +148,44 @@ class TestDynamic:
         for argument, there in ((0, False), (1, True)):
             rows = jax.make_jaxpr(jax.jacrev(reversible(program), argument))(X, abs(W))
             assert ("f64[3,3,3]" in str(rows)) is there
+
+
+def implicit(x: Any) -> Any:
+    """A root with a rule for its tangent, which iterates for the value."""
+
+    @jax.custom_jvp
+    def solved(x: Any) -> Any:
+        return root(x) * 2
+
+    @solved.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        y = root(primals[0])
+        return 2 * y, 2 * tangents[0] / (3 * y**2)
+
+    return solved(x)
+
+
+def backward(x: Any) -> Any:
+    """A function whose reverse rule iterates, in its forward part and in its backward part."""
+
+    @jax.custom_vjp
+    def solved(x: Any) -> Any:
+        return root(x) * 2
+
+    def back(y: Any, cotangent: Any) -> Any:
+        return (2 * cotangent / (3 * y**2) * lax.while_loop(lambda c: jnp.sum(c) < 9, lambda c: c * 1.3 + y, y),)
+
+    solved.defvjp(lambda x: (root(x) * 2, root(x)), back)
+    return solved(x)
+
+
+@pytest.mark.parametrize("function", [implicit, backward])
+def test_second_derivatives_of_rules_that_loop(function: Callable[..., Any]) -> None:
+    # The code of a rule is differentiated forward, however the function around it is.
+    loss = lambda x: jnp.sum(function(x) ** 2)  # noqa: E731
+    program, _ = through_bytes(loss, [X])
+    ours = jax.jit(jax.jacfwd(jax.grad(lambda x: reversible(program)(x)[0])))(X)
+    assert_close(ours, jax.jit(jax.jacfwd(jax.grad(loss)))(X), 1e-10)
 
 
 class TestCounted:

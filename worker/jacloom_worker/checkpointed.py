@@ -22,9 +22,10 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
 from jacloom_worker import revolve
 
-CHECKPOINT_BYTES = 16 << 20
+CHECKPOINT_BYTES = 4 << 20
 """Most memory for the checkpoints of one loop, unless the least number of slots needs more."""
-_MOST_SLOTS = 256
+_MOST_SLOTS = 64
+"""More would repeat fewer steps of long loops, and cost short ones their making: a loop of a few steps may run thousands of times within another."""
 
 Leaves = Sequence[Any]
 Going = Callable[[Sequence[Any], Sequence[Any]], Any]

@@ -79,6 +79,8 @@ def _linear_solve(frame: Functions, node: Node, operands: list[Any]) -> Any:
         right,
         solve=lambda _, b: solved(solve, b),
         transpose_solve=None if transpose_solve is None else lambda _, b: solved(transpose_solve, b),
+        # JAX transposes the product by itself, and there may be a loop in it that has no transpose; it need not where the two are one.
+        symmetric=_attr(node, "vecmat") is not None and _attr(node, "vecmat") == _attr(node, "matvec"),
         has_aux=extra,
     )
     return [*solution[0], *solution[1]] if extra else solution

@@ -1,7 +1,8 @@
 """Custom derivative rules on the worker: each becomes JAX's own ``custom_jvp`` or ``custom_vjp``.
 
 A rule's functions are evaluated like any others, so a rule may call the function that it belongs to, and derivatives of
-derivatives follow the references.
+derivatives follow the references. A rule stands in place of a derivative, so its own code is differentiated forward only (for second derivatives),
+and loops in it stay as JAX has them.
 """
 
 from __future__ import annotations
@@ -77,12 +78,12 @@ def custom_call(frame: Functions, number: int, operands: Sequence[Any]) -> list[
 def _with_jvp(frame: Functions, rule: Rule, derivative: JvpRule, skip: int) -> Any:
     @jax.custom_jvp
     def function(*args: Any) -> list[Any]:
-        return list(frame.apart(args[:skip]).run(rule.function, args[skip:]))
+        return list(frame.apart(args[:skip], reverse=False).run(rule.function, args[skip:]))
 
     def jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[list[Any], list[Any]]:
         large, values = primals[:skip], primals[skip:]
         given = [_instantiated(tangent, flag) for tangent, flag in zip(tangents[skip:], rule.active, strict=True)]
-        results = frame.apart(large).run(derivative.function, [*values, *(tangent for tangent in given if tangent is not None)])
+        results = frame.apart(large, reverse=False).run(derivative.function, [*values, *(tangent for tangent in given if tangent is not None)])
         outputs = results[: len(results) - len(derivative.outputs)]
         found = dict(zip(derivative.outputs, results[len(outputs) :], strict=True))
         return outputs, [found.get(index, _no_tangent(output)) for index, output in enumerate(outputs)]
@@ -103,7 +104,7 @@ class LinearRules:
 
     def value(self, args: Sequence[Any]) -> list[Any]:
         """Returns the function's results."""
-        return self.frame.apart(tuple(args[: self.skip])).run(self.rule.function, args[self.skip :])
+        return self.frame.apart(tuple(args[: self.skip]), reverse=False).run(self.rule.function, args[self.skip :])
 
     def jvp(self, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """Returns results and their tangents; None stands for a tangent of zero."""
@@ -112,7 +113,7 @@ class LinearRules:
         if any(tangent is not None and not active for _, tangent, active in pairs):
             raise _not_foreseen()
         given = [jax.numpy.zeros_like(value) if tangent is None else tangent for value, tangent, active in pairs if active]
-        results = self.frame.apart(large).run(self.derivative.function, [*values, *given])
+        results = self.frame.apart(large, reverse=False).run(self.derivative.function, [*values, *given])
         count = len(results) - len(self.derivative.outputs)
         found = dict(zip(self.derivative.outputs, results[count:], strict=True))
         return results[:count], [found.get(index) for index in range(count)]
@@ -126,7 +127,7 @@ class LinearRules:
             raise Fault(Reason.MODE_UNAVAILABLE, "the transpose of a rule was recorded for other inputs than a tangent reaches; use forward mode")
         rest = [arg for index, arg in enumerate(args[self.skip :]) if index not in inputs]
         given = [cotangents[index] for index in self.derivative.outputs]
-        results = self.frame.apart(tuple(args[: self.skip])).run(self.derivative.transpose.function, [*rest, *given])
+        results = self.frame.apart(tuple(args[: self.skip]), reverse=False).run(self.derivative.transpose.function, [*rest, *given])
         found = dict(zip(inputs, results, strict=True))
         return [*(None for _ in range(self.skip)), *(found.get(index) if index in missing else None for index in range(len(self.rule.active)))]
 
@@ -162,20 +163,20 @@ def _with_vjp(frame: Functions, rule: Rule, derivative: VjpRule, skip: int) -> A
 
     @jax.custom_vjp
     def function(*args: Any) -> list[Any]:
-        return list(frame.apart(args[:skip]).run(rule.function, args[skip:]))
+        return list(frame.apart(args[:skip], reverse=False).run(rule.function, args[skip:]))
 
     def forward(*args: Any) -> tuple[list[Any], tuple[Any, ...]]:
         for arg, active in zip(args[skip:], rule.active, strict=True):
             if arg.perturbed and not active and jax.dtypes.issubdtype(jax.typeof(arg.value).dtype, np.inexact):
                 raise _not_foreseen()
         large, values = tuple(arg.value for arg in args[:skip]), [arg.value for arg in args[skip:]]
-        results = frame.apart(large).run(derivative.forward, values)
+        results = frame.apart(large, reverse=False).run(derivative.forward, values)
         return results[len(results) - count :], (large, results[: len(results) - count])
 
     def backward(kept: tuple[Any, ...], cotangents: Sequence[Any]) -> tuple[Any, ...]:
         large, residuals = kept
         given = [_as_array(cotangent) for cotangent in cotangents if cotangent.dtype != float0]
-        found = dict(zip(derivative.inputs, frame.apart(large).run(derivative.backward, [*residuals, *given]), strict=True))
+        found = dict(zip(derivative.inputs, frame.apart(large, reverse=False).run(derivative.backward, [*residuals, *given]), strict=True))
         # None stands for a cotangent of zero.
         return (*(None for _ in large), *(found.get(index) for index in range(len(rule.active))))
 
@@ -186,12 +187,12 @@ def _with_vjp(frame: Functions, rule: Rule, derivative: VjpRule, skip: int) -> A
 def _refusing(frame: Functions, rule: Rule, text: str, skip: int) -> Any:
     @jax.custom_jvp
     def function(*args: Any) -> list[Any]:
-        return list(frame.apart(args[:skip]).run(rule.function, args[skip:]))
+        return list(frame.apart(args[:skip], reverse=False).run(rule.function, args[skip:]))
 
     def jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[list[Any], list[Any]]:
         if any(not isinstance(tangent, SymbolicZero) and np.dtype(tangent.dtype) != float0 for tangent in tangents):
             raise Fault(Reason.MODE_UNAVAILABLE, text)
-        outputs = frame.apart(primals[:skip]).run(rule.function, primals[skip:])
+        outputs = frame.apart(primals[:skip], reverse=False).run(rule.function, primals[skip:])
         return outputs, [_no_tangent(output) for output in outputs]
 
     function.defjvp(jvp, symbolic_zeros=True)

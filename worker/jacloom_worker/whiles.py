@@ -144,7 +144,8 @@ def _needed(jaxpr: ClosedJaxpr, outputs: Sequence[bool]) -> list[bool]:
 
 
 def _countable(value: Any) -> bool:
-    return not isinstance(value, Tracer) and value.size <= _MOST_ELEMENTS and np.dtype(value.dtype).kind in "iub"
+    whole = any(jax.dtypes.issubdtype(value.dtype, kind) for kind in (np.integer, np.bool_))
+    return not isinstance(value, Tracer) and value.size <= _MOST_ELEMENTS and whole
 
 
 def _loops(closed: ClosedJaxpr, outputs: Sequence[bool]) -> bool:

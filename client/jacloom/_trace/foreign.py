@@ -61,10 +61,11 @@ def _rule(lowering: Lowering, eqn: core.JaxprEqn, expanded: core.ClosedJaxpr, ac
     name = eqn.primitive.name
     try:
         jvp = _trace_jvp(eqn, active)
-        linear = _linear_inputs(eqn.primitive, jvp.jaxpr, len(eqn.invars))
-        transpose = _trace_transpose(eqn, linear, jvp.outputs) if linear and eqn.primitive in ad.primitive_transposes else None
     except Exception as error:  # whatever a library's rule raises is what differentiating has to say
         return refusing(lowering, expanded, active, name, error)
+
+    linear = _linear_inputs(eqn.primitive, jvp.jaxpr, len(eqn.invars))
+    transpose = _trace_transpose(eqn, linear, jvp.outputs) if linear and eqn.primitive in ad.primitive_transposes else None
 
     def derivative() -> JvpRule:
         tangents = tuple(flag for flag in active if flag)
@@ -122,8 +123,12 @@ def _reached(primitive: Any, jaxpr: core.Jaxpr, inputs: Collection[int]) -> Iter
                 yield from _reached(primitive, open_jaxpr(callee(eqn.params)), positions)
 
 
-def _trace_transpose(eqn: core.JaxprEqn, linear: tuple[int, ...], outputs: tuple[int, ...]) -> core.ClosedJaxpr:
-    """Returns ``(inputs that are not linear.., cotangents of outputs..) -> cotangents of the linear inputs``."""
+def _trace_transpose(eqn: core.JaxprEqn, linear: tuple[int, ...], outputs: tuple[int, ...]) -> core.ClosedJaxpr | None:
+    """Returns ``(inputs that are not linear.., cotangents of outputs..) -> cotangents of the linear inputs``.
+
+    None if it cannot be traced: a batch of calls may be linear in an operand that it shares, and in its rule stand for a batch of other operands,
+    which has a transpose of its own. What is transposed then is the body.
+    """
     avals = [atom.aval for atom in eqn.invars]
     results = [var.aval for var in eqn.outvars]
 
@@ -138,7 +143,10 @@ def _trace_transpose(eqn: core.JaxprEqn, linear: tuple[int, ...], outputs: tuple
         return [ad.instantiate_zeros(zero if found[index] is None else found[index]) for index, zero in zip(linear, zeros, strict=True)]
 
     rest = [aval for index, aval in enumerate(avals) if index not in linear]
-    return _traced(rule, [*rest, *(results[index].to_tangent_aval() for index in outputs)])
+    try:
+        return _traced(rule, [*rest, *(results[index].to_tangent_aval() for index in outputs)])
+    except Exception:  # a library's transpose may raise anything
+        return None
 
 
 def _traced(function: Callable[..., Any], avals: Sequence[Any]) -> core.ClosedJaxpr:

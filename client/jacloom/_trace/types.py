@@ -55,8 +55,8 @@ def constant(value: Any, *, weak: bool) -> Constant:
     array = np.asarray(value, getattr(value, "dtype", None))
     if array.dtype == jax.dtypes.float0:
         array = np.zeros(array.shape, bool)
-    if array.flags.writeable:
-        array = array.copy()  # the caller may change it later, and the graph has an id
+    if array.flags.writeable or (isinstance(value, np.ndarray) and array.base is not None):
+        array = array.copy()  # the caller may change it later, through another view perhaps, and the graph has an id
     return Constant(Type(dtype_name(array.dtype), array.shape, weak), np.ascontiguousarray(array).reshape(array.shape))
 
 
