@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jacloom as jl
-from benchmarks import constants, first_call, gradients, growth, jacobians, memory, products, startup, tracing
+from benchmarks import constants, first_call, gradients, growth, jacobians, loops, memory, products, startup, tracing
 from benchmarks.measure import Report, settle
 
 _WITH_CLIENT: dict[str, Callable[[jl.Client], Report]] = {
@@ -31,6 +31,7 @@ _ALONE: dict[str, Callable[[], Report]] = {
     "tracing": tracing.both_ways,
     "first-call": first_call.until_compiling,
     "constants": constants.registration,
+    "loops": loops.reversed_loop,
 }
 """Benchmarks that need no service, or start one of their own."""
 
