@@ -15,6 +15,8 @@ from jax.experimental import sparse
 from jax.extend.core import Primitive
 from jax.interpreters import ad
 
+from jacloom_graph.errors import Fault
+
 X = np.array([0.5, -1.0, 2.0])
 
 
@@ -57,6 +59,17 @@ def test_own_rules_count_and_not_the_implementation(scaled: Primitive) -> None:
         assert program(X)[1] == 3
 
 
+def test_a_transpose_that_has_no_cotangent_for_an_operand() -> None:
+    primitive = Primitive("first")
+    primitive.def_impl(lambda a, b: 2 * a)
+    primitive.def_abstract_eval(lambda a, b: a)
+    ad.primitive_jvps[primitive] = lambda primals, tangents: (primitive.bind(*primals), primitive.bind(*map(ad.instantiate_zeros, tangents)))
+    ad.primitive_transposes[primitive] = lambda cotangent, a, b: (2 * cotangent, None)
+    program, _ = through_bytes(lambda x: primitive.bind(jnp.sin(x), jnp.cos(x)), [X])
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(jax.jacrev(lambda x: program(x)[0])(X), np.diag(2 * np.cos(X)), rtol=1e-12)
+
+
 def test_a_rule_that_raises_refuses_where_it_is_differentiated() -> None:
     primitive = Primitive("opaque")
     primitive.def_impl(jnp.sin)
@@ -69,7 +82,7 @@ def test_a_rule_that_raises_refuses_where_it_is_differentiated() -> None:
     program, _ = through_bytes(lambda x: primitive.bind(x) * x, [X])
     with jax.enable_x64(True):
         np.testing.assert_allclose(program(X)[0], np.sin(X) * X, rtol=1e-12)
-        with pytest.raises(Exception, match="opaque refuses: NotImplementedError: opaque has no derivative"):
+        with pytest.raises(Fault, match="opaque refuses: NotImplementedError: opaque has no derivative"):
             jax.jacfwd(lambda x: program(x)[0])(X)
 
 

@@ -70,6 +70,14 @@ def linear(matrix: np.ndarray, dtype: str = "float64") -> Graph:
     return graph((vector(matrix.shape[1], dtype),), (dot(-1, 0),), (1,), constants=(array(matrix.astype(dtype)),))
 
 
+def doubling(n: int) -> Graph:
+    """Doubles n numbers until their sum is at least a hundred, and sums them: how often depends on them."""
+    nodes = (Node("while", (0,), {"cond": 1, "body": 2}), Node("reduce_sum", (1,), {"axes": (0,)}))
+    cond = Function("cond", (vector(n),), (Node("reduce_sum", (0,), {"axes": (0,)}), Node("lt", (1, -1))), (2,))
+    body = Function("body", (vector(n),), (Node("add", (0, 0)),), (1,))
+    return graph((vector(n),), nodes, (2,), others=(cond, body), constants=(array(np.array(100.0)),))
+
+
 def sine(n: int, dtype: str = "float64") -> Graph:
     """``f(x) = sin x``."""
     return graph((vector(n, dtype),), (Node("sin", (0,)),), (1,))

@@ -131,6 +131,14 @@ def test_gradient_hvp_and_hessian(client: Client) -> None:
     assert hessian.summary.passes == 3
 
 
+@pytest.mark.parametrize(("n", "mode", "passes"), [(1, pb.FORWARD, 1), (200, pb.MODE_UNSPECIFIED, 1)])
+def test_the_gradient_of_a_loop_goes_the_cheaper_way(client: Client, n: int, mode: int, passes: int) -> None:
+    answer = client.call("Gradient", request(client.register(graphs.doubling(n)), [np.full(n, 3.0 / n)], values=[0]))
+    np.testing.assert_allclose(answer.arrays[0], np.full(n, 64.0), rtol=1e-15)  # six doublings of 3
+    np.testing.assert_allclose(answer.arrays[1], 192.0, rtol=1e-12)
+    assert (answer.header.plan.mode, answer.summary.passes) == (mode, passes)
+
+
 def test_the_lecture_room_example_by_columns_and_by_rows(client: Client) -> None:
     name = client.register(graphs.lecture())
     for mode in (pb.FORWARD, pb.REVERSE):

@@ -184,6 +184,8 @@ def test_value_and_derivative_at_one_operation() -> None:
 def test_the_sign_of_an_infinity_tells_whose_it_is() -> None:
     found = diagnosed(lambda x: jnp.where(jnp.arange(3) < 2, jnp.exp(x * 1000), -jnp.inf).max(), GRID)
     assert brief(found.value) == ("exp", "inf", 5, 6)
+    beside = diagnosed(lambda x: (jnp.where(jnp.arange(3) < 2, x, -jnp.inf) * 1e308 * 1e3).max(), GRID)
+    assert brief(beside.value) == ("mul", "inf", 4, 6)
     turned = diagnosed(lambda x: -jnp.exp(x * 1000), GRID)
     assert brief(turned.value) == ("exp", "inf", 5, 6)
 
