@@ -48,6 +48,8 @@ def _convolution(scope: Scope, eqn: Equation, operands: Sequence[Footprint]) -> 
     params = eqn.params
     numbers = params["dimension_numbers"]
     out = eqn.outvars[0].aval
+    if out.size == 0:
+        return [None]
     parts = []
     for side in (0, 1):
         ids = operands[side]
