@@ -74,9 +74,8 @@ class TestBoth:
             starts = np.concatenate([[0], np.cumsum(sizes)])
             made_ids = sets.unite(starts, members)
             place = dict(zip(ids.tolist(), known, strict=True))
-            expected = [
-                set().union(*(place[member] for member in members[first:last].tolist())) for first, last in zip(starts, starts[1:], strict=False)
-            ]
+            groups = [members[first:last].tolist() for first, last in pairwise(starts)]
+            expected = [set().union(*(place[member] for member in group)) for group in groups]
             assert content(sets, made_ids) == expected
             ids, where = np.unique(np.concatenate([ids, made_ids]), return_index=True)
             known = [[*known, *expected][index] for index in where]
