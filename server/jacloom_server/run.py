@@ -96,7 +96,7 @@ async def _single(
     nbytes = total_bytes(found)
     plan = strategy.single(nbytes, passes=int(call.derivative is not Derivative.EVALUATE))
     if call.derivative is Derivative.GRADIENT and function.description.loops:
-        problem = Problem(chosen.wrt_types, chosen.output_types, nbytes)
+        problem = Problem(chosen.wrt_types, chosen.output_types, nbytes, loops=True)
         survey = await service.functions.survey(function, chosen.wrt, chosen.outputs, call.holomorphic)
         if problem.n and strategy.gradient(problem, survey) is Mode.FORWARD:
             inner, plan = "forward", replace(plan, mode=Mode.FORWARD, passes=problem.n)
@@ -149,7 +149,7 @@ async def _tiled(
 
 
 async def _plan(service: Service, call: Call, function: Function, chosen: Selection, nbytes: int) -> Plan:
-    problem = Problem(chosen.wrt_types, chosen.output_types, nbytes)
+    problem = Problem(chosen.wrt_types, chosen.output_types, nbytes, function.description.loops)
     if not problem.n or not problem.m:
         return strategy.empty(nbytes)
     survey = await service.functions.survey(function, chosen.wrt, chosen.outputs, call.holomorphic)

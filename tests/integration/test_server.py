@@ -176,6 +176,14 @@ def test_the_plan_takes_the_side_with_fewer_passes(client: Client, rows: int, co
     assert (explained.mode, explained.passes) == (mode, 3)
 
 
+def test_rows_of_a_loop_are_priced_with_its_steps_taken_again(client: Client) -> None:
+    name = client.register(graphs.doubling(30))
+    plan = client.derivatives.Explain(pb.ExplainRequest(call=request(name, [])), timeout=60).plan
+    price = {considered.strategy: considered.price for considered in plan.considered}
+    # A row and a column go through the same additions; only the row goes through the loop once more.
+    assert price["reverse"] > price["forward"] + 0.9
+
+
 def test_dtypes_promote_as_in_numpy(client: Client) -> None:
     matrix = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     for name in ("float16", "bfloat16", "float32"):
