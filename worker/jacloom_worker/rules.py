@@ -16,7 +16,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.dtypes import float0
 
-from jacloom_graph.errors import Fault, Reason
+from jacloom_graph.errors import Fault, NotRecorded, Reason
 from jacloom_graph.types import Graph, JvpRule, Rule, VjpRule
 from jacloom_worker import linear
 from jacloom_worker.reach import functions_of
@@ -124,7 +124,8 @@ class LinearRules:
         inputs = self.derivative.transpose.inputs
         missing = [index for index, arg in enumerate(args[self.skip :]) if arg is None]
         if not set(missing) <= set(inputs):
-            raise Fault(Reason.MODE_UNAVAILABLE, "the transpose of a rule was recorded for other inputs than a tangent reaches; use forward mode")
+            text = "the transpose of a rule was recorded for other inputs than a tangent reaches; use forward mode"
+            raise NotRecorded(Reason.MODE_UNAVAILABLE, text)
         rest = [arg for index, arg in enumerate(args[self.skip :]) if index not in inputs]
         given = [cotangents[index] for index in self.derivative.outputs]
         results = self.frame.apart(tuple(args[: self.skip]), reverse=False).run(self.derivative.transpose.function, [*rest, *given])
@@ -149,9 +150,9 @@ def _as_array(direction: Any) -> Any:
     return direction
 
 
-def _not_foreseen() -> Fault:
+def _not_foreseen() -> NotRecorded:
     text = "a custom rule was recorded for other inputs than those that are differentiated; trace the function again for this argnums"
-    return Fault(Reason.MODE_UNAVAILABLE, text)
+    return NotRecorded(Reason.MODE_UNAVAILABLE, text)
 
 
 def _no_tangent(output: Any) -> Any:
