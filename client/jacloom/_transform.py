@@ -248,7 +248,7 @@ def parts(call: str, binding: Binding, has_aux: bool) -> tuple[Structure, Sequen
     whole = binding.signature.result
     if not has_aux:
         return whole, range(whole.count), Auxiliary()
-    if not whole.is_tuple or len(whole.children) != 2:
+    if not whole.is_pair:
         raise ArgumentError(f"`{call}`: with has_aux=True, {binding.signature.label} must return a pair (out, aux); it returns {whole}.")
     result, aux = whole.children
     rest = range(result.count, whole.count)
