@@ -22,6 +22,7 @@ from jacloom_server.blobs import Blobs
 from jacloom_server.cluster import Cluster
 from jacloom_server.config import Config, ConfigError, is_loopback, split_address
 from jacloom_server.edges.blob import BlobServicer
+from jacloom_server.edges.decoding import Decoding
 from jacloom_server.edges.derivative import DerivativeServicer
 from jacloom_server.edges.function import FunctionServicer
 from jacloom_server.edges.gate import Gate, read_tokens
@@ -88,7 +89,7 @@ class Server:
         """
         config = self._config
         self._grpc = grpc.aio.server(
-            interceptors=[self._gate],
+            interceptors=[self._gate, Decoding()],
             maximum_concurrent_rpcs=config.calls + _SPARE_STREAMS,
             options=[
                 # Two servers would bind one port and share its callers in silence.

@@ -276,6 +276,36 @@ def test_bad_uploads_are_refused(client: Client, put: dict[str, object], field: 
     assert (found.code, found.fields) == (grpc.StatusCode.INVALID_ARGUMENT, [field])
 
 
+def test_an_upload_has_one_header(client: Client) -> None:
+    header = blob_pb.PutHeader(size=6)
+    with pytest.raises(grpc.RpcError) as caught:
+        client.blobs.Put(iter([blob_pb.PutRequest(header=header, data=b"one"), blob_pb.PutRequest(header=header, data=b"two")]), timeout=60)
+    found = service.failure(caught.value)
+    assert (found.code, found.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["header"])
+    assert "only the first message of an upload has a header" in found.text
+
+
+@pytest.mark.parametrize(
+    ("method", "form", "good"),
+    [
+        ("DerivativeService/Jacobian", "unary_stream", []),
+        ("DerivativeService/Diagnose", "unary_unary", []),
+        ("FunctionService/Get", "unary_unary", []),
+        ("BlobService/Put", "stream_unary", []),
+        ("BlobService/Put", "stream_unary", [blob_pb.PutRequest(header=blob_pb.PutHeader(size=9)).SerializeToString()]),
+    ],
+)
+def test_what_is_no_request_is_refused_as_such(process: Process, method: str, form: str, good: list[bytes]) -> None:
+    path, bad = f"/jacloom_api.v1.{method}", b"\xff\xfe\xfd"
+    with grpc.insecure_channel(process.address) as channel:
+        call = getattr(channel, form)(path)
+        with pytest.raises(grpc.RpcError) as caught:
+            list(call(iter([*good, bad]) if form.startswith("stream") else bad, timeout=60))
+    found = service.failure(caught.value)
+    assert (found.code, found.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "ARGUMENT_MISMATCH")
+    assert found.text == f"the 3 bytes are no request of {path}; use stubs that were generated from this service's .proto files"
+
+
 def test_an_empty_blob(client: Client) -> None:
     blob = client.put(b"")
     name = client.register(graphs.sine(0))
