@@ -106,7 +106,7 @@ class Server:
         )
         service = Service(self.pool, self._functions, self._blobs)
         DerivativeServicer(service).add_to(self._grpc)
-        function_grpc.add_FunctionServiceServicer_to_server(FunctionServicer(self._functions), self._grpc)
+        function_grpc.add_FunctionServiceServicer_to_server(FunctionServicer(self._functions, self.pool), self._grpc)
         BlobServicer(self._blobs).add_to(self._grpc)
         health_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)

@@ -28,7 +28,8 @@ from jacloom_server import shelf
 from jacloom_server.blobs import Blobs
 from jacloom_server.cluster import Cluster
 from jacloom_server.config import Config
-from jacloom_server.functions import Function, Functions
+from jacloom_server.function import Function
+from jacloom_server.functions import Functions
 from jacloom_server.pool import Pool
 from jacloom_worker.launch import Role, Seat
 
@@ -325,8 +326,8 @@ async def test_derivatives_are_asked_for_when_wanted_and_once(clerk: Pool, monke
     function = await functions.register(sine(3))
     assert asked == ["reading the graph"]
     asked.clear()
-    first, second = await asyncio.gather(functions.derivatives(function), functions.derivatives(function))
-    assert first is second is await functions.derivatives(function)
+    first, second = await asyncio.gather(function.derivatives(clerk), function.derivatives(clerk))
+    assert first is second is await function.derivatives(clerk)
     assert [(leaf.forward.available, leaf.reverse.available) for leaf in first.leaves] == [(True, True)]
     assert asked == ["asking for the function's derivatives"]
 
@@ -340,8 +341,8 @@ async def test_derivatives_that_were_not_found_out_are_asked_for_again(clerk: Po
 
     with monkeypatch.context() as patch:
         patch.setattr(clerk, "ask", busy)
-        assert await refusal(functions.derivatives(function)) is Reason.NO_WORKERS
-    assert (await functions.derivatives(function)).traces == 2
+        assert await refusal(function.derivatives(clerk)) is Reason.NO_WORKERS
+    assert (await function.derivatives(clerk)).traces == 2
 
 
 async def test_a_damaged_constant_is_uploaded_again(clerk: Pool, tmp_path: Path) -> None:
