@@ -209,7 +209,7 @@ def test_prints_are_dropped_with_a_note() -> None:
         jax.debug.print("x = {x}", x=x)
         return jnp.tanh(MATRIX @ x)
 
-    assert assert_same(talkative, X).notes == ("debug_print was dropped: a graph has no access to this process",)
+    assert assert_same(talkative, X).notes == ("debug_print was dropped: a graph has no access to this process; return the value to look at it",)
 
 
 def test_what_depends_on_the_platform_is_decided_where_it_is_computed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -107,6 +108,8 @@ def _make_jaxpr(fun: Callable[..., Any], in_treedef: Any, leaves: list[Any]) -> 
     structs = [leaf if isinstance(leaf, jax.ShapeDtypeStruct) else example(jax.typeof(_as_value(leaf))) for leaf in leaves]
     args, kwargs = jax.tree.unflatten(in_treedef, structs)
 
+    # Under the user's own name, file and line, which JAX's errors give. Attributes are not copied: a callable object may have any.
+    @functools.wraps(fun, updated=())
     def traced_anew(*args: Any, **kwargs: Any) -> Any:
         # JAX remembers what it has traced by the function object, and would not see that a global which it reads has changed.
         return fun(*args, **kwargs)
@@ -164,6 +167,10 @@ def _explain(fun: Callable[..., Any], error: Exception) -> str:
             "A Python branch or conversion depends on a traced value: use jnp.where or lax.cond for the branch, jnp functions in place of those of "
             "NumPy and math, or pass that argument as a Python int or bool, which is kept static."
         )
+    elif isinstance(error, jax.errors.TracerIntegerConversionError) or "Shapes must be" in first:
+        hint = "An index or a size depends on a traced value: index jnp arrays, or pass that argument as a Python int, which is kept static."
+    elif "returned a value of type" in first:
+        hint = "Return arrays and numbers, alone or in containers that JAX knows."
     elif isinstance(error, TypeError) and "'list'" in first:
         hint = "A list is a container of separate numbers here, as in JAX: pass np.array([...]) for a vector."
     elif "carry" in first or ("float32" in first and "float64" in first):

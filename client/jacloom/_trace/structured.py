@@ -127,7 +127,7 @@ def _refuse(reason: str) -> Handler:
 
 
 def _drop(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
-    lowering.notes[f"{eqn.primitive.name} was dropped: a graph has no access to this process"] = None
+    lowering.notes[f"{eqn.primitive.name} was dropped: a graph has no access to this process; return the value to look at it"] = None
     return []
 
 
@@ -161,6 +161,7 @@ STRUCTURED: Mapping[str, Handler] = {
     "layout_constraint": _alias,
     "debug_callback": _drop,
     "debug_print": _drop,
+    "inspect_sharding": _drop,
     "pure_callback": _refuse(_CALLBACK),
     "io_callback": _refuse(_CALLBACK),
     "ffi_call": _refuse("it is compiled code of this machine"),
