@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.dtypes import float0
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
 from jacloom_worker import revolve
+from jacloom_worker.directions import as_array
 
 CHECKPOINT_BYTES = 4 << 20
 """Most memory for the checkpoints of one loop, unless the least number of slots needs more."""
@@ -141,7 +141,7 @@ class _Reversal:
             count: How many steps the loop took, scalar int32.
             cotangents: One per carry, of the loop's results.
         """
-        given = [_instantiated(cotangents[index], self.start[index]) for index in self.active]
+        given = [as_array(cotangents[index]) for index in self.active]
         sums = [jnp.zeros_like(self.constants[index]) for index in self.active_constants]
         held = [jnp.broadcast_to(leaf, (self.slots + 1, *leaf.shape)) for leaf in self.start]
         at = jnp.zeros(self.slots + 1, jnp.int32)
@@ -215,13 +215,6 @@ def _reached(jaxpr: Jaxpr, flags: Sequence[bool]) -> list[bool]:
 
 def _inexact(value: Any) -> bool:
     return bool(jax.dtypes.issubdtype(value.dtype, np.inexact))
-
-
-def _instantiated(cotangent: Any, like: Any) -> Any:
-    """Returns a cotangent as an array, also where it is a symbolic zero."""
-    if isinstance(cotangent, jax.custom_derivatives.SymbolicZero) or getattr(cotangent, "dtype", None) == float0:
-        return jnp.zeros_like(like)
-    return cotangent
 
 
 def _strong(leaf: Any) -> Any:

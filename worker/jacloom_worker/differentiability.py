@@ -12,6 +12,7 @@ from jacloom_worker import kernels, modes, requirements
 from jacloom_worker.faults import explain
 from jacloom_worker.kernels import Subject
 from jacloom_worker.protocol import Availability, DerivativeReport, Kernel, Kind, LeafModes
+from jacloom_worker.pruning import pruned
 
 MOST_TRACES: Final = 64
 """Derivatives traced for one mode. What is not decided then stays open: whoever asks keeps the process that reads graphs from reading others."""
@@ -92,7 +93,7 @@ def _asked(subject: Subject, kind: Kind, leaves: tuple[int, ...], outputs: tuple
     """Returns why a derivative is refused, or None, and which of the leaves are to blame by themselves; none where one trace does not tell."""
     single = Kind.JVP if kind is Kind.FORWARD else Kind.VJP
     try:
-        jaxpr = modes.pruned(kernels.traced(subject, Kernel("", single, leaves, outputs)))
+        jaxpr = pruned(kernels.traced(subject, Kernel("", single, leaves, outputs)).jaxpr)
     except Exception as error:
         fault = explain(error)
         if fault.reason in _NOT_REFUSALS:

@@ -19,6 +19,7 @@ from jax.dtypes import float0
 from jacloom_graph.errors import Fault, NotRecorded, Reason
 from jacloom_graph.types import Graph, JvpRule, Rule, VjpRule
 from jacloom_worker import linear
+from jacloom_worker.directions import as_array
 from jacloom_worker.reach import functions_of
 
 
@@ -139,15 +140,7 @@ def _instantiated(tangent: Any, active: bool) -> Any:
         if not isinstance(tangent, SymbolicZero) and getattr(tangent, "dtype", None) != float0:
             raise _not_foreseen()
         return None
-    return _as_array(tangent)
-
-
-def _as_array(direction: Any) -> Any:
-    """Returns a tangent or cotangent as an array, also where it is a symbolic zero."""
-    if isinstance(direction, SymbolicZero):
-        aval: Any = direction.aval
-        return jax.numpy.zeros(aval.shape, aval.dtype)
-    return direction
+    return as_array(tangent)
 
 
 def _not_foreseen() -> NotRecorded:
@@ -176,7 +169,7 @@ def _with_vjp(frame: Functions, rule: Rule, derivative: VjpRule, skip: int) -> A
 
     def backward(kept: tuple[Any, ...], cotangents: Sequence[Any]) -> tuple[Any, ...]:
         large, residuals = kept
-        given = [_as_array(cotangent) for cotangent in cotangents if cotangent.dtype != float0]
+        given = [as_array(cotangent) for cotangent in cotangents if cotangent.dtype != float0]
         found = dict(zip(derivative.inputs, frame.apart(large, reverse=False).run(derivative.backward, [*residuals, *given]), strict=True))
         # None stands for a cotangent of zero.
         return (*(None for _ in large), *(found.get(index) for index in range(len(rule.active))))
