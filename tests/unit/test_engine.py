@@ -247,7 +247,7 @@ class TestFaults:
             total,
             jvp,
             transpose,
-            rules=(Rule(1, (True,), JvpRule(2, (0,), TransposeRule(3, (0,)))),),
+            rules=(Rule(1, (True,), JvpRule(2, (0,), (TransposeRule(3, (0,)),))),),
             constants=(inline(np.array(2.0)),),
         )
         answer = fault(Engine().run(task(ruled, kind), np.float64(3.0), np.float64(1.0)))

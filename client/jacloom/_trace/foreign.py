@@ -1,13 +1,13 @@
 """Primitives that libraries define for themselves: expanded into what they compute, with the derivatives that they bring.
 
 The cluster need not have the library. A primitive that the op table does not know is replaced by the trace of its own implementation, found by
-asking the primitive and not by a list of names. Its rule for tangents, and its transpose where that rule applies it to tangents, become a rule of
+asking the primitive and not by a list of names. Its rule for tangents, and its transposes where that rule applies it to tangents, become a rule of
 the graph: a library may cut its implementation off from differentiation (lineax's ``linear_solve``), or refuse it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,13 +16,13 @@ import jax
 from jax.extend import core
 from jax.interpreters import ad
 
-from jacloom._trace.activity import Flags, callee, open_jaxpr
+from jacloom._trace.activity import Activity, Flags
 from jacloom._trace.calling import call_parameters
 from jacloom._trace.fingerprint import fingerprint
 from jacloom._trace.lower import Body, Lowering, unsupported
 from jacloom._trace.lowered import implementation
 from jacloom._trace.rules import is_zero, refusing, tied
-from jacloom._trace.types import example, inexact
+from jacloom._trace.types import example
 from jacloom_graph.types import JvpRule, TransposeRule
 
 
@@ -64,19 +64,22 @@ def _rule(lowering: Lowering, eqn: core.JaxprEqn, expanded: core.ClosedJaxpr, ac
     except Exception as error:  # whatever a library's rule raises is what differentiating has to say
         return refusing(lowering, expanded, active, name, error)
 
-    linear = _linear_inputs(eqn.primitive, jvp.jaxpr, len(eqn.invars))
-    transpose = _trace_transpose(eqn, linear, jvp.outputs) if linear and eqn.primitive in ad.primitive_transposes else None
+    transposes: dict[tuple[int, ...], core.ClosedJaxpr] = {}
+    if eqn.primitive in ad.primitive_transposes:
+        found = {linear: _trace_transpose(eqn, linear, jvp.outputs) for linear in _linear_inputs(eqn.primitive, jvp.jaxpr, len(eqn.invars))}
+        transposes = {linear: transpose for linear, transpose in found.items() if transpose is not None}
 
     def derivative() -> JvpRule:
         tangents = tuple(flag for flag in active if flag)
         function = lowering.function(jvp.jaxpr, (*active, *tangents), f"{name} jvp")
-        if transpose is None:
-            return JvpRule(function, jvp.outputs)
-        rest = tuple(flag for index, flag in enumerate(active) if index not in linear)
-        transposed = lowering.function(transpose, (*rest, *(True for _ in jvp.outputs)), f"{name} transpose")
-        return JvpRule(function, jvp.outputs, TransposeRule(transposed, linear))
+        return JvpRule(function, jvp.outputs, tuple(map(transposed, transposes)))
 
-    content = ("foreign", id(eqn.primitive), fingerprint(jvp.jaxpr), None if transpose is None else fingerprint(transpose))
+    def transposed(linear: tuple[int, ...]) -> TransposeRule:
+        rest = tuple(flag for index, flag in enumerate(active) if index not in linear)
+        flags = (*rest, *(True for _ in jvp.outputs))
+        return TransposeRule(lowering.function(transposes[linear], flags, f"{name} transpose"), linear)
+
+    content = ("foreign", id(eqn.primitive), fingerprint(jvp.jaxpr), *((linear, fingerprint(each)) for linear, each in transposes.items()))
     return tied(lowering, expanded, active, content, name, derivative)
 
 
@@ -104,23 +107,25 @@ def _trace_jvp(eqn: core.JaxprEqn, active: Flags) -> _Jvp:
     return _Jvp(_traced(rule, [*avals, *tangents]), tuple(outputs))
 
 
-def _linear_inputs(primitive: Any, closed: core.ClosedJaxpr, primals: int) -> tuple[int, ...]:
-    """Returns the operands in which tangents reach the primitive within its own rule, if they are always the same: there it is linear."""
-    found = set(_reached(primitive, closed.jaxpr, frozenset(range(primals, len(closed.jaxpr.invars)))))
-    return found.pop() if len(found) == 1 else ()
+def _linear_inputs(primitive: Any, closed: core.ClosedJaxpr, primals: int) -> list[tuple[int, ...]]:
+    """Returns the sets of operands in which tangents reach the primitive within its own rule, in ascending order: in each it is linear."""
+    uses = _Uses(primitive)
+    uses.inside(closed.jaxpr, tuple(index >= primals for index in range(len(closed.jaxpr.invars))))
+    return sorted(uses.found)
 
 
-def _reached(primitive: Any, jaxpr: core.Jaxpr, inputs: Collection[int]) -> Iterator[tuple[int, ...]]:
-    """Yields the operands of each call of a primitive that depend on some inputs of a jaxpr, within functions that it calls too."""
-    reached = {jaxpr.invars[index] for index in inputs}
-    for eqn in jaxpr.eqns:
-        positions = tuple(index for index, atom in enumerate(eqn.invars) if not isinstance(atom, core.Literal) and atom in reached)
-        if positions:
-            reached.update(var for var in eqn.outvars if inexact(var.aval))
-            if eqn.primitive is primitive:
-                yield positions
-            elif eqn.primitive.name in ("jit", "pjit", "closed_call"):
-                yield from _reached(primitive, open_jaxpr(callee(eqn.params)), positions)
+class _Uses(Activity):
+    """Activity that notes which operands of a primitive's calls it reaches, in whatever function they stand."""
+
+    def __init__(self, primitive: Any) -> None:
+        super().__init__()
+        self.found: set[tuple[int, ...]] = set()
+        self._primitive = primitive
+
+    def through(self, eqn: core.JaxprEqn, flags: Flags) -> Flags:
+        if eqn.primitive is self._primitive:
+            self.found.add(tuple(index for index, flag in enumerate(flags) if flag))
+        return super().through(eqn, flags)
 
 
 def _trace_transpose(eqn: core.JaxprEqn, linear: tuple[int, ...], outputs: tuple[int, ...]) -> core.ClosedJaxpr | None:
