@@ -20,7 +20,7 @@ from jacloom._trace.activity import Activity, Flags
 from jacloom._trace.calling import call_parameters
 from jacloom._trace.fingerprint import fingerprint
 from jacloom._trace.lower import Body, Lowering, unsupported
-from jacloom._trace.lowered import implementation
+from jacloom._trace.lowered import implementation, is_high
 from jacloom._trace.rules import is_zero, refusing, tied
 from jacloom._trace.types import example
 from jacloom_graph.types import JvpRule, TransposeRule
@@ -40,7 +40,7 @@ def lower_foreign(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: 
         raise unsupported(
             eqn, f"the op table does not have it, and its implementation cannot be traced ({type(error).__name__}: {str(error)[:200]})"
         ) from error
-    if any(inner.primitive is eqn.primitive for inner in expanded.jaxpr.eqns):
+    if not is_high(eqn) and any(inner.primitive is eqn.primitive for inner in expanded.jaxpr.eqns):
         raise unsupported(eqn, _COMPILED)
     if any(active) and eqn.primitive in ad.primitive_jvps:
         return body.emit("custom_call", operands, {"rule": _rule(lowering, eqn, expanded, active)}, eqn)
@@ -53,7 +53,7 @@ _COMPILED = "the op table does not have it, and its implementation is compiled c
 def _implementation(eqn: core.JaxprEqn) -> core.ClosedJaxpr:
     # Primitives whose functions are parameters of their own kind (a jaxpr) are called with them bound back.
     functions, params = call_parameters(eqn)
-    return _traced(partial(implementation(eqn.primitive), *functions, **params), [atom.aval for atom in eqn.invars])
+    return _traced(partial(implementation(eqn), *functions, **params), [atom.aval for atom in eqn.invars])
 
 
 def _rule(lowering: Lowering, eqn: core.JaxprEqn, expanded: core.ClosedJaxpr, active: Flags) -> int:
