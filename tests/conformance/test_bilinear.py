@@ -181,6 +181,27 @@ def test_the_rules_of_a_product_end(primitive: Primitive) -> None:
     assert len(traced.graph.rules) <= 13
 
 
+def test_a_primitive_that_is_linear_only_in_rules_of_others(primitive: Primitive) -> None:
+    """Its own rule says the same in JAX's words, which do not tell that it is linear in each operand."""
+    ad.primitive_jvps[primitive] = lambda primals, tangents: (
+        primitive.bind(*primals),
+        product(ad.instantiate_zeros(tangents[0]), primals[1]) + product(primals[0], ad.instantiate_zeros(tangents[1])),
+    )
+
+    @jax.custom_jvp
+    def first(a: Any, b: Any) -> Any:
+        return product(jnp.sin(a), b)
+
+    @first.defjvp
+    def _first(primals: Any, tangents: Any) -> Any:
+        (a, b), (da, db) = primals, tangents
+        return first(a, b), primitive.bind(jnp.cos(a) * da, b) + jax.jit(primitive.bind)(jnp.sin(a), db)
+
+    program, _ = through_bytes(first, [A, B])
+    for chain in ((FORWARD,), (REVERSE,), (REVERSE, FORWARD)):
+        assert_equal(lambda a, b: program(a, b), lambda a, b: [product(jnp.sin(a), b)], chain)
+
+
 def test_an_operand_without_a_transpose_refuses_alone() -> None:
     primitive = Primitive("half")
     primitive.def_impl(lambda a, b: opaque(product(opaque(a), opaque(b))))

@@ -1,8 +1,8 @@
 """Primitives that libraries define for themselves: expanded into what they compute, with the derivatives that they bring.
 
 The cluster need not have the library. A primitive that the op table does not know is replaced by the trace of its own implementation, found by
-asking the primitive and not by a list of names. Its rule for tangents, and its transposes where that rule applies it to tangents, become a rule of
-the graph: a library may cut its implementation off from differentiation (lineax's ``linear_solve``), or refuse it.
+asking the primitive and not by a list of names. Its rule for tangents, and its transposes where rules apply it to tangents, become a rule of the
+graph: a library may cut its implementation off from differentiation (lineax's ``linear_solve``), or refuse it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import jax
 from jax.extend import core
 from jax.interpreters import ad
 
-from jacloom._trace.activity import Activity, Flags
+from jacloom._trace.activity import Flags
 from jacloom._trace.calling import call_parameters
 from jacloom._trace.fingerprint import fingerprint
 from jacloom._trace.lower import Body, Lowering, unsupported
 from jacloom._trace.lowered import implementation, is_high
 from jacloom._trace.rules import is_zero, refusing, tied
 from jacloom._trace.types import example
+from jacloom._trace.uses import Operands
 from jacloom_graph.types import JvpRule, TransposeRule
 
 
@@ -64,9 +65,11 @@ def _rule(lowering: Lowering, eqn: core.JaxprEqn, expanded: core.ClosedJaxpr, ac
     except Exception as error:  # whatever a library's rule raises is what differentiating has to say
         return refusing(lowering, expanded, active, name, error)
 
-    transposes: dict[tuple[int, ...], core.ClosedJaxpr] = {}
+    # It is linear where its own rule applies it to tangents, and where the rule in which it stands does.
+    uses = {operands for primitive, operands in lowering.uses.note(jvp.jaxpr, len(active)) if primitive is eqn.primitive}
+    transposes: dict[Operands, core.ClosedJaxpr] = {}
     if eqn.primitive in ad.primitive_transposes:
-        found = {linear: _trace_transpose(eqn, linear, jvp.outputs) for linear in _linear_inputs(eqn.primitive, jvp.jaxpr, len(eqn.invars))}
+        found = {linear: _trace_transpose(eqn, linear, jvp.outputs) for linear in sorted(uses.union(lowering.uses.of(eqn)))}
         transposes = {linear: transpose for linear, transpose in found.items() if transpose is not None}
 
     def derivative() -> JvpRule:
@@ -74,7 +77,7 @@ def _rule(lowering: Lowering, eqn: core.JaxprEqn, expanded: core.ClosedJaxpr, ac
         function = lowering.function(jvp.jaxpr, (*active, *tangents), f"{name} jvp")
         return JvpRule(function, jvp.outputs, tuple(map(transposed, transposes)))
 
-    def transposed(linear: tuple[int, ...]) -> TransposeRule:
+    def transposed(linear: Operands) -> TransposeRule:
         rest = tuple(flag for index, flag in enumerate(active) if index not in linear)
         flags = (*rest, *(True for _ in jvp.outputs))
         return TransposeRule(lowering.function(transposes[linear], flags, f"{name} transpose"), linear)
@@ -107,28 +110,7 @@ def _trace_jvp(eqn: core.JaxprEqn, active: Flags) -> _Jvp:
     return _Jvp(_traced(rule, [*avals, *tangents]), tuple(outputs))
 
 
-def _linear_inputs(primitive: Any, closed: core.ClosedJaxpr, primals: int) -> list[tuple[int, ...]]:
-    """Returns the sets of operands in which tangents reach the primitive within its own rule, in ascending order: in each it is linear."""
-    uses = _Uses(primitive)
-    uses.inside(closed.jaxpr, tuple(index >= primals for index in range(len(closed.jaxpr.invars))))
-    return sorted(uses.found)
-
-
-class _Uses(Activity):
-    """Activity that notes which operands of a primitive's calls it reaches, in whatever function they stand."""
-
-    def __init__(self, primitive: Any) -> None:
-        super().__init__()
-        self.found: set[tuple[int, ...]] = set()
-        self._primitive = primitive
-
-    def through(self, eqn: core.JaxprEqn, flags: Flags) -> Flags:
-        if eqn.primitive is self._primitive:
-            self.found.add(tuple(index for index, flag in enumerate(flags) if flag))
-        return super().through(eqn, flags)
-
-
-def _trace_transpose(eqn: core.JaxprEqn, linear: tuple[int, ...], outputs: tuple[int, ...]) -> core.ClosedJaxpr | None:
+def _trace_transpose(eqn: core.JaxprEqn, linear: Operands, outputs: tuple[int, ...]) -> core.ClosedJaxpr | None:
     """Returns ``(inputs that are not linear.., cotangents of outputs..) -> cotangents of the linear inputs``.
 
     None if it cannot be traced: a batch of calls may be linear in an operand that it shares, and in its rule stand for a batch of other operands,
