@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conformance.compare import FORWARD, REVERSE, assert_same
 from conformance.roundtrip import through_bytes
-from jax.experimental import sparse
+from jax.experimental import hijax, sparse
 from jax.extend.core import Primitive
 from jax.interpreters import ad
 
@@ -84,6 +84,49 @@ def test_a_rule_that_raises_refuses_where_it_is_differentiated() -> None:
         np.testing.assert_allclose(program(X)[0], np.sin(X) * X, rtol=1e-12)
         with pytest.raises(Fault, match="opaque refuses: NotImplementedError: opaque has no derivative"):
             jax.jacfwd(lambda x: program(x)[0])(X)
+
+
+class Power(hijax.VJPHiPrimitive):
+    """A power of each entry, expanded into a lower power; what JAX finds for its expansion has no derivative."""
+
+    exponent: int
+
+    def __init__(self, aval: Any, exponent: int) -> None:
+        self.in_avals, self.out_aval, self.params = (aval,), aval, {"exponent": exponent}
+        super().__init__()
+
+    def expand(self, x: Any) -> Any:
+        return jax.lax.stop_gradient(x) * power(x, self.exponent - 1) if self.exponent else jnp.ones_like(x)
+
+    def jvp(self, primals: Any, tangents: Any) -> Any:
+        return self(*primals), self.exponent * power(primals[0], max(self.exponent - 1, 0)) * tangents[0]
+
+
+def power(x: Any, exponent: int) -> Any:
+    return Power(jax.typeof(x), exponent)(x)
+
+
+def test_high_primitives_are_what_replaces_them_when_they_are_compiled() -> None:
+    program, traced = through_bytes(lambda x: power(jnp.sin(x), 3), [X])
+    assert not {node.op for function in traced.graph.functions for node in function.nodes if "hi_primitive" in node.op}
+    with jax.enable_x64(True):
+        ours, expected = lambda x: program(x)[0], lambda x: jnp.sin(x) ** 3
+        for chain in ((), (FORWARD,), (REVERSE,), (REVERSE, FORWARD), (FORWARD, REVERSE)):
+            mine, theirs = ours, expected
+            for transform in chain:
+                mine, theirs = transform(mine), transform(theirs)
+            np.testing.assert_allclose(mine(X), theirs(X), rtol=1e-12)
+
+
+def test_a_high_primitive_without_a_rule_for_tangents_refuses_where_it_is_differentiated() -> None:
+    class Reversed(Power):
+        jvp = hijax.VJPHiPrimitive.jvp
+
+    program, _ = through_bytes(lambda x: Reversed(jax.typeof(x), 1)(x), [X])
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(program(X)[0], X, rtol=1e-12)
+        with pytest.raises(Fault, match=r"refuses: NotImplementedError: for jvp support, subclass .*Reversed.* must implement `jvp`"):
+            jax.jacrev(lambda x: program(x)[0])(X)
 
 
 INDICES = jnp.array([[0, 1], [1, 2], [2, 0], [2, 3]])

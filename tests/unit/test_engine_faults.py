@@ -95,7 +95,7 @@ def test_a_rule_with_a_transpose_of_other_types(kind: Kind, says: str) -> None:
         total,
         jvp,
         transpose,
-        rules=(Rule(1, (True,), JvpRule(2, (0,), TransposeRule(3, (0,)))),),
+        rules=(Rule(1, (True,), JvpRule(2, (0,), (TransposeRule(3, (0,)),))),),
         constants=(inline(np.array(2.0)),),
     )
     answer = fault(Engine().run(task(ruled, kind), np.float64(3.0), np.float64(1.0)))

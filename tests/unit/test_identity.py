@@ -90,9 +90,13 @@ OTHERS = {
     "dtype of a constant": replace(BASE, constants=(constant(2.0, "float32", weak=True),)),
     "activity": replace(BASE, rules=(Rule(1, (False,), JvpRule(2, (0,))),)),
     "tangents": replace(BASE, rules=(Rule(1, (True,), JvpRule(2, ())),)),
-    "transpose": replace(BASE, rules=(Rule(1, (True,), JvpRule(2, (0,), TransposeRule(1, (0,)))),)),
-    "function of a transpose": replace(BASE, rules=(Rule(1, (True,), JvpRule(2, (0,), TransposeRule(2, (0,)))),)),
-    "inputs of a transpose": replace(BASE, rules=(Rule(1, (True,), JvpRule(2, (0,), TransposeRule(1, ()))),)),
+    "transpose": replace(BASE, rules=(Rule(1, (True,), JvpRule(2, (0,), (TransposeRule(1, (0,)),))),)),
+    "function of a transpose": replace(BASE, rules=(Rule(1, (True,), JvpRule(2, (0,), (TransposeRule(2, (0,)),))),)),
+    "inputs of a transpose": replace(BASE, rules=(Rule(1, (True,), JvpRule(2, (0,), (TransposeRule(1, ()),))),)),
+    "transposes": replace(BASE, rules=(Rule(1, (True,), JvpRule(2, (0,), (TransposeRule(1, ()), TransposeRule(1, (0,))))),)),
+    "function of one of two transposes": replace(BASE, rules=(Rule(1, (True,), JvpRule(2, (0,), (TransposeRule(1, ()), TransposeRule(2, (0,))))),)),
+    "inputs of one of two transposes": replace(BASE, rules=(Rule(1, (True,), JvpRule(2, (0,), (TransposeRule(1, (0,)), TransposeRule(1, (1,))))),)),
+    "inputs of two transposes together": replace(BASE, rules=(Rule(1, (True,), JvpRule(2, (0,), (TransposeRule(1, (0, 1)), TransposeRule(1, ())))),)),
     "reverse rule": replace(BASE, rules=(Rule(1, (True,), VjpRule(2, 2, (0,))),)),
     "refusal": replace(BASE, rules=(Rule(1, (True,), "none"),)),
     "text of a refusal": replace(BASE, rules=(Rule(1, (True,), "no"),)),
@@ -217,3 +221,4 @@ def test_the_id_of_a_known_graph_never_changes() -> None:
     If this fails, the encoding or a row of the op table has changed. That takes a new opset.
     """
     assert graph_id(BASE) == "06e207895cb5c5bb2f11042c5ce0bd4ccf852ee9dd89b31ab55b969dd736b8a1"
+    assert graph_id(OTHERS["transpose"]) == "8c575e4d987a33e47d117461ebd98212369b3970f3b9cb5b146eeb0e2e93a324"

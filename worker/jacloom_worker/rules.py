@@ -64,7 +64,7 @@ def custom_call(frame: Functions, number: int, operands: Sequence[Any]) -> list[
     large = frame.large_for(*functions_of(rule))
     derivative = rule.derivative
     match derivative:
-        case JvpRule(transpose=None):
+        case JvpRule(transposes=()):
             return list(_with_jvp(frame, rule, derivative, len(large))(*large, *operands))
         case JvpRule():
             return linear.call(LinearRules(frame, rule, derivative, len(large)), large, operands)
@@ -95,7 +95,7 @@ def _with_jvp(frame: Functions, rule: Rule, derivative: JvpRule, skip: int) -> A
 
 @dataclass(frozen=True, eq=False)
 class LinearRules:
-    """The rules of a function with a transpose. Its arguments are the large constants, then its inputs."""
+    """The rules of a function with transposes. Its arguments are the large constants, then its inputs."""
 
     frame: Functions
     rule: Rule
@@ -121,15 +121,17 @@ class LinearRules:
 
     def transpose(self, args: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
         """Returns the cotangents of arguments that are None, None for the others, given those of the results."""
-        assert self.derivative.transpose is not None
-        inputs = self.derivative.transpose.inputs
-        missing = [index for index, arg in enumerate(args[self.skip :]) if arg is None]
-        if not set(missing) <= set(inputs):
+        missing = {index for index, arg in enumerate(args[self.skip :]) if arg is None}
+        # What is linear in more inputs serves too: where only some of them are differentiated, zeros stand for the other tangents.
+        serving = [transpose for transpose in self.derivative.transposes if missing.issubset(transpose.inputs)]
+        if not serving:
             text = "the transpose of a rule was recorded for other inputs than a tangent reaches; use forward mode"
             raise NotRecorded(Reason.MODE_UNAVAILABLE, text)
+        transpose = min(serving, key=lambda transpose: len(transpose.inputs))
+        inputs = transpose.inputs
         rest = [arg for index, arg in enumerate(args[self.skip :]) if index not in inputs]
         given = [cotangents[index] for index in self.derivative.outputs]
-        results = self.frame.apart(tuple(args[: self.skip]), reverse=False).run(self.derivative.transpose.function, [*rest, *given])
+        results = self.frame.apart(tuple(args[: self.skip]), reverse=False).run(transpose.function, [*rest, *given])
         found = dict(zip(inputs, results, strict=True))
         return [*(None for _ in range(self.skip)), *(found.get(index) if index in missing else None for index in range(len(self.rule.active)))]
 

@@ -1,13 +1,13 @@
 """Primitives that libraries define for themselves: expanded into what they compute, with the derivatives that they bring.
 
 The cluster need not have the library. A primitive that the op table does not know is replaced by the trace of its own implementation, found by
-asking the primitive and not by a list of names. Its rule for tangents, and its transpose where that rule applies it to tangents, become a rule of
-the graph: a library may cut its implementation off from differentiation (lineax's ``linear_solve``), or refuse it.
+asking the primitive and not by a list of names. Its rule for tangents, and its transposes where rules apply it to tangents, become a rule of the
+graph: a library may cut its implementation off from differentiation (lineax's ``linear_solve``), or refuse it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,13 +16,14 @@ import jax
 from jax.extend import core
 from jax.interpreters import ad
 
-from jacloom._trace.activity import Flags, callee, open_jaxpr
+from jacloom._trace.activity import Flags
 from jacloom._trace.calling import call_parameters
 from jacloom._trace.fingerprint import fingerprint
 from jacloom._trace.lower import Body, Lowering, unsupported
-from jacloom._trace.lowered import implementation
+from jacloom._trace.lowered import implementation, is_high
 from jacloom._trace.rules import is_zero, refusing, tied
-from jacloom._trace.types import example, inexact
+from jacloom._trace.types import example
+from jacloom._trace.uses import Operands
 from jacloom_graph.types import JvpRule, TransposeRule
 
 
@@ -40,7 +41,7 @@ def lower_foreign(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: 
         raise unsupported(
             eqn, f"the op table does not have it, and its implementation cannot be traced ({type(error).__name__}: {str(error)[:200]})"
         ) from error
-    if any(inner.primitive is eqn.primitive for inner in expanded.jaxpr.eqns):
+    if not is_high(eqn) and any(inner.primitive is eqn.primitive for inner in expanded.jaxpr.eqns):
         raise unsupported(eqn, _COMPILED)
     if any(active) and eqn.primitive in ad.primitive_jvps:
         return body.emit("custom_call", operands, {"rule": _rule(lowering, eqn, expanded, active)}, eqn)
@@ -53,7 +54,7 @@ _COMPILED = "the op table does not have it, and its implementation is compiled c
 def _implementation(eqn: core.JaxprEqn) -> core.ClosedJaxpr:
     # Primitives whose functions are parameters of their own kind (a jaxpr) are called with them bound back.
     functions, params = call_parameters(eqn)
-    return _traced(partial(implementation(eqn.primitive), *functions, **params), [atom.aval for atom in eqn.invars])
+    return _traced(partial(implementation(eqn), *functions, **params), [atom.aval for atom in eqn.invars])
 
 
 def _rule(lowering: Lowering, eqn: core.JaxprEqn, expanded: core.ClosedJaxpr, active: Flags) -> int:
@@ -64,19 +65,24 @@ def _rule(lowering: Lowering, eqn: core.JaxprEqn, expanded: core.ClosedJaxpr, ac
     except Exception as error:  # whatever a library's rule raises is what differentiating has to say
         return refusing(lowering, expanded, active, name, error)
 
-    linear = _linear_inputs(eqn.primitive, jvp.jaxpr, len(eqn.invars))
-    transpose = _trace_transpose(eqn, linear, jvp.outputs) if linear and eqn.primitive in ad.primitive_transposes else None
+    # It is linear where its own rule applies it to tangents, and where the rule in which it stands does.
+    uses = {operands for primitive, operands in lowering.uses.note(jvp.jaxpr, len(active)) if primitive is eqn.primitive}
+    transposes: dict[Operands, core.ClosedJaxpr] = {}
+    if eqn.primitive in ad.primitive_transposes:
+        found = {linear: _trace_transpose(eqn, linear, jvp.outputs) for linear in sorted(uses.union(lowering.uses.of(eqn)))}
+        transposes = {linear: transpose for linear, transpose in found.items() if transpose is not None}
 
     def derivative() -> JvpRule:
         tangents = tuple(flag for flag in active if flag)
         function = lowering.function(jvp.jaxpr, (*active, *tangents), f"{name} jvp")
-        if transpose is None:
-            return JvpRule(function, jvp.outputs)
-        rest = tuple(flag for index, flag in enumerate(active) if index not in linear)
-        transposed = lowering.function(transpose, (*rest, *(True for _ in jvp.outputs)), f"{name} transpose")
-        return JvpRule(function, jvp.outputs, TransposeRule(transposed, linear))
+        return JvpRule(function, jvp.outputs, tuple(map(transposed, transposes)))
 
-    content = ("foreign", id(eqn.primitive), fingerprint(jvp.jaxpr), None if transpose is None else fingerprint(transpose))
+    def transposed(linear: Operands) -> TransposeRule:
+        rest = tuple(flag for index, flag in enumerate(active) if index not in linear)
+        flags = (*rest, *(True for _ in jvp.outputs))
+        return TransposeRule(lowering.function(transposes[linear], flags, f"{name} transpose"), linear)
+
+    content = ("foreign", id(eqn.primitive), fingerprint(jvp.jaxpr), *((linear, fingerprint(each)) for linear, each in transposes.items()))
     return tied(lowering, expanded, active, content, name, derivative)
 
 
@@ -104,26 +110,7 @@ def _trace_jvp(eqn: core.JaxprEqn, active: Flags) -> _Jvp:
     return _Jvp(_traced(rule, [*avals, *tangents]), tuple(outputs))
 
 
-def _linear_inputs(primitive: Any, closed: core.ClosedJaxpr, primals: int) -> tuple[int, ...]:
-    """Returns the operands in which tangents reach the primitive within its own rule, if they are always the same: there it is linear."""
-    found = set(_reached(primitive, closed.jaxpr, frozenset(range(primals, len(closed.jaxpr.invars)))))
-    return found.pop() if len(found) == 1 else ()
-
-
-def _reached(primitive: Any, jaxpr: core.Jaxpr, inputs: Collection[int]) -> Iterator[tuple[int, ...]]:
-    """Yields the operands of each call of a primitive that depend on some inputs of a jaxpr, within functions that it calls too."""
-    reached = {jaxpr.invars[index] for index in inputs}
-    for eqn in jaxpr.eqns:
-        positions = tuple(index for index, atom in enumerate(eqn.invars) if not isinstance(atom, core.Literal) and atom in reached)
-        if positions:
-            reached.update(var for var in eqn.outvars if inexact(var.aval))
-            if eqn.primitive is primitive:
-                yield positions
-            elif eqn.primitive.name in ("jit", "pjit", "closed_call"):
-                yield from _reached(primitive, open_jaxpr(callee(eqn.params)), positions)
-
-
-def _trace_transpose(eqn: core.JaxprEqn, linear: tuple[int, ...], outputs: tuple[int, ...]) -> core.ClosedJaxpr | None:
+def _trace_transpose(eqn: core.JaxprEqn, linear: Operands, outputs: tuple[int, ...]) -> core.ClosedJaxpr | None:
     """Returns ``(inputs that are not linear.., cotangents of outputs..) -> cotangents of the linear inputs``.
 
     None if it cannot be traced: a batch of calls may be linear in an operand that it shares, and in its rule stand for a batch of other operands,

@@ -15,6 +15,7 @@ from jacloom._trace.activity import Activity, Flags
 from jacloom._trace.params import Unrepresentable, attributes
 from jacloom._trace.source import user_line
 from jacloom._trace.types import constant, type_of
+from jacloom._trace.uses import Uses
 from jacloom_graph.attrs import REFERENCES, AttrKind
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.ops import TABLE
@@ -71,6 +72,7 @@ class Lowering:
         self.notes: dict[str, None] = {}
         """What was dropped on the way, in order, each once."""
         self.activity = Activity()
+        self.uses = Uses()
         self.open_rules: dict[object, int] = {}
         """Rules whose derivative is being lowered, by content: a call that comes back to one of them refers to it."""
         self._constant_number: dict[object, int] = {}

@@ -54,6 +54,7 @@ def _jvp_rule(lowering: Lowering, eqn: core.JaxprEqn, active: Flags) -> int:
         jaxpr, outputs = _trace_jvp(eqn, rule, active)
     except Exception as error:  # whatever a user's rule raises is what differentiating has to say
         return refusing(lowering, eqn.params["call_jaxpr"], active, _name(eqn), error)
+    lowering.uses.note(jaxpr, len(active))
 
     def derivative() -> JvpRule:
         tangents = tuple(flag for flag in active if flag)

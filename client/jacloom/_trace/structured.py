@@ -140,6 +140,7 @@ STRUCTURED: Mapping[str, Handler] = {
     "pjit": _call,
     "closed_call": _call,
     "core_call": _call,
+    "eval_jaxpr": _call,
     "composite": _call,
     "custom_vmap_call": _call,
     "remat2": _checkpoint,
