@@ -13,7 +13,7 @@ from conformance.compare import FORWARD, REVERSE, assert_same
 from conformance.roundtrip import through_bytes
 from jax.experimental import sparse
 from jax.extend.core import Primitive
-from jax.interpreters import ad
+from jax.interpreters import ad, mlir
 
 from jacloom_graph.errors import Fault
 
@@ -68,6 +68,47 @@ def test_a_transpose_that_has_no_cotangent_for_an_operand() -> None:
     program, _ = through_bytes(lambda x: primitive.bind(jnp.sin(x), jnp.cos(x)), [X])
     with jax.enable_x64(True):
         np.testing.assert_allclose(jax.jacrev(lambda x: program(x)[0])(X), np.diag(2 * np.cos(X)), rtol=1e-12)
+
+
+@pytest.fixture
+def shooting() -> Iterator[Primitive]:
+    """Multiplies a tangent by the cosine of a point, in a loop that JAX does not transpose; it has no rule for tangents."""
+    primitive = Primitive("shooting")
+
+    def value(tangent: Any, point: Any) -> Any:
+        return jax.lax.while_loop(lambda state: state[1] < 3, lambda state: (2 * state[0], state[1] + 1), (tangent * jnp.cos(point) / 8, 0))[0]
+
+    def transpose(cotangent: Any, tangent: Any, point: Any) -> Any:
+        assert ad.is_undefined_primal(tangent)
+        assert not ad.is_undefined_primal(point)
+        return [primitive.bind(cotangent, point), None]
+
+    primitive.def_impl(value)
+    primitive.def_abstract_eval(lambda tangent, point: tangent)
+    mlir.register_lowering(primitive, mlir.lower_fun(value, multiple_results=False))
+    ad.primitive_transposes[primitive] = transpose
+    yield primitive
+    del ad.primitive_transposes[primitive], mlir._lowerings[primitive]
+
+
+def test_a_primitive_of_a_rule_that_jax_only_transposes(shooting: Primitive) -> None:
+    @jax.custom_jvp
+    def sine(x: Any) -> Any:
+        return jnp.sin(x)
+
+    @jax.jit
+    def tangent(dx: Any, x: Any) -> Any:
+        return shooting.bind(dx, x)
+
+    sine.defjvp(lambda primals, tangents: (sine(*primals), tangent(*tangents, *primals)))
+    program, _ = through_bytes(lambda x: sine(x * jnp.sum(x)), [X])
+    ours = lambda x: program(x)[0]  # noqa: E731
+    plain = lambda x: jnp.sin(x * jnp.sum(x))  # noqa: E731
+    with jax.enable_x64(True):
+        for first in (jax.jacfwd, jax.jacrev):
+            np.testing.assert_allclose(first(ours)(X), first(plain)(X), rtol=1e-12)
+            # Where JAX has no second derivative, it is differentiated as what it computes.
+            np.testing.assert_allclose(jax.jacfwd(first(ours))(X), jax.jacfwd(first(plain))(X), rtol=1e-12, atol=1e-12)
 
 
 def test_a_rule_that_raises_refuses_where_it_is_differentiated() -> None:

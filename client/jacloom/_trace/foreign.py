@@ -7,7 +7,7 @@ the graph: a library may cut its implementation off from differentiation (lineax
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,12 +16,13 @@ import jax
 from jax.extend import core
 from jax.interpreters import ad
 
-from jacloom._trace.activity import Flags, callee, open_jaxpr
+from jacloom._trace.activity import Flags
 from jacloom._trace.calling import call_parameters
 from jacloom._trace.fingerprint import fingerprint
 from jacloom._trace.lower import Body, Lowering, unsupported
 from jacloom._trace.lowered import implementation
-from jacloom._trace.rules import is_zero, refusing, tied
+from jacloom._trace.rules import is_zero, refusing, tied, zero_tangent
+from jacloom._trace.tangents import note_linear, reached
 from jacloom._trace.types import example, inexact
 from jacloom_graph.types import JvpRule, TransposeRule
 
@@ -44,6 +45,11 @@ def lower_foreign(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: 
         raise unsupported(eqn, _COMPILED)
     if any(active) and eqn.primitive in ad.primitive_jvps:
         return body.emit("custom_call", operands, {"rule": _rule(lowering, eqn, expanded, active)}, eqn)
+    linear = lowering.linear.get(id(eqn), ())
+    if any(active) and len(linear) == 1:
+        rule = _linear_rule(lowering, eqn, expanded, active, *linear)
+        if rule is not None:
+            return body.emit("custom_call", operands, {"rule": rule}, eqn)
     return body.emit("call", operands, {"function": lowering.function(expanded, active, eqn.primitive.name)}, eqn)
 
 
@@ -66,9 +72,46 @@ def _rule(lowering: Lowering, eqn: core.JaxprEqn, expanded: core.ClosedJaxpr, ac
 
     linear = _linear_inputs(eqn.primitive, jvp.jaxpr, len(eqn.invars))
     transpose = _trace_transpose(eqn, linear, jvp.outputs) if linear and eqn.primitive in ad.primitive_transposes else None
+    return _tied(lowering, eqn, expanded, active, jvp, linear, transpose)
+
+
+def _linear_rule(lowering: Lowering, eqn: core.JaxprEqn, expanded: core.ClosedJaxpr, active: Flags, linear: tuple[int, ...]) -> int | None:
+    """Returns the number of the rule of a primitive that has a transpose only: for tangents, it is differentiated as what it computes.
+
+    None if one of the two cannot be traced: it stays what it computes, in both modes.
+    """
+    inputs = expanded.in_avals
+    function = core.jaxpr_as_fun(expanded)
+
+    def rule(*args: Any) -> list[Any]:
+        given = iter(args[len(inputs) :])
+        tangents = [next(given) if flag else zero_tangent(aval) for aval, flag in zip(inputs, active, strict=True)]
+        values, found = jax.jvp(function, args[: len(inputs)], tuple(tangents))
+        return [*values, *(found[index] for index in outputs)]
+
+    outputs = tuple(index for index, aval in enumerate(expanded.out_avals) if inexact(aval))
+    try:
+        jaxpr = _traced(rule, [*inputs, *(aval.to_tangent_aval() for aval, flag in zip(inputs, active, strict=True) if flag)])
+    except Exception:  # a library's implementation may be anything
+        return None
+    transpose = _trace_transpose(eqn, linear, outputs)
+    return None if transpose is None else _tied(lowering, eqn, expanded, active, _Jvp(jaxpr, outputs), linear, transpose)
+
+
+def _tied(
+    lowering: Lowering,
+    eqn: core.JaxprEqn,
+    expanded: core.ClosedJaxpr,
+    active: Flags,
+    jvp: _Jvp,
+    linear: tuple[int, ...],
+    transpose: core.ClosedJaxpr | None,
+) -> int:
+    name = eqn.primitive.name
 
     def derivative() -> JvpRule:
         tangents = tuple(flag for flag in active if flag)
+        note_linear(lowering, jvp.jaxpr, len(active))
         function = lowering.function(jvp.jaxpr, (*active, *tangents), f"{name} jvp")
         if transpose is None:
             return JvpRule(function, jvp.outputs)
@@ -106,21 +149,9 @@ def _trace_jvp(eqn: core.JaxprEqn, active: Flags) -> _Jvp:
 
 def _linear_inputs(primitive: Any, closed: core.ClosedJaxpr, primals: int) -> tuple[int, ...]:
     """Returns the operands in which tangents reach the primitive within its own rule, if they are always the same: there it is linear."""
-    found = set(_reached(primitive, closed.jaxpr, frozenset(range(primals, len(closed.jaxpr.invars)))))
+    tangents = range(primals, len(closed.jaxpr.invars))
+    found = {positions for eqn, positions in reached(closed.jaxpr, tangents) if eqn.primitive is primitive}
     return found.pop() if len(found) == 1 else ()
-
-
-def _reached(primitive: Any, jaxpr: core.Jaxpr, inputs: Collection[int]) -> Iterator[tuple[int, ...]]:
-    """Yields the operands of each call of a primitive that depend on some inputs of a jaxpr, within functions that it calls too."""
-    reached = {jaxpr.invars[index] for index in inputs}
-    for eqn in jaxpr.eqns:
-        positions = tuple(index for index, atom in enumerate(eqn.invars) if not isinstance(atom, core.Literal) and atom in reached)
-        if positions:
-            reached.update(var for var in eqn.outvars if inexact(var.aval))
-            if eqn.primitive is primitive:
-                yield positions
-            elif eqn.primitive.name in ("jit", "pjit", "closed_call"):
-                yield from _reached(primitive, open_jaxpr(callee(eqn.params)), positions)
 
 
 def _trace_transpose(eqn: core.JaxprEqn, linear: tuple[int, ...], outputs: tuple[int, ...]) -> core.ClosedJaxpr | None:

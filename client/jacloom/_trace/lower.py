@@ -73,6 +73,8 @@ class Lowering:
         self.activity = Activity()
         self.open_rules: dict[object, int] = {}
         """Rules whose derivative is being lowered, by content: a call that comes back to one of them refers to it."""
+        self.linear: dict[int, set[tuple[int, ...]]] = {}
+        """The operands in which equations of rules are linear, by the equation's id; see ``tangents``."""
         self._constant_number: dict[object, int] = {}
         self._literals: dict[object, int] = {}
         self._attrs: dict[object, Mapping[str, AttrValue]] = {}
@@ -91,8 +93,8 @@ class Lowering:
             Fault: UNSUPPORTED_OP if an equation has no counterpart in the op table.
         """
         closed = jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else core.ClosedJaxpr(jaxpr, ())
-        # How deep in rules we are decides what a rule inside refuses, so it belongs to the key.
-        key = (id(closed.jaxpr), tuple(id(value) for value in closed.consts), active, len(self.open_rules))
+        # How deep in rules we are decides what a rule inside refuses, and what is noted of linear operands what has one: both belong to the key.
+        key = (id(closed.jaxpr), tuple(id(value) for value in closed.consts), active, len(self.open_rules), len(self.linear))
         if key not in self._function_number:
             self._alive.append(closed)
             self._function_number[key] = self._lower(closed, active, name)

@@ -25,6 +25,7 @@ from jacloom._trace.calling import call_parameters
 from jacloom._trace.fingerprint import fingerprint
 from jacloom._trace.lower import Body, Lowering
 from jacloom._trace.provenance import provenance
+from jacloom._trace.tangents import note_linear
 from jacloom._trace.types import example, inexact
 from jacloom_graph.types import JvpRule, Rule, VjpRule
 
@@ -57,6 +58,7 @@ def _jvp_rule(lowering: Lowering, eqn: core.JaxprEqn, active: Flags) -> int:
 
     def derivative() -> JvpRule:
         tangents = tuple(flag for flag in active if flag)
+        note_linear(lowering, jaxpr, len(active))
         return JvpRule(lowering.function(jaxpr, (*active, *tangents), "jvp"), outputs)
 
     return tied(lowering, eqn.params["call_jaxpr"], active, ("jvp", fingerprint(jaxpr), provenance(eqn)), _name(eqn), derivative)
@@ -148,9 +150,12 @@ def _trace_jvp(eqn: core.JaxprEqn, jvp: Any, active: Flags) -> tuple[core.Closed
 
 def _no_tangent(aval: Any, symbolic: bool) -> Any:
     """Returns what JAX hands a rule for an input that is not perturbed: a symbolic zero where the rule asked for such, else zeros."""
+    return SymbolicZero(aval.to_tangent_aval()) if symbolic else zero_tangent(aval)
+
+
+def zero_tangent(aval: Any) -> Any:
+    """Returns a tangent of zero for a value of the type."""
     tangent = aval.to_tangent_aval()
-    if symbolic:
-        return SymbolicZero(tangent)
     return np.zeros(tangent.shape, float0) if tangent.dtype == float0 else jax.numpy.zeros(tangent.shape, tangent.dtype)
 
 
