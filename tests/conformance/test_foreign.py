@@ -111,6 +111,21 @@ def test_a_primitive_of_a_rule_that_jax_only_transposes(shooting: Primitive) -> 
             np.testing.assert_allclose(jax.jacfwd(first(ours))(X), jax.jacfwd(first(plain))(X), rtol=1e-12, atol=1e-12)
 
 
+def test_an_implementation_that_reads_an_operand_in_python() -> None:
+    functions = [jnp.cos, jnp.sin]
+    primitive = Primitive("chosen")
+    primitive.def_impl(lambda which, x: functions[which.item()](x))
+    primitive.def_abstract_eval(lambda which, x: x)
+    ad.primitive_jvps[primitive] = lambda primals, tangents: (primitive.bind(*primals), tangents[1] * primitive.bind(np.array(0), primals[1]))
+    program, _ = through_bytes(lambda x: jax.jit(lambda x: primitive.bind(np.array(1), x))(x) * x, [X])
+    expected = lambda x: jnp.sin(x) * x  # noqa: E731
+    with jax.enable_x64(True):
+        for transform in (jax.jacfwd, jax.jacrev):
+            np.testing.assert_allclose(transform(lambda x: program(x)[0])(X), transform(expected)(X), rtol=1e-12, atol=1e-12)
+    with pytest.raises(Fault, match="its implementation cannot be traced"):
+        through_bytes(lambda which, x: primitive.bind(which, x), [np.array(1), X])
+
+
 def test_a_rule_that_raises_refuses_where_it_is_differentiated() -> None:
     primitive = Primitive("opaque")
     primitive.def_impl(jnp.sin)

@@ -7,7 +7,7 @@ the graph: a library may cut its implementation off from differentiation (lineax
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -33,8 +33,16 @@ def lower_foreign(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: 
     Raises:
         Fault: UNSUPPORTED_OP if its implementation cannot be traced.
     """
+    known: Mapping[int, Any] = {}
     try:
-        expanded = _implementation(eqn)
+        try:
+            expanded = _implementation(eqn, known)
+        except jax.errors.ConcretizationTypeError:
+            # It reads the value of an operand in Python, which says what to compute. That of a constant is there to be read.
+            known = _constants(lowering, operands)
+            if not known:
+                raise
+            expanded = _implementation(eqn, known)
     except RecursionError as error:  # it calls itself by being compiled
         raise unsupported(eqn, _COMPILED) from error
     except Exception as error:  # a library's implementation may raise anything
@@ -44,7 +52,7 @@ def lower_foreign(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: 
     if any(inner.primitive is eqn.primitive for inner in expanded.jaxpr.eqns):
         raise unsupported(eqn, _COMPILED)
     if any(active) and eqn.primitive in ad.primitive_jvps:
-        return body.emit("custom_call", operands, {"rule": _rule(lowering, eqn, expanded, active)}, eqn)
+        return body.emit("custom_call", operands, {"rule": _rule(lowering, eqn, expanded, active, known)}, eqn)
     linear = lowering.linear.get(id(eqn), ())
     if any(active) and len(linear) == 1:
         rule = _linear_rule(lowering, eqn, expanded, active, *linear)
@@ -56,17 +64,28 @@ def lower_foreign(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: 
 _COMPILED = "the op table does not have it, and its implementation is compiled code"
 
 
-def _implementation(eqn: core.JaxprEqn) -> core.ClosedJaxpr:
+def _implementation(eqn: core.JaxprEqn, known: Mapping[int, Any]) -> core.ClosedJaxpr:
     # Primitives whose functions are parameters of their own kind (a jaxpr) are called with them bound back.
     functions, params = call_parameters(eqn)
-    return _traced(partial(implementation(eqn.primitive), *functions, **params), [atom.aval for atom in eqn.invars])
+    function = partial(implementation(eqn.primitive), *functions, **params)
+    return _traced(lambda *args: function(*_with(known, args)), [atom.aval for atom in eqn.invars])
 
 
-def _rule(lowering: Lowering, eqn: core.JaxprEqn, expanded: core.ClosedJaxpr, active: Flags) -> int:
+def _constants(lowering: Lowering, operands: Sequence[int]) -> dict[int, Any]:
+    """Returns the values of those operands that are constants of the graph, by position."""
+    found = {index: lowering.constants[-1 - operand] for index, operand in enumerate(operands) if operand < 0}
+    return {index: constant.data for index, constant in found.items() if not constant.type.dtype.startswith("key")}
+
+
+def _with(known: Mapping[int, Any], args: Sequence[Any]) -> list[Any]:
+    return [known.get(index, arg) for index, arg in enumerate(args)]
+
+
+def _rule(lowering: Lowering, eqn: core.JaxprEqn, expanded: core.ClosedJaxpr, active: Flags, known: Mapping[int, Any]) -> int:
     """Returns the number of the rule that the primitive brings."""
     name = eqn.primitive.name
     try:
-        jvp = _trace_jvp(eqn, active)
+        jvp = _trace_jvp(eqn, active, known)
     except Exception as error:  # whatever a library's rule raises is what differentiating has to say
         return refusing(lowering, expanded, active, name, error)
 
@@ -131,14 +150,14 @@ class _Jvp:
     """The outputs that have a tangent."""
 
 
-def _trace_jvp(eqn: core.JaxprEqn, active: Flags) -> _Jvp:
+def _trace_jvp(eqn: core.JaxprEqn, active: Flags, known: Mapping[int, Any]) -> _Jvp:
     avals = [atom.aval for atom in eqn.invars]
     outputs: list[int] = []
 
     def rule(*args: Any) -> list[Any]:
         given = iter(args[len(avals) :])
         tangents = [next(given) if flag else ad.Zero(aval.to_tangent_aval()) for aval, flag in zip(avals, active, strict=True)]
-        results = ad.primitive_jvps[eqn.primitive](args[: len(avals)], tangents, **eqn.params)
+        results = ad.primitive_jvps[eqn.primitive](_with(known, args[: len(avals)]), tangents, **eqn.params)
         values, found = results if eqn.primitive.multiple_results else ([results[0]], [results[1]])
         outputs[:] = [index for index, tangent in enumerate(found) if not is_zero(tangent)]
         return [*values, *(found[index] for index in outputs)]
