@@ -247,6 +247,17 @@ def test_random_numbers_that_workers_would_draw_differently_are_refused() -> Non
         trace(lambda x: x * jax.random.normal(jax.random.key(0), (4,)), (X,))
 
 
+def test_where_an_array_lives_is_dropped() -> None:
+    def fun(x: jax.Array) -> jax.Array:
+        jax.debug.inspect_array_sharding(x, callback=print)
+        return jax.sharding.reshard(jnp.sin(x), jax.sharding.PartitionSpec("i")) * x
+
+    with jax.set_mesh(jax.make_mesh((1,), ("i",))):
+        program, _ = through_bytes(fun, (X,))
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(jax.jacrev(lambda x: program(x)[0])(X), np.diag(np.sin(X) + X * np.cos(X)), rtol=1e-12, atol=1e-12)
+
+
 def test_printing_is_dropped_with_a_note() -> None:
     def fun(x: jax.Array) -> jax.Array:
         jax.debug.print("x = {}", x)
