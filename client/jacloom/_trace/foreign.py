@@ -77,8 +77,9 @@ def _constants(lowering: Lowering, operands: Sequence[int]) -> dict[int, Any]:
     return {index: constant.data for index, constant in found.items() if not constant.type.dtype.startswith("key")}
 
 
-def _with(known: Mapping[int, Any], args: Sequence[Any]) -> list[Any]:
-    return [known.get(index, arg) for index, arg in enumerate(args)]
+def _with(known: Mapping[int, Any], args: Sequence[Any]) -> tuple[Any, ...]:
+    # A tuple, as JAX hands them to rules: some rules map over them, and lists are other trees.
+    return tuple(known.get(index, arg) for index, arg in enumerate(args))
 
 
 def _rule(lowering: Lowering, eqn: core.JaxprEqn, expanded: core.ClosedJaxpr, active: Flags, known: Mapping[int, Any]) -> int:
