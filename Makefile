@@ -10,8 +10,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
-# Two processes, and the tests of a file in one of them, which share what they start. More would fight for cores with the servers they start.
-IN_PARALLEL := --numprocesses 2 --dist loadfile
+# More would fight for cores with the servers that they start.
+IN_PARALLEL := --numprocesses 2
 SOURCES := proto client server worker tests
 
 .PHONY: install demo test conformance lint format bench constraints clean
@@ -30,7 +30,7 @@ demo: install
 	$(BIN)/jacloom demo
 
 test: install
-	$(BIN)/python -m pytest $(IN_PARALLEL)
+	$(BIN)/python -m pytest $(IN_PARALLEL) --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

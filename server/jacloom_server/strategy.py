@@ -31,10 +31,10 @@ BYTES: Final = 5e10
 LOOP_SWEEPS: Final = 1
 """How often a loop of unknown length is run again to go back through it: once, unless it takes more steps than there are checkpoints. A tile does so
 once for all its rows: measured, 8 rows through 400 steps took as long as one."""
-GRADIENT_BYTES: Final = 64 << 20
-"""Intermediates of such columns together, which are computed at once."""
 MOST_GRADIENT_COLUMNS: Final = 64
 """Columns of which a gradient is made at most, in one pass."""
+GRADIENT_BYTES: Final = 64 << 20
+"""Most bytes of intermediates of those columns together."""
 NEAR: Final = 1.05
 """Prices this close count as equal; forward mode then wins because it keeps no intermediates."""
 
@@ -53,6 +53,7 @@ class Considered:
     """A strategy that was weighed."""
 
     strategy: str
+    """As ``Plan.strategy``; of a second derivative both modes."""
     passes: int
     price: float
     """Price of one pass relative to one evaluation of the function; 0 where it is not available."""
@@ -74,6 +75,8 @@ class Plan:
     nbytes: int
     seconds: float = 0.0
     """Predicted computing time summed over workers; 0 where it is not known."""
+    sweep: float = 0.0
+    """The part of it that every tile takes again, however many seeds it has."""
     considered: tuple[Considered, ...] = ()
     inner: Mode | None = None
     """Mode of the first derivative within a second."""
@@ -185,7 +188,7 @@ def resized(plan: Plan, width: int, workers: int) -> Plan:
     """Returns a plan with another width, as far as its tiles still fit the window."""
     width = min(width, plan.widest, fitting(plan.passes))
     tiles = math.ceil(plan.passes / width)
-    return replace(plan, tile=width, tiles=tiles, workers=min(workers, tiles))
+    return replace(plan, tile=width, tiles=tiles, workers=min(workers, tiles), seconds=plan.seconds + (tiles - plan.tiles) * plan.sweep)
 
 
 def fitting(width: int) -> int:
@@ -198,7 +201,8 @@ def _by(mode: Mode, cost: Cost, problem: Problem, survey: Survey, workers: int, 
     rows = problem.m if mode is Mode.FORWARD else problem.n
     answer = rows * max(itemsize(type_.dtype) for type_ in (*problem.wrt, *problem.outputs))
     plan = _tiled(mode, _passes(problem, mode), cost, answer, problem.nbytes, workers, tile)
-    return replace(plan, seconds=plan.seconds + plan.tiles * _sweeps(problem, mode) * seconds(survey.value))
+    sweep = _sweeps(problem, mode) * seconds(survey.value)
+    return replace(plan, seconds=plan.seconds + plan.tiles * sweep, sweep=sweep)
 
 
 def _first(mode: Mode, cost: Cost, problem: Problem, survey: Survey) -> Cost:

@@ -13,7 +13,6 @@ from integration import graphs, service
 from integration.service import request
 
 import jacloom as jl
-from jacloom_api.v1 import blob_service_pb2 as blob_pb
 from jacloom_api.v1 import function_service_pb2 as function_pb
 
 
@@ -67,4 +66,3 @@ def test_graphs_of_calls_and_leased_functions_never_fill_the_service(small: serv
         with pytest.raises(grpc.RpcError) as caught:
             client.functions.Register(function_pb.RegisterRequest(graph=sine(3), leased=True), timeout=60)
         assert service.failure(caught.value).reason == "OVER_QUOTA"
-        client.blobs.Missing(blob_pb.MissingRequest(names=[]))

@@ -278,6 +278,12 @@ def test_derivatives_of_each_leaf_are_described(client: Client, mixed: str) -> N
     assert service.failure(caught.value).reason == "FUNCTION_NOT_FOUND"
 
 
+def test_health_can_be_watched(client: Client) -> None:
+    watched = client.health.Watch(health_pb2.HealthCheckRequest(), timeout=service.TIMEOUT)
+    assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
+    watched.cancel()
+
+
 def test_health_answers_while_everything_computes(client: Client) -> None:
     name = client.register(graphs.decay(64, 60_000))
     call = request(name, [np.ones(64)], tile=8)

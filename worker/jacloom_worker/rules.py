@@ -1,4 +1,4 @@
-"""Custom derivative rules on the worker: each becomes JAX's own ``custom_jvp`` or ``custom_vjp``.
+"""Custom derivative rules on the worker: each becomes JAX's own ``custom_jvp`` or ``custom_vjp``, or ``linear`` where it has transposes.
 
 A rule's functions are evaluated like any others, so a rule may call the function that it belongs to, and derivatives of
 derivatives follow the references. A rule stands in place of a derivative, so its own code is differentiated forward only (for second derivatives),
@@ -125,8 +125,8 @@ class LinearRules:
         # What is linear in more inputs serves too: where only some of them are differentiated, zeros stand for the other tangents.
         serving = [transpose for transpose in self.derivative.transposes if missing.issubset(transpose.inputs)]
         if not serving:
-            text = "the transpose of a rule was recorded for other inputs than a tangent reaches; use forward mode"
-            raise NotRecorded(Reason.MODE_UNAVAILABLE, text)
+            text = f"the library that brings this function says nothing of how to go back through its operands {sorted(missing)}; use forward mode"
+            raise Fault(Reason.MODE_UNAVAILABLE, text)
         transpose = min(serving, key=lambda transpose: len(transpose.inputs))
         inputs = transpose.inputs
         rest = [arg for index, arg in enumerate(args[self.skip :]) if index not in inputs]

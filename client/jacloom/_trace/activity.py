@@ -119,6 +119,7 @@ _RULES: Mapping[str, _Rule] = {
     "composite": _call,
     "core_call": _call,
     "eval_jaxpr": _call,
+    "custom_vmap_call": _call,
     "remat2": _call,
     "checkpoint": _call,
     "scan": _scan,

@@ -93,8 +93,8 @@ class Lowering:
             Fault: UNSUPPORTED_OP if an equation has no counterpart in the op table.
         """
         closed = jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else core.ClosedJaxpr(jaxpr, ())
-        # How deep in rules we are decides what a rule inside refuses, so it belongs to the key.
-        key = (id(closed.jaxpr), tuple(id(value) for value in closed.consts), active, len(self.open_rules))
+        # How deep in rules we are decides what a rule inside refuses, and where tangents go which transposes it has: both belong to the key.
+        key = (id(closed.jaxpr), tuple(id(value) for value in closed.consts), active, len(self.open_rules), self.uses.inside(closed.jaxpr))
         if key not in self._function_number:
             self._alive.append(closed)
             self._function_number[key] = self._lower(closed, active, name)

@@ -149,9 +149,12 @@ def _trace_jvp(eqn: core.JaxprEqn, jvp: Any, active: Flags) -> tuple[core.Closed
 
 def _no_tangent(aval: Any, symbolic: bool) -> Any:
     """Returns what JAX hands a rule for an input that is not perturbed: a symbolic zero where the rule asked for such, else zeros."""
+    return SymbolicZero(aval.to_tangent_aval()) if symbolic else zero_tangent(aval)
+
+
+def zero_tangent(aval: Any) -> Any:
+    """Returns a tangent of zero for a value of the type."""
     tangent = aval.to_tangent_aval()
-    if symbolic:
-        return SymbolicZero(tangent)
     return np.zeros(tangent.shape, float0) if tangent.dtype == float0 else jax.numpy.zeros(tangent.shape, tangent.dtype)
 
 

@@ -115,6 +115,14 @@ def _empty(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[in
     return [lowering.constant(value, weak=False)]
 
 
+def _psum(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
+    """A sum over an axis of the operand, which is what ``vmap`` leaves of one over an axis that it names."""
+    axes = eqn.params["axes"]
+    if not all(isinstance(axis, int) for axis in axes):
+        raise unsupported(eqn, _DEVICES)
+    return body.emit("reduce_sum", operands, {"axes": tuple(axes)}, eqn)
+
+
 def _random_seeded(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
     return body.emit(eqn.primitive.name, operands, {"impl": str(eqn.params["impl"].name)}, eqn)
 
@@ -160,6 +168,7 @@ STRUCTURED: Mapping[str, Handler] = {
     "device_put": _alias,
     "sharding_constraint": _alias,
     "layout_constraint": _alias,
+    "reshard": _alias,
     "debug_callback": _drop,
     "debug_print": _drop,
     "inspect_sharding": _drop,
@@ -171,7 +180,7 @@ STRUCTURED: Mapping[str, Handler] = {
     "addupdate": _refuse(_STATE),
     "new_ref": _refuse(_STATE),
     "shard_map": _refuse(_DEVICES),
-    "psum": _refuse(_DEVICES),
+    "psum": _psum,
     "axis_index": _refuse(_DEVICES),
 }
 """How each equation that is not a plain op is lowered, by the primitive's name."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Final
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -13,6 +13,8 @@ from jacloom_graph.errors import Fault, Reason
 from jacloom_server.edges.handlers import Continuation, Handler, replaced
 from jacloom_server.status import reported
 
+_OURS: Final = "/jacloom_api.v1."
+
 
 class Decoding(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
     """Hands a fault to the handler in place of a request that cannot be decoded, and has it end the call."""
@@ -20,8 +22,8 @@ class Decoding(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Handler:
         """Returns a method's handler that refuses what is no request."""
         handler = await continuation(details)
-        # The stubs do not say so, but there is no handler for a method that nobody serves. Reflection alone streams both ways; it is not ours.
-        if not handler or not handler.request_deserializer or (handler.request_streaming and handler.response_streaming):
+        # The stubs do not say so, but there is no handler for a method that nobody serves. Those of health and reflection have forms of their own.
+        if not handler or not handler.request_deserializer or not details.method.startswith(_OURS):
             return handler
         decode = handler.request_deserializer
 
