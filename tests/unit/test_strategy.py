@@ -130,6 +130,15 @@ def test_an_asked_for_width_is_taken_as_it_is() -> None:
     assert plan(10, 2000, tile=64).tile == 64
 
 
+def test_a_plan_of_another_width_is_priced_for_its_own_tiles() -> None:
+    survey = Survey(VALUE, REFUSED, REVERSE)
+    made = strategy.jacobian(problem(12, 500, loops=True), survey, workers=2)
+    for width in (1, 8):
+        other = strategy.resized(made, width, 2)
+        assert other.tiles != made.tiles
+        assert other.seconds == pytest.approx(strategy.jacobian(problem(12, 500, loops=True), survey, workers=2, tile=width).seconds)
+
+
 def test_wide_answers_keep_tiles_narrow() -> None:
     made = strategy.jacobian(problem(1000, 1 << 20), Survey(VALUE, Cost(1, 1, 1), REFUSED), workers=2)
     assert made.tile == made.widest == 4, "four columns of 8 MiB"
