@@ -14,27 +14,35 @@ import numpy as np
 from jax.extend import core
 
 from jacloom._trace.activity import open_jaxpr
+from jacloom._trace.provenance import provenance
 from jacloom._trace.types import constant
 
 _CUSTOM = {"custom_jvp_call", "custom_vjp_call"}
 
 
-def fingerprint(closed: core.ClosedJaxpr) -> str:
-    """Returns a hash of what the jaxpr computes; calls with custom rules count by the function they call, whatever their rule."""
+def fingerprint(closed: core.ClosedJaxpr, exact: bool = False) -> str:
+    """Returns a hash of a jaxpr, good for as long as it lives.
+
+    Args:
+        closed: What is hashed.
+        exact: Whether rules count: equal hashes then mean equal derivatives of every order, and unequal ones little, as a rule that was made anew is
+            another. Else calls with custom rules count by the function they call, whatever their rule: a rule that comes back to its own function
+            finds it under the next rule.
+    """
     digest = hashlib.sha256()
-    _hash_closed(digest, closed)
+    _hash_closed(digest, closed, exact)
     return digest.hexdigest()
 
 
-def _hash_closed(digest: Any, closed: core.ClosedJaxpr | core.Jaxpr) -> None:
+def _hash_closed(digest: Any, closed: core.ClosedJaxpr | core.Jaxpr, exact: bool) -> None:
     consts = getattr(closed, "consts", ())
     digest.update(f"{len(consts)}{{".encode())
     for value in consts:
         _hash_constant(digest, value)
-    _hash_jaxpr(digest, open_jaxpr(closed))
+    _hash_jaxpr(digest, open_jaxpr(closed), exact)
 
 
-def _hash_jaxpr(digest: Any, jaxpr: core.Jaxpr) -> None:
+def _hash_jaxpr(digest: Any, jaxpr: core.Jaxpr, exact: bool) -> None:
     number = {var: index for index, var in enumerate((*jaxpr.constvars, *jaxpr.invars))}
     digest.update(f"{len(number)},{len(jaxpr.eqns)},{len(jaxpr.outvars)};".encode())
     for var in number:
@@ -44,11 +52,13 @@ def _hash_jaxpr(digest: Any, jaxpr: core.Jaxpr) -> None:
         digest.update(f"{eqn.primitive.name}({len(eqn.invars)},{len(names)},{len(eqn.outvars)};".encode())
         for atom in eqn.invars:
             _hash_atom(digest, atom, number)
+        if exact and eqn.primitive.name in _CUSTOM:
+            digest.update(f"rule {provenance(eqn) or id(eqn)};".encode())
         # A function beside a jaxpr is where that came from.
-        traced = _holds_jaxpr(tuple(eqn.params.values()))
+        nameless = not exact and _holds_jaxpr(tuple(eqn.params.values()))
         for name in names:
             digest.update(f"{name}=".encode())
-            _hash_param(digest, eqn.params[name], traced)
+            _hash_param(digest, eqn.params[name], exact, nameless)
         for var in eqn.outvars:
             number[var] = len(number)
             digest.update(f"{var.aval};".encode())
@@ -70,15 +80,15 @@ def _hash_constant(digest: Any, value: Any) -> None:
     digest.update(np.ascontiguousarray(stored.data).tobytes())
 
 
-def _hash_param(digest: Any, value: Any, traced: bool) -> None:
+def _hash_param(digest: Any, value: Any, exact: bool, nameless: bool) -> None:
     if isinstance(value, (core.ClosedJaxpr, core.Jaxpr)):
-        _hash_closed(digest, value)
+        _hash_closed(digest, value, exact)
     elif isinstance(value, (tuple, list)):
         digest.update(f"{len(value)}(".encode())
         for item in value:
-            _hash_param(digest, item, traced)
+            _hash_param(digest, item, exact, nameless)
     elif callable(value) and not isinstance(value, type) and _by_identity(value):
-        digest.update(b"function;" if traced else f"function {id(value)};".encode())
+        digest.update(b"function;" if nameless else f"function {id(value)};".encode())
     else:
         # Its own hash says more than its text where that is abbreviated; JAX takes no parameters without one.
         digest.update(f"{type(value)} {value!r} {hash(value)};".encode())

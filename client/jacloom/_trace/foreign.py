@@ -18,7 +18,6 @@ from jax.interpreters import ad
 
 from jacloom._trace.activity import Flags
 from jacloom._trace.calling import call_parameters
-from jacloom._trace.fingerprint import fingerprint
 from jacloom._trace.lower import Body, Lowering, unsupported
 from jacloom._trace.lowered import implementation, is_high
 from jacloom._trace.rules import is_zero, refusing, tied, zero_tangent
@@ -122,8 +121,8 @@ def _rule(lowering: Lowering, eqn: core.JaxprEqn, expanded: core.ClosedJaxpr, ac
         flags = (*rest, *(True for _ in jvp.outputs))
         return TransposeRule(lowering.function(transposes[linear], flags, f"{name} transpose"), linear)
 
-    content = ("foreign", id(eqn.primitive), fingerprint(jvp.jaxpr), *((linear, fingerprint(each)) for linear, each in transposes.items()))
-    return tied(lowering, expanded, active, content, name, derivative)
+    content = ("foreign", id(eqn.primitive), jvp.outputs, tuple(transposes))
+    return tied(lowering, expanded, active, content, [jvp.jaxpr, *transposes.values()], name, derivative)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
@@ -75,6 +75,8 @@ class Lowering:
         self.uses = Uses()
         self.open_rules: dict[object, int] = {}
         """Rules whose derivative is being lowered, by content: a call that comes back to one of them refers to it."""
+        self.closed_rules: dict[object, int] = {}
+        """Rules whose derivative has been lowered, by content and by the rules that were open around them."""
         self._constant_number: dict[object, int] = {}
         self._literals: dict[object, int] = {}
         self._attrs: dict[object, Mapping[str, AttrValue]] = {}
@@ -99,6 +101,11 @@ class Lowering:
             self._alive.append(closed)
             self._function_number[key] = self._lower(closed, active, name)
         return self._function_number[key]
+
+    def remember(self, content: object, number: int, programs: Iterable[core.ClosedJaxpr]) -> None:
+        """Keeps the number of a rule that is complete, and the programs whose parts its content names by their ids."""
+        self._alive += programs
+        self.closed_rules[content] = number
 
     def _lower(self, closed: core.ClosedJaxpr, active: Flags, name: str) -> int:
         number = len(self.functions)

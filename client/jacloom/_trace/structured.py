@@ -10,7 +10,7 @@ import numpy as np
 from jax.extend import core
 
 from jacloom._trace.activity import Flags, callee, open_jaxpr, scan_counts, split
-from jacloom._trace.callbacks import is_raising_branch, lower_raising_branch
+from jacloom._trace.callbacks import is_passing_branch, is_raising_branch, lower_raising_branch, poisoning
 from jacloom._trace.lower import Body, Handler, Lowering, unsupported
 from jacloom._trace.params import attributes
 from jacloom._trace.rules import custom_jvp, custom_vjp
@@ -65,11 +65,17 @@ def _while(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[in
 
 
 def _cond(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
+    raising = tuple(map(is_raising_branch, eqn.params["branches"]))
+    passing = next(filter(is_passing_branch, eqn.params["branches"]), None)
     branches = tuple(
-        lower_raising_branch(lowering, branch) if is_raising_branch(branch) else lowering.function(branch, active[1:])
-        for branch in eqn.params["branches"]
+        lower_raising_branch(lowering, branch, passing) if raises else lowering.function(branch, active[1:])
+        for branch, raises in zip(eqn.params["branches"], raising, strict=True)
     )
-    return body.emit("switch", operands, {"branches": branches}, eqn)
+    results = body.emit("switch", operands, {"branches": branches}, eqn)
+    if not any(raising):
+        return results
+    alive = lowering.activity.through(eqn, active)
+    return body.emit("call", [operands[0], *results], {"function": lowering.function(poisoning(eqn, raising), (False, *alive))}, eqn)
 
 
 def _linear_solve(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
