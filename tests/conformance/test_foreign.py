@@ -111,6 +111,29 @@ def test_a_primitive_of_a_rule_that_jax_only_transposes(shooting: Primitive) -> 
             np.testing.assert_allclose(jax.jacfwd(first(ours))(X), jax.jacfwd(first(plain))(X), rtol=1e-12, atol=1e-12)
 
 
+def test_a_primitive_that_jax_only_transposes_after_a_function_with_a_rule() -> None:
+    primitive = Primitive("tenfold")  # its transpose tells whether it was used
+    primitive.def_impl(lambda point, tangent: point * tangent)
+    primitive.def_abstract_eval(lambda point, tangent: tangent)
+    mlir.register_lowering(primitive, mlir.lower_fun(lambda point, tangent: point * tangent, multiple_results=False))
+    ad.primitive_transposes[primitive] = lambda cotangent, point, tangent: (None, 10 * primitive.bind(point, cotangent))
+
+    @jax.custom_jvp
+    def prepared(point: Any, tangent: Any) -> Any:
+        return jnp.cos(point), 2 * tangent
+
+    @jax.custom_jvp
+    def sine(x: Any) -> Any:
+        return jnp.sin(x)
+
+    prepared.defjvp(lambda primals, tangents: (prepared(*primals), (-jnp.sin(primals[0]) * tangents[0], 2 * tangents[1])))
+    sine.defjvp(lambda primals, tangents: (sine(*primals), primitive.bind(*prepared(*primals, *tangents))))
+    program, _ = through_bytes(sine, [X])
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(jax.jacrev(lambda x: program(x)[0])(X), np.diag(20 * np.cos(X)), rtol=1e-12)
+        np.testing.assert_allclose(jax.jacfwd(lambda x: program(x)[0])(X), np.diag(2 * np.cos(X)), rtol=1e-12)
+
+
 def test_an_implementation_that_reads_an_operand_in_python() -> None:
     functions = [jnp.cos, jnp.sin]
     primitive = Primitive("chosen")

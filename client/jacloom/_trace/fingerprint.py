@@ -90,8 +90,15 @@ def _hash_param(digest: Any, value: Any, exact: bool, nameless: bool) -> None:
     elif callable(value) and not isinstance(value, type) and _by_identity(value):
         digest.update(b"function;" if nameless else f"function {id(value)};".encode())
     else:
-        # Its own hash says more than its text where that is abbreviated; JAX takes no parameters without one.
-        digest.update(f"{type(value)} {value!r} {hash(value)};".encode())
+        digest.update(f"{type(value)} {value!r} {_own_hash(value)};".encode())
+
+
+def _own_hash(value: Any) -> int:
+    """Returns what says more of a value than its text where that is abbreviated: its hash, or its identity if it has none."""
+    try:
+        return hash(value)
+    except TypeError:
+        return id(value)
 
 
 def _by_identity(value: Any) -> bool:

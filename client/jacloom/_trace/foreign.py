@@ -20,7 +20,7 @@ from jacloom._trace.activity import Flags
 from jacloom._trace.calling import call_parameters
 from jacloom._trace.lower import Body, Lowering, unsupported
 from jacloom._trace.lowered import implementation, is_high
-from jacloom._trace.rules import is_zero, refusing, tied, zero_tangent
+from jacloom._trace.rules import is_zero, refusing, require_forward, tied, zero_tangent
 from jacloom._trace.types import example, inexact
 from jacloom._trace.uses import Operands
 from jacloom_graph.types import JvpRule, TransposeRule
@@ -91,6 +91,7 @@ def _rule(lowering: Lowering, eqn: core.JaxprEqn, expanded: core.ClosedJaxpr, ac
     if eqn.primitive in ad.primitive_jvps:
         try:
             jvp = _trace_jvp(eqn, active, known)
+            require_forward(jvp.jaxpr)
         except Exception as error:  # whatever a library's rule raises is what differentiating has to say
             return refusing(lowering, expanded, active, name, error)
     elif outer:

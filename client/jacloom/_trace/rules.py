@@ -56,6 +56,7 @@ def _jvp_rule(lowering: Lowering, eqn: core.JaxprEqn, active: Flags) -> int:
     (_, rule), _ = call_parameters(eqn)
     try:
         jaxpr, outputs = _trace_jvp(eqn, rule, active)
+        require_forward(jaxpr)
     except Exception as error:  # whatever a user's rule raises is what differentiating has to say
         return refusing(lowering, eqn.params["call_jaxpr"], active, _name(eqn), error)
     lowering.uses.note(jaxpr, len(active))
@@ -123,6 +124,24 @@ def tied(
         del lowering.open_rules[key]
     lowering.remember(exact, number, (closed, *programs))
     return number
+
+
+def require_forward(rule: core.ClosedJaxpr) -> None:
+    """Checks that a rule's program can be written down.
+
+    Raises:
+        NotImplementedError: It differentiates a function with a reverse rule only. JAX traces that without complaint, for a VJP may come of it.
+    """
+    waiting: list[Any] = [rule.jaxpr]
+    while waiting:
+        for eqn in waiting.pop().eqns:
+            if eqn.primitive.name == _MISSING_JVP:
+                raise NotImplementedError("it differentiates a function that has a reverse rule only (a custom_vjp), which has no JVP")
+            waiting += core.jaxprs_in_params(eqn.params)
+
+
+_MISSING_JVP = "custom_lin"
+"""What JAX puts where a function with a reverse rule only would have to be differentiated forward."""
 
 
 def refusing(lowering: Lowering, closed: core.ClosedJaxpr, active: Flags, name: str, error: Exception) -> int:

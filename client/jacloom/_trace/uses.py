@@ -78,5 +78,5 @@ class _Walk(Activity):
             self.found.append((eqn, operands))
             self._around[-1].add((id(eqn), operands))
         if eqn.primitive.name in _CUSTOM:
-            self.outputs(open_jaxpr(eqn.params["call_jaxpr"]), flags)  # applied to tangents, its body is what is transposed
+            return self.outputs(open_jaxpr(eqn.params["call_jaxpr"]), flags)  # applied to tangents, its body is what is transposed
         return super().through(eqn, flags)
