@@ -16,7 +16,7 @@ from conformance.roundtrip import through_bytes
 from jacloom._errors import TraceError
 from jacloom._trace import trace
 from jacloom_graph import identity
-from jacloom_graph.errors import Fault, Reason
+from jacloom_graph.errors import Fault, Place, Reason
 
 X = np.array([0.0, 0.5, -1.0, 2.0])
 MATRIX = np.random.default_rng(0).normal(size=(3, 4))
@@ -258,6 +258,26 @@ def test_where_an_array_lives_is_dropped() -> None:
         np.testing.assert_allclose(jax.jacrev(lambda x: program(x)[0])(X), np.diag(np.sin(X) + X * np.cos(X)), rtol=1e-12, atol=1e-12)
 
 
+def test_a_node_within_a_function_of_jaxs_has_the_lines_that_call_it() -> None:
+    def fun(x: jax.Array) -> jax.Array:
+        first = jnp.std(x)
+        return first * jnp.std(2 * x)
+
+    traced = trace(fun, (X,))
+    places = [
+        Place(number, index, node.op)
+        for number, function in enumerate(traced.graph.functions)
+        for index, node in enumerate(function.nodes)
+        if node.op == "sqrt"
+    ]
+    (place,) = places  # shared by content
+    assert place.function != 0
+    line = fun.__code__.co_firstlineno
+    found = traced.source(place)
+    assert found is not None
+    assert [part.split(":")[-1].split(" ")[0] for part in found.split(" or ")] == [str(line + 1), str(line + 2)]
+
+
 def test_printing_is_dropped_with_a_note() -> None:
     def fun(x: jax.Array) -> jax.Array:
         jax.debug.print("x = {}", x)
@@ -296,7 +316,6 @@ def test_a_list_is_no_vector() -> None:
 
 def test_source_lines_stay_with_the_client() -> None:
     traced = trace(lambda x: jnp.sin(x) * 2, (X,))
-    from jacloom_graph.errors import Place
 
     assert "test_functions.py" in str(traced.source(Place(0, 0, "sin")))
     assert traced.source(Place(9, 9)) is None

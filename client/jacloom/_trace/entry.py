@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from jacloom._errors import TraceError
+from jacloom._trace.callers import At, callers, lines
 from jacloom._trace.foreign import lower_foreign
 from jacloom._trace.lower import Lowering
 from jacloom._trace.source import raising_line, user_line
@@ -28,6 +30,10 @@ MAX_RULE_ORDER = 4
 """How many derivatives deep a custom rule that calls ever new functions is followed."""
 
 
+_MOST_LINES = 3
+"""Of a node that is reached from more lines, so many are named."""
+
+
 @dataclass(frozen=True)
 class Traced:
     """A function as data, with what only this process knows of it."""
@@ -43,10 +49,25 @@ class Traced:
     """JAX's source information of each node of each function."""
 
     def source(self, place: Place) -> str | None:
-        """Returns the user's line ``"file:line (function)"`` that a node came from, where it is known."""
+        """Returns the user's line ``"file:line (function)"`` that a node came from, where it is known.
+
+        Of a node within a function of JAX's own, which JAX traces once for all that call it, it is the line of the call; of several calls each.
+        """
         if place.node is None or place.function >= len(self.sources) or place.node >= len(self.sources[place.function]):
             return None
-        return user_line(self.sources[place.function][place.node])
+        own = self._line((place.function, place.node))
+        if own is not None:
+            return own
+        found = lines(place.function, self._callers, self._line)
+        return " or ".join([*found[:_MOST_LINES], *(["elsewhere"] if len(found) > _MOST_LINES else [])]) or None
+
+    @cached_property
+    def _callers(self) -> Mapping[int, Sequence[At]]:
+        return callers(self.graph)
+
+    def _line(self, at: At) -> str | None:
+        function, node = at
+        return user_line(self.sources[function][node])
 
 
 def trace(
