@@ -10,6 +10,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+# More would fight for cores with the servers that they start.
+IN_PARALLEL := --numprocesses 2
 SOURCES := proto client server worker tests
 
 .PHONY: install demo test conformance lint format bench constraints clean
@@ -28,7 +30,7 @@ demo: install
 	$(BIN)/jacloom demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(IN_PARALLEL) --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .
@@ -42,7 +44,7 @@ format: install
 	$(BIN)/ruff format .
 
 conformance: install
-	$(BIN)/python -m pytest tests/conformance --whole-catalogue
+	$(BIN)/python -m pytest $(IN_PARALLEL) --dist worksteal tests/conformance --whole-catalogue
 
 bench: install
 	$(BIN)/python -m benchmarks

@@ -19,23 +19,28 @@ from jacloom._query import Query
 from jacloom._retry import retrying
 from jacloom_api.v1 import derivative_service_pb2 as pb
 from jacloom_api.v1 import graph_pb2
-from jacloom_graph.answer import ArrayKey, Derivative
+from jacloom_graph.answer import ArrayKey, Derivative, Selection
 from jacloom_graph.framing import Pieces, field
 from jacloom_graph.types import Type
 
 _MODES = {"auto": pb.MODE_UNSPECIFIED, "forward": pb.FORWARD, "reverse": pb.REVERSE}
 
 
-def request(name: str, query: Query, types: Sequence[Type] = ()) -> pb.CallRequest:
-    """Returns the request for a query about the function of that resource name; of its arguments it has at most the types."""
+def request(name: str, chosen: Selection, options: pb.Options | None = None, types: Sequence[Type] = ()) -> pb.CallRequest:
+    """Returns the request that asks about leaves of the function of that resource name; of its arguments it has at most the types."""
     return pb.CallRequest(
         function=name,
         args=[graph_pb2.Tensor(dtype=type_.dtype, shape=type_.shape) for type_ in types],
-        wrt=query.chosen.wrt,
-        outputs=query.chosen.outputs,
-        values=query.chosen.values,
-        options=_options(query.mode, 0 if query.tile == "auto" else query.tile, query.holomorphic),
+        wrt=chosen.wrt,
+        outputs=chosen.outputs,
+        values=chosen.values,
+        options=options,
     )
+
+
+def options(query: Query) -> pb.Options:
+    """Returns how a query wants its derivatives computed."""
+    return _options(query.mode, 0 if query.tile == "auto" else query.tile, query.holomorphic)
 
 
 def serialized(message: pb.CallRequest, args: Sequence[Pieces], seeds: Sequence[Pieces]) -> bytes:

@@ -91,9 +91,15 @@ def endpoint(address: str, token: str | None, tls: bool | Path | None) -> Endpoi
     """Returns the endpoint that the options mean.
 
     Raises:
-        OptionError: if the address has the wrong form, or the token would travel unencrypted over a network.
+        OptionError: if the address has the wrong form, or the token cannot travel, or would do so unencrypted over a network.
     """
     target = _target(address)
+    unfit = next((at for at, character in enumerate(token or "") if not (character.isascii() and character.isprintable())), None)
+    if token is not None and unfit is not None:
+        raise OptionError(
+            f"token must have printable ASCII characters only, because it travels in an HTTP header; got {token[unfit]!r} as character {unfit + 1} "
+            f"of {len(token)}: compare it with the service's token file"
+        )
     if token is not None and tls is None and not is_loopback(target):
         raise OptionError(
             f"the token would travel to {address} unencrypted: pass tls=True or a file of certificate authorities; tls=False if the network is safe"

@@ -73,7 +73,7 @@ class Derivatives(Mapping[str, LeafDerivatives]):
     All outputs that have derivatives are differentiated together.
 
     Example:
-        >>> client.register(lambda x, n: x * n, np.zeros(3), np.arange(3)).derivatives["args[1]"].forward.reason
+        >>> client.register(lambda x, n: x * n, np.zeros(3), np.arange(3)).derivatives()["args[1]"].forward.reason
         'no derivative: int64'
     """
 

@@ -9,8 +9,8 @@ from types import MappingProxyType
 from typing import Literal
 
 from jacloom._binding import Binding
-from jacloom._query import Query
 from jacloom_api.v1 import derivative_service_pb2 as pb
+from jacloom_graph.answer import Selection
 from jacloom_graph.errors import Place
 
 
@@ -102,7 +102,7 @@ class Diagnosis:
         return "not available" if self.notes else "nothing to differentiate"
 
 
-def from_message(message: pb.DiagnoseReply, binding: Binding, query: Query) -> Diagnosis:
+def from_message(message: pb.DiagnoseReply, binding: Binding, chosen: Selection) -> Diagnosis:
     """Returns the diagnosis that a message holds, in the user's terms."""
     outputs = binding.signature.result.paths("out")
     notes = [_unavailable(mode, verdict, binding) for mode, verdict in (("forward", message.forward), ("reverse", message.reverse))]
@@ -112,8 +112,8 @@ def from_message(message: pb.DiagnoseReply, binding: Binding, query: Query) -> D
     return Diagnosis(
         _non_finite(message.value, binding) if message.HasField("value") else None,
         _non_finite(message.derivative, binding) if message.HasField("derivative") else None,
-        _finite(message.forward, query.chosen.outputs, outputs.__getitem__),
-        _finite(message.reverse, query.chosen.wrt, binding.path),
+        _finite(message.forward, chosen.outputs, outputs.__getitem__),
+        _finite(message.reverse, chosen.wrt, binding.path),
         tuple(map(binding.path, message.unused)),
         tuple(map(binding.path, message.constant)),
         tuple(filter(None, notes)),

@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jacloom._binding import Binding
-from jacloom._prepared import Prepared
-from jacloom._query import Query
+from jacloom._question import Question
 from jacloom._signature import inexact
-from jacloom._transform import Transform, differentiated
-from jacloom_graph.answer import Derivative, Selection
+from jacloom._transform import differentiated
+from jacloom_graph.answer import Selection
 
 
 @dataclass(frozen=True, slots=True)
-class Examination(Transform):
+class Examination(Question):
     """Looks for what is not finite. No arrays come back."""
 
     argnums: int | tuple[int, ...] | None = None
@@ -23,7 +22,7 @@ class Examination(Transform):
     def call(self) -> str:
         return "diagnose"
 
-    def prepare(self, binding: Binding) -> Prepared:
+    def chosen(self, binding: Binding) -> Selection:
         signature = binding.signature
         if self.argnums is None:
             slots = [binding.slots[leaf] for span in binding.spans for leaf in span]
@@ -32,4 +31,4 @@ class Examination(Transform):
             wrt, _ = differentiated(self.spelled(signature.label), binding, self.argnums)
         outputs = tuple(leaf for leaf, type_ in enumerate(signature.outputs) if inexact(type_))
         types = tuple(signature.inputs[leaf] for leaf in wrt), tuple(signature.outputs[leaf] for leaf in outputs)
-        return Prepared(Query(Derivative.JACOBIAN, Selection(wrt, outputs, (), *types, ()), {}), lambda arrays: None)
+        return Selection(wrt, outputs, (), *types, ())

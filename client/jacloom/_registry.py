@@ -79,13 +79,12 @@ class Registry:
             known = self._remember(self._connection.unary(lambda stubs: stubs.functions.Get, request, deadline))
         return _with_graph(known, self._graphs.get(function_id))
 
-    def derivatives(self, remote: RemoteFunction) -> Derivatives:
+    def derivatives(self, remote: RemoteFunction, deadline: Deadline) -> Derivatives:
         """Returns in which modes a function can be differentiated, asking the service unless this client did so before.
 
         Raises:
             FunctionNotFoundError: if the service does not hold it any more and this process cannot send it again.
         """
-        deadline = Deadline(None)
         reply, function, signature = self._described(remote.id, remote.function, deadline), remote.function, remote.signature
         found = from_message(reply, signature, function)
         refused = refused_altogether(reply, signature)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jacloom._binding import Binding
 from jacloom._cache import Recent
+from jacloom._deadline import Deadline
 from jacloom._errors import ClientStateError
 from jacloom._function import Function
 from jacloom._signature import Signature
@@ -42,8 +43,10 @@ class RemoteFunction:
     function: Function | None = field(default=None, repr=False)
     """The graph, where this process has it."""
     bindings: Recent[Binding] = field(default_factory=Recent, repr=False)
-    ask: Callable[[RemoteFunction], Derivatives] | None = field(default=None, repr=False)
+    ask: Callable[[RemoteFunction, Deadline], Derivatives] | None = field(default=None, repr=False)
     """Asks the service that the function came from for its derivatives; None in another process."""
+    told: list[Derivatives] = field(default_factory=list, init=False, repr=False)
+    """What the service has answered, once it was asked."""
 
     @property
     def name(self) -> str:
@@ -59,21 +62,26 @@ class RemoteFunction:
         arguments, result = PlainStructure(self.in_tree), PlainStructure(self.out_tree)
         return Signature(self.id, self.inputs, self.outputs, arguments, result, label=self.display_name or "f")
 
-    @cached_property
-    def derivatives(self) -> Derivatives:
-        """In which modes the function can be differentiated with respect to each of its leaves. ``print`` it.
+    def derivatives(self, *, timeout: float | None = None) -> Derivatives:
+        """Returns in which modes the function can be differentiated with respect to each of its leaves. ``print`` it.
 
-        Asked of the service when it is first read, which takes it a few traces of the function's derivatives; nothing is compiled or computed.
+        The service is asked once, which takes it a few traces of the function's derivatives; nothing is compiled or computed.
+
+        Args:
+            timeout: Seconds until ``jl.DeadlineExceeded`` is raised. Default: 120 for each request.
 
         Raises:
             ClientStateError: if the function was pickled before it was asked, or its client is closed.
             JacloomError: if the service cannot be reached, or no longer holds the function.
         """
-        if self.ask is None:
-            raise ClientStateError(
-                f"functions/{self.id} came here without its client, so there is no service to ask: get it from one with client.function(id)"
-            )
-        return self.ask(self)
+        deadline = Deadline(timeout)
+        if not self.told:
+            if self.ask is None:
+                raise ClientStateError(
+                    f"functions/{self.id} came here without its client, so there is no service to ask: get it from one with client.function(id)"
+                )
+            self.told.append(self.ask(self, deadline))
+        return self.told[0]
 
     def __getstate__(self) -> dict[str, Any]:
         # A connection belongs to its process, and so does what calls have remembered of their arguments' types.

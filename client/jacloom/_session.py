@@ -18,9 +18,8 @@ from jacloom._examination import Examination
 from jacloom._function import Function
 from jacloom._options import CallOptions
 from jacloom._plan import Plan
-from jacloom._prepared import Prepared
 from jacloom._progress import Watch
-from jacloom._query import Query
+from jacloom._question import Question
 from jacloom._registry import Registry, not_registered
 from jacloom._remote import RemoteFunction
 from jacloom._signature import inexact, parse_id
@@ -67,11 +66,11 @@ class Session:
         deadline = Deadline(options.timeout)
 
         def step(binding: Binding, leaves: list[Any]) -> Plan:
-            query = _prepared(binding, transform).query
+            query = transform.prepared(binding).query
 
             def attempt() -> Plan:
                 self._ensure(binding, deadline)
-                message = _call.request(binding.signature.name, query, binding.signature.inputs)
+                message = _call.request(binding.signature.name, query.chosen, _call.options(query), binding.signature.inputs)
                 return _call.explain(self.connection, message, query.derivative, deadline)
 
             plan: Plan = self._reviving(binding, attempt)
@@ -86,16 +85,16 @@ class Session:
         found: list[Diagnosis] = []
 
         def step(binding: Binding, leaves: list[Any]) -> Diagnosis:
-            query = _prepared(binding, examination).query
+            chosen = examination.chosen(binding)
             arrays = [_leaves.to_array(leaf) for leaf in binding.inputs(leaves)]
 
             def send(tensors: list[Pieces]) -> Diagnosis:
-                message = _call.serialized(_call.request(binding.signature.name, query), tensors, [])
-                return from_message(_call.diagnose(self.connection, message, deadline), binding, query)
+                message = _call.serialized(_call.request(binding.signature.name, chosen), tensors, [])
+                return from_message(_call.diagnose(self.connection, message, deadline), binding, chosen)
 
             diagnosis: Diagnosis = self._sent(binding, arrays, binding.signature.inputs, deadline, send)
             found.append(diagnosis)
-            if query.chosen.wrt and query.chosen.outputs and not diagnosis.forward and not diagnosis.reverse:
+            if chosen.wrt and chosen.outputs and not diagnosis.forward and not diagnosis.reverse:
                 # Perhaps a custom rule only refuses inputs that do not matter here.
                 raise ModeUnavailableError("; ".join(diagnosis.notes))
             return diagnosis
@@ -130,43 +129,43 @@ class Session:
         f: AnyFunction,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        transform: Transform,
+        question: Question,
         deadline: Deadline,
         step: Callable[[Binding, list[Any]], Any],
     ) -> Any:
         """Runs a step; where custom rules refuse some inputs of the function, with the function traced for those inputs only that matter."""
         binding, leaves = self.bind(f, args, kwargs, deadline)
-        binding = binding.narrowed.get(transform) or binding
+        binding = binding.narrowed.get(question) or binding
         try:
             try:
                 return step(binding, leaves)
             except ModeUnavailableError:
-                narrower = self._narrower(f, args, kwargs, binding, _prepared(binding, transform).query)
+                narrower = self._narrower(f, args, kwargs, binding, question.chosen(binding).wrt)
                 if narrower is None:
                     raise
             result = step(narrower, leaves)
-            binding.narrowed.put(transform, narrower)
+            binding.narrowed.put(question, narrower)
             return result
         except JacloomError as error:
             _locate(error, binding)
             raise
 
-    def _narrower(self, f: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any], binding: Binding, query: Query) -> Binding | None:
-        """Returns the binding of the function traced for derivatives with respect to the query's inputs, or None if that is no other function."""
+    def _narrower(self, f: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any], binding: Binding, wrt: tuple[int, ...]) -> Binding | None:
+        """Returns the binding of the function traced for derivatives with respect to some inputs, or None if that is no other function."""
         signature = binding.signature
-        if set(query.chosen.wrt) == {at for at, type_ in enumerate(signature.inputs) if inexact(type_)}:
+        if set(wrt) == {at for at, type_ in enumerate(signature.inputs) if inexact(type_)}:
             return None
         if isinstance(f, str | Function | RemoteFunction):
-            traced = binding.function.narrowed(query.chosen.wrt) if binding.function is not None else None
+            traced = binding.function.narrowed(wrt) if binding.function is not None else None
             if traced is None or traced.signature is None:
                 return None
             narrower, _ = bind_traced(traced.signature, traced, traced.bindings, args, kwargs)
         else:
-            narrower, _ = _tracing.bind_callable(f, args, kwargs, query.chosen.wrt)
+            narrower, _ = _tracing.bind_callable(f, args, kwargs, wrt)
         return None if narrower.signature.id == signature.id else narrower
 
     def _compute(self, binding: Binding, leaves: list[Any], transform: Transform, given: Any, deadline: Deadline, options: CallOptions) -> Any:
-        prepared = _prepared(binding, transform)
+        prepared = transform.prepared(binding)
         query, signature = prepared.query, binding.signature
         arrays = [_leaves.to_array(leaf) for leaf in binding.inputs(leaves)]
         types = signature.inputs
@@ -176,7 +175,7 @@ class Session:
         count = len(signature.inputs)
 
         def send(tensors: list[Pieces]) -> Mapping[ArrayKey, np.ndarray]:
-            message = _call.serialized(_call.request(signature.name, query), tensors[:count], tensors[count:])
+            message = _call.serialized(_call.request(signature.name, query.chosen, _call.options(query)), tensors[:count], tensors[count:])
             with Watch(f"{transform.call} of {signature.label}", options.on_progress) as watch:
                 return _call.compute(self.connection, message, query, deadline, watch)
 
@@ -214,11 +213,6 @@ class Session:
                 # A constant may be meant: registering again uploads what is missing.
                 self.registry.forget(binding.signature.id)
         return attempt()
-
-
-def _prepared(binding: Binding, transform: Transform) -> Prepared:
-    found = binding.prepared.get(transform)
-    return found if found is not None else binding.prepared.put(transform, transform.prepare(binding))
 
 
 def _locate(error: JacloomError, binding: Binding) -> None:

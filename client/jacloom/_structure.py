@@ -32,8 +32,8 @@ class Structure(ABC):
 
     @property
     @abstractmethod
-    def is_tuple(self) -> bool:
-        """Whether the outermost container is a tuple."""
+    def is_pair(self) -> bool:
+        """Whether the outermost container is a tuple, a namedtuple or a list of two: what JAX takes for ``(out, aux)``."""
 
     @abstractmethod
     def unflatten(self, leaves: Iterable[Any]) -> Any:
@@ -86,9 +86,9 @@ class JaxStructure(Structure):
         return bool(self.treedef.num_nodes == 1 and self.treedef.num_leaves == 1)
 
     @property
-    def is_tuple(self) -> bool:
+    def is_pair(self) -> bool:
         data = self.treedef.node_data()
-        return data is not None and data[0] is tuple
+        return data is not None and issubclass(data[0], tuple | list) and len(self.treedef.children()) == 2
 
     def unflatten(self, leaves: Iterable[Any]) -> Any:
         return self.treedef.unflatten(leaves)
@@ -128,8 +128,8 @@ class PlainStructure(Structure):
         return self.tree.kind is TreeKind.LEAF
 
     @property
-    def is_tuple(self) -> bool:
-        return self.tree.kind is TreeKind.TUPLE
+    def is_pair(self) -> bool:
+        return self.tree.kind in (TreeKind.TUPLE, TreeKind.NAMEDTUPLE, TreeKind.LIST) and len(self.tree.children) == 2
 
     def unflatten(self, leaves: Iterable[Any]) -> Any:
         return trees.unflatten(self.tree, leaves)

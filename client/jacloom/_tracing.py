@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Collection, Hashable, Mapping
 from functools import wraps
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from jacloom import _leaves
@@ -77,6 +78,17 @@ def bind_callable(
     return found, leaves
 
 
+def _callers_level() -> int:
+    """Returns the ``stacklevel`` at which the function that asks would name the line outside this package that called it."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+_PACKAGE = str(Path(__file__).parent)
+
+
 def _bind(function: Function, leaves: list[Any], structure: Structure, keywords: bool) -> Binding:
     signature = function.signature
     assert signature is not None, "the tracer declares all types"
@@ -110,7 +122,7 @@ def _function(
         traced = trace_graph(inputs_only if fixed else f, args, kwargs, active=active)
 
     for note in traced.notes:
-        warnings.warn(f"{label_of(f)}: {note}", JacloomWarning, stacklevel=2)
+        warnings.warn(f"{label_of(f)}: {note}", JacloomWarning, stacklevel=_callers_level())
 
     def retrace(narrower: Collection[int]) -> Function:
         return _function(f, shapes, structure, keywords, narrower, keep=False)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from jacloom import _leaves
@@ -14,20 +14,16 @@ from jacloom._errors import ArgumentError, OptionError
 from jacloom._options import Mode, Tile
 from jacloom._prepared import Arrays, Prepared
 from jacloom._query import query
+from jacloom._question import Question
 from jacloom._signature import inexact, is_complex
 from jacloom._structure import Structure
-from jacloom_graph.answer import Derivative, Part
+from jacloom_graph.answer import Derivative, Part, Selection
 from jacloom_graph.types import Type
 
 
 @dataclass(frozen=True, slots=True)
-class Transform(ABC):
-    """A transformation and its options. Equal ones give equal results for the same function, so they are keys of a cache."""
-
-    @property
-    @abstractmethod
-    def call(self) -> str:
-        """The method of the client, for errors."""
+class Transform(Question):
+    """A transformation and its options: a question whose answer is arrays."""
 
     @abstractmethod
     def prepare(self, binding: Binding) -> Prepared:
@@ -37,10 +33,13 @@ class Transform(ABC):
             ArgumentError: if the function has no such derivative.
         """
 
-    def spelled(self, label: str) -> str:
-        """Returns the user's call, options at their defaults left out."""
-        given = [(item.name, getattr(self, item.name)) for item in fields(self) if getattr(self, item.name) != item.default]
-        return f"client.{self.call}({', '.join([label, *(f'{name}={value!r}' for name, value in given)])})"
+    def prepared(self, binding: Binding) -> Prepared:
+        """Returns what ``prepare`` returns, worked out once for all calls of a kind."""
+        found = binding.prepared.get(self)
+        return found if found is not None else binding.prepared.put(self, self.prepare(binding))
+
+    def chosen(self, binding: Binding) -> Selection:
+        return self.prepared(binding).query.chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class Gradient(Transform):
         return "value_and_grad" if self.value else "grad"
 
     def spelled(self, label: str) -> str:
-        return Transform.spelled(self, label).replace(", value=True", "")
+        return Question.spelled(self, label).replace(", value=True", "")
 
     def prepare(self, binding: Binding) -> Prepared:
         signature, call = binding.signature, self.spelled(binding.signature.label)
@@ -248,7 +247,7 @@ def parts(call: str, binding: Binding, has_aux: bool) -> tuple[Structure, Sequen
     whole = binding.signature.result
     if not has_aux:
         return whole, range(whole.count), Auxiliary()
-    if not whole.is_tuple or len(whole.children) != 2:
+    if not whole.is_pair:
         raise ArgumentError(f"`{call}`: with has_aux=True, {binding.signature.label} must return a pair (out, aux); it returns {whole}.")
     result, aux = whole.children
     rest = range(result.count, whole.count)

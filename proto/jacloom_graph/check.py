@@ -52,7 +52,8 @@ def check(graph: Graph, limits: Limits = DEFAULT) -> Census:
     for index, rule in enumerate(graph.rules):
         _check_rule(graph, rule, f"rules[{index}]")
     calls = [list(_check_function(graph, index, limits)) for index in range(len(graph.functions))]
-    limits.require("references", sum(map(len, calls)))
+    transposes = sum(len(rule.derivative.transposes) for rule in graph.rules if isinstance(rule.derivative, JvpRule))
+    limits.require("references", sum(map(len, calls)) + transposes)
     expansions = expand(calls, [len(function.nodes) for function in graph.functions])
     for index, expansion in enumerate(expansions):
         if expansion.depth > limits.depth:
@@ -200,17 +201,20 @@ def _check_rule(graph: Graph, rule: Rule, field: str) -> None:
     match derivative:
         case str():
             pass
-        case JvpRule(function, outputs, transpose):
+        case JvpRule(function, outputs, transposes):
             _require_index(graph, function, f"{field}.jvp.function")
             _require_positions(outputs, base.outputs, f"{field}.jvp.outputs")
             wanted = Signature(base.inputs + sum(rule.active), base.outputs + len(outputs))
             _require_signature(graph, function, wanted, "the rule", field=f"{field}.jvp.function")
-            if transpose is not None:
-                place = f"{field}.jvp.transpose"
+            for number, transpose in enumerate(transposes):
+                place = f"{field}.jvp.transposes[{number}]"
                 _require_index(graph, transpose.function, f"{place}.function")
                 _require_positions(transpose.inputs, base.inputs, f"{place}.inputs")
                 wanted = Signature(base.inputs - len(transpose.inputs) + len(outputs), len(transpose.inputs))
                 _require_signature(graph, transpose.function, wanted, "the transpose", field=f"{place}.function")
+                if number and transposes[number - 1].inputs >= transpose.inputs:
+                    message = f"must come after those of the transpose before, {list(transposes[number - 1].inputs[:8])}, in ascending order"
+                    raise _invalid(f"{message}, got {list(transpose.inputs[:8])}", field=f"{place}.inputs")
         case VjpRule(forward, backward, inputs):
             _require_index(graph, forward, f"{field}.vjp.forward")
             _require_index(graph, backward, f"{field}.vjp.backward")

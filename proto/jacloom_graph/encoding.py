@@ -14,10 +14,10 @@ int, its number of bytes in UTF-8, then those bytes; a *list* is an int, its num
     node       string op, list of operands, int number of results, list of attributes
     operand    int: the number of the value; -1 for a constant, which then is in the function's list of constants
     attribute  string name, list of ints, list of floats, list of strings: as in the message, but 0 in place of each reference
-    rule       list of ints (active, 0 or 1), string "jvp", "linear" (a jvp rule with a transpose), "vjp" or "refuses",
+    rule       list of ints (active, 0 or 1), string "jvp", "linear" (a jvp rule with transposes), "vjp" or "refuses",
                list of ints (outputs of the jvp rule, inputs of the vjp rule; else empty), string (text of the refusal; else empty),
-               for "linear": list of ints (inputs of the transpose),
-               list of ints (the rule's function, then the jvp rule's function and its transpose's or the vjp rule's forward and backward, by number)
+               for "linear": list of ints (inputs of each transpose, -1 between two of them),
+               list of ints (the rule's function, then the jvp rule's function and its transposes' or the vjp rule's forward and backward, by number)
     constant   type, 32 bytes (SHA-256 of the elements as on the wire, for keys of their raw data)
 
 Attributes come in the order of the op table; those equal to their default are left out. So are declared result types, names of
@@ -89,10 +89,10 @@ def rule_text(rule: Rule) -> Text:
     """Returns the text of a rule."""
     derivative, extra = rule.derivative, b""
     match derivative:
-        case JvpRule(function, positions, transpose):
-            sort, refusal, functions = "jvp", "", [function]
-            if transpose is not None:
-                sort, functions, extra = "linear", [function, transpose.function], _ints(transpose.inputs)
+        case JvpRule(function, positions, transposes):
+            sort, refusal, functions = "jvp", "", [function, *(transpose.function for transpose in transposes)]
+            if transposes:
+                sort, extra = "linear", _ints([number for transpose in transposes for number in (-1, *transpose.inputs)][1:])
         case VjpRule():
             sort, positions, refusal, functions = "vjp", derivative.inputs, "", [derivative.forward, derivative.backward]
         case str():

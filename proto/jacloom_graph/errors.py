@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, Self
 
 DOMAIN: Final = "jacloom"
 """The domain of our reasons in ``google.rpc.ErrorInfo``."""
@@ -65,11 +65,19 @@ class Fault(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions pickle by calling the class with `args`; keyword-only parameters need this detour on the way between Ray processes.
-        return (_restore, (self.reason, self.message, self.field, self.place))
+        return (_restore, (type(self), self.reason, self.message, self.field, self.place))
 
     def __str__(self) -> str:
         return f"{self.message} [{self.place}]" if self.place else self.message
 
+    def at(self, place: Place) -> Self:
+        """Returns the same fault at a place in the graph."""
+        return type(self)(self.reason, self.message, field=self.field, place=place)
 
-def _restore(reason: Reason, message: str, field: str, place: Place | None) -> Fault:
-    return Fault(reason, message, field=field, place=place)
+
+class NotRecorded(Fault):
+    """A rule was traced for fewer inputs than are differentiated. It is so of the graph, not of the function that the graph was made of."""
+
+
+def _restore(kind: type[Fault], reason: Reason, message: str, field: str, place: Place | None) -> Fault:
+    return kind(reason, message, field=field, place=place)

@@ -133,10 +133,8 @@ class _Numbers:
     def rule(self, rule: Rule) -> Rule:
         derivative = rule.derivative
         if isinstance(derivative, JvpRule):
-            transpose = derivative.transpose
-            if transpose is not None:
-                transpose = TransposeRule(self.functions[transpose.function], transpose.inputs)
-            derivative = JvpRule(self.functions[derivative.function], derivative.outputs, transpose)
+            transposes = tuple(TransposeRule(self.functions[transpose.function], transpose.inputs) for transpose in derivative.transposes)
+            derivative = JvpRule(self.functions[derivative.function], derivative.outputs, transposes)
         elif isinstance(derivative, VjpRule):
             derivative = VjpRule(self.functions[derivative.forward], self.functions[derivative.backward], derivative.inputs)
         return Rule(self.functions[rule.function], rule.active, derivative)

@@ -31,7 +31,7 @@ class Limits:
     operands: int = 400_000
     """Operands of nodes and outputs of functions, over all functions."""
     references: int = 100_000
-    """Attribute entries that name a function or a rule, over all nodes."""
+    """Attribute entries that name a function or a rule, over all nodes, and transposes, over all rules."""
     rank: int = 16
     """Axes of an array."""
     extent: int = (1 << 31) - 1

@@ -81,7 +81,7 @@ class TransposeRule:
 
     function: int
     inputs: tuple[int, ...]
-    """Those that the rule's own function is linear in."""
+    """Those that the rule's own function is linear in, jointly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +90,9 @@ class JvpRule:
 
     function: int
     outputs: tuple[int, ...]
-    transpose: TransposeRule | None = None
-    """How reverse mode goes back through the function where a rule applies it to tangents. Default: through its body."""
+    transposes: tuple[TransposeRule, ...] = ()
+    """How reverse mode goes back through the function where a rule applies it to tangents: one for each set of inputs that these reach, in ascending
+    order of the sets. Empty: through its body, whichever inputs they are."""
 
 
 @dataclass(frozen=True, slots=True)

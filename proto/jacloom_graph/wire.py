@@ -150,6 +150,7 @@ def _check_counts(message: graph_pb2.Graph, limits: Limits) -> None:
     limits.require("constants", len(message.constants))
     limits.require("nodes", sum(len(function.nodes) for function in message.functions))
     limits.require("values", sum(len(function.inputs) for function in message.functions))
+    limits.require("references", sum(len(rule.jvp.transposes) for rule in message.rules))
 
 
 def _function_field(index: int, function: Function, known: dict[tuple[str, int], bytes]) -> bytes:
@@ -230,10 +231,9 @@ def _attrs_from_messages(op: Op, messages: Iterable[graph_pb2.Attr], function: i
 def _rule_to_message(rule: Rule) -> graph_pb2.Rule:
     message = graph_pb2.Rule(function=rule.function, active=rule.active)
     match rule.derivative:
-        case JvpRule(function, outputs, transpose):
-            message.jvp.CopyFrom(graph_pb2.JvpRule(function=function, outputs=outputs))
-            if transpose is not None:
-                message.jvp.transpose.CopyFrom(graph_pb2.TransposeRule(function=transpose.function, inputs=transpose.inputs))
+        case JvpRule(function, outputs, transposes):
+            written = [graph_pb2.TransposeRule(function=transpose.function, inputs=transpose.inputs) for transpose in transposes]
+            message.jvp.CopyFrom(graph_pb2.JvpRule(function=function, outputs=outputs, transposes=written))
         case VjpRule(forward, backward, inputs):
             message.vjp.CopyFrom(graph_pb2.VjpRule(forward=forward, backward=backward, inputs=inputs))
         case str(text):
@@ -245,9 +245,8 @@ def _rule_from_message(message: graph_pb2.Rule, index: int) -> Rule:
     derivative: JvpRule | VjpRule | str
     match message.WhichOneof("derivative"):
         case "jvp":
-            transpose = message.jvp.transpose
-            transposed = TransposeRule(transpose.function, tuple(transpose.inputs)) if message.jvp.HasField("transpose") else None
-            derivative = JvpRule(message.jvp.function, tuple(message.jvp.outputs), transposed)
+            transposes = tuple(TransposeRule(transpose.function, tuple(transpose.inputs)) for transpose in message.jvp.transposes)
+            derivative = JvpRule(message.jvp.function, tuple(message.jvp.outputs), transposes)
         case "vjp":
             derivative = VjpRule(message.vjp.forward, message.vjp.backward, tuple(message.vjp.inputs))
         case "refuses":

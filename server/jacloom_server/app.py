@@ -22,6 +22,7 @@ from jacloom_server.blobs import Blobs
 from jacloom_server.cluster import Cluster
 from jacloom_server.config import Config, ConfigError, is_loopback, split_address
 from jacloom_server.edges.blob import BlobServicer
+from jacloom_server.edges.decoding import Decoding
 from jacloom_server.edges.derivative import DerivativeServicer
 from jacloom_server.edges.function import FunctionServicer
 from jacloom_server.edges.gate import Gate, read_tokens
@@ -88,7 +89,7 @@ class Server:
         """
         config = self._config
         self._grpc = grpc.aio.server(
-            interceptors=[self._gate],
+            interceptors=[self._gate, Decoding()],
             maximum_concurrent_rpcs=config.calls + _SPARE_STREAMS,
             options=[
                 # Two servers would bind one port and share its callers in silence.
@@ -105,7 +106,7 @@ class Server:
         )
         service = Service(self.pool, self._functions, self._blobs)
         DerivativeServicer(service).add_to(self._grpc)
-        function_grpc.add_FunctionServiceServicer_to_server(FunctionServicer(self._functions), self._grpc)
+        function_grpc.add_FunctionServiceServicer_to_server(FunctionServicer(self._functions, self.pool), self._grpc)
         BlobServicer(self._blobs).add_to(self._grpc)
         health_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)

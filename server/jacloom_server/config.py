@@ -168,11 +168,19 @@ def read(path: Path) -> dict[str, Any]:
         ConfigError: The file cannot be read or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise not_text(path, error) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}.") from error
+
+
+def not_text(path: Path, error: UnicodeDecodeError) -> ConfigError:
+    """Returns the error for a file whose bytes are no text."""
+    line = error.object.count(b"\n", 0, error.start) + 1
+    return ConfigError(f"{path} must be text in UTF-8, got the byte 0x{error.object[error.start]:02x} in line {line}: save it as UTF-8.")
 
 
 def _checked(record: type, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -8,79 +8,28 @@ import itertools
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import ray
 
 from jacloom_graph.errors import Fault, Reason
 from jacloom_server import work
 from jacloom_server.blobs import Blobs
+from jacloom_server.detached import detached
+from jacloom_server.function import Function
 from jacloom_server.pool import Pool
 from jacloom_server.shelf import Record, Shelf
-from jacloom_server.strategy import Plan
-from jacloom_server.tuning import Tuner
 from jacloom_worker.launch import INLINE_BYTES
-from jacloom_worker.protocol import DerivativeReport, Description, Kernel, Load, Survey, Validation
+from jacloom_worker.protocol import Description, Load, Validation
 
 _LOG = logging.getLogger(__name__)
 
 _NAME: Final = re.compile(r"(?:functions/)?([0-9a-f]{64})", re.ASCII)
 _TOKEN: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
-_T = TypeVar("_T")
-_MOST_KNOWN: Final = 256
-"""Surveys, and kernels' widths, remembered for one function."""
-
-
-@dataclass(eq=False, slots=True)
-class Function:
-    """A registered function. Calls under way hold on to it, so that they end as if it were still registered when it is not any more."""
-
-    graph: bytes
-    description: Description
-    display_name: str
-    created: datetime
-    constants: Mapping[str, Any] = field(default_factory=dict)
-    """Ray ObjectRefs of the blobs that the graph names."""
-    kept: bool = False
-    """Stays until it is deleted, and outlives the server where there is a folder. Otherwise it is leased: forgotten when its room is needed."""
-    number: int = 0
-    """Counts registrations."""
-    surveys: OrderedDict[tuple[object, ...], Survey | asyncio.Task[Survey]] = field(default_factory=OrderedDict)
-    tuners: OrderedDict[tuple[Kernel, str], Tuner] = field(default_factory=OrderedDict)
-    """What measurements found, by kernel (with width 0) and platform."""
-    derivatives: DerivativeReport | asyncio.Task[DerivativeReport] | None = None
-    """In which modes it can be differentiated, once somebody has asked."""
-    _stored: Any = None
-
-    @property
-    def id(self) -> str:
-        """64 hexadecimal digits."""
-        return self.description.id
-
-    @property
-    def name(self) -> str:
-        """``"functions/<id>"``."""
-        return f"functions/{self.id}"
-
-    def load(self) -> Load:
-        """Returns the function for a process that does not hold it."""
-        if self._stored is None:
-            self._stored = self.graph if len(self.graph) <= INLINE_BYTES else ray.put(self.graph)
-        return Load(self._stored, self.constants, self.description.outputs)
-
-    def tuner(self, kernel: Kernel, platform: str, plan: Plan) -> Tuner:
-        """Returns what is known of a kernel's widths; at first, what the plan says."""
-        tuner = self.tuners.get((kernel, platform))
-        if tuner is None:
-            tuner = self.tuners[kernel, platform] = Tuner(plan.tile, plan.widest)
-            while len(self.tuners) > _MOST_KNOWN:
-                self.tuners.popitem(last=False)
-        return tuner
 
 
 class Functions:
@@ -138,7 +87,7 @@ class Functions:
         # Callers that bring the same graph at the same time share one reading of it.
         adding = self._adding.get((digest, leased))
         if adding is None:
-            adding = self._adding[digest, leased] = _detached(self._add(graph, display_name, digest, leased))
+            adding = self._adding[digest, leased] = detached(self._add(graph, display_name, digest, leased))
             adding.add_done_callback(lambda _: self._adding.pop((digest, leased), None))
         return await asyncio.shield(adding)
 
@@ -210,45 +159,6 @@ class Functions:
                 if isinstance(error, Fault) and error.reason is Reason.DRAINING:
                     return
                 _LOG.warning("the function kept as %s cannot be used: %s", id_, error, exc_info=None if isinstance(error, Fault) else error)
-
-    async def survey(self, function: Function, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool) -> Survey:
-        """Returns which derivatives a function has with respect to some leaves, and their price; asked once and remembered."""
-        key = (wrt, outputs, holomorphic)
-        known = function.surveys.get(key)
-        if isinstance(known, Survey):
-            return known
-        if known is None:
-            known = function.surveys[key] = _detached(self._survey(function, key))
-        return await asyncio.shield(known)
-
-    async def _survey(self, function: Function, key: tuple[tuple[int, ...], tuple[int, ...], bool]) -> Survey:
-        try:
-            answer = await self._pool.ask(work.survey(function.load(), *key))
-        except BaseException:
-            function.surveys.pop(key, None)
-            raise
-        assert isinstance(answer, Survey)
-        function.surveys[key] = answer
-        while len(function.surveys) > _MOST_KNOWN:
-            function.surveys.popitem(last=False)
-        return answer
-
-    async def derivatives(self, function: Function) -> DerivativeReport:
-        """Returns in which modes a function can be differentiated with respect to each leaf; found out when first asked for, and remembered."""
-        if function.derivatives is None:
-            function.derivatives = _detached(self._derivatives(function))
-        known = function.derivatives
-        return known if isinstance(known, DerivativeReport) else await asyncio.shield(known)
-
-    async def _derivatives(self, function: Function) -> DerivativeReport:
-        try:
-            answer = await self._pool.ask(work.derivatives(function.load()))
-        except BaseException:
-            function.derivatives = None
-            raise
-        assert isinstance(answer, DerivativeReport)
-        function.derivatives = answer
-        return answer
 
     async def _add(self, graph: bytes, display_name: str, digest: bytes, leased: bool) -> Function:
         function = self._functions.get(self._by_digest.get(digest, ""))
@@ -387,10 +297,3 @@ class Functions:
 
 def _unknown(name: str, field: str) -> Fault:
     return Fault(Reason.FUNCTION_NOT_FOUND, f"no function {name[:100]!r} is registered here; register its graph first", field=field)
-
-
-def _detached(work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
-    """Returns work as a task whose failure is not reported when everybody who waited for it has gone."""
-    task = asyncio.create_task(work)
-    task.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return task

@@ -16,7 +16,8 @@ from jacloom_server import strategy, work
 from jacloom_server.blobs import Blobs
 from jacloom_server.blocks import whole
 from jacloom_server.call import SINGLE, Call, examined, is_large, operands, select
-from jacloom_server.functions import Function, Functions
+from jacloom_server.function import Function
+from jacloom_server.functions import Functions
 from jacloom_server.pool import Pool
 from jacloom_server.reply import Block, Header, Reply, Summary
 from jacloom_server.strategy import Mode, Plan, Problem
@@ -96,8 +97,8 @@ async def _single(
     nbytes = total_bytes(found)
     plan = strategy.single(nbytes, passes=int(call.derivative is not Derivative.EVALUATE))
     if call.derivative is Derivative.GRADIENT and function.description.loops:
-        problem = Problem(chosen.wrt_types, chosen.output_types, nbytes)
-        survey = await service.functions.survey(function, chosen.wrt, chosen.outputs, call.holomorphic)
+        problem = Problem(chosen.wrt_types, chosen.output_types, nbytes, loops=True)
+        survey = await function.survey(service.pool, chosen.wrt, chosen.outputs, call.holomorphic)
         if problem.n and strategy.gradient(problem, survey) is Mode.FORWARD:
             inner, plan = "forward", replace(plan, mode=Mode.FORWARD, passes=problem.n)
     kernel = Kernel(function.id, SINGLE[call.derivative], chosen.wrt, chosen.outputs, chosen.values, 0, call.holomorphic, inner)
@@ -149,10 +150,10 @@ async def _tiled(
 
 
 async def _plan(service: Service, call: Call, function: Function, chosen: Selection, nbytes: int) -> Plan:
-    problem = Problem(chosen.wrt_types, chosen.output_types, nbytes)
+    problem = Problem(chosen.wrt_types, chosen.output_types, nbytes, function.description.loops)
     if not problem.n or not problem.m:
         return strategy.empty(nbytes)
-    survey = await service.functions.survey(function, chosen.wrt, chosen.outputs, call.holomorphic)
+    survey = await function.survey(service.pool, chosen.wrt, chosen.outputs, call.holomorphic)
     workers = service.pool.workers_for_tiles()
     if call.derivative is Derivative.HESSIAN:
         plan = strategy.hessian(problem, survey, workers=workers, tile=call.tile)

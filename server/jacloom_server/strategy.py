@@ -29,11 +29,12 @@ FLOPS: Final = 2e10
 BYTES: Final = 5e10
 """What one core does in a second, fitted to matrix products, stencils and scans within a factor of two. Only ratios of prices decide."""
 LOOP_SWEEPS: Final = 1
-"""How often a loop of unknown length is run again to go back through it: once, unless it takes more steps than there are checkpoints."""
-GRADIENT_BYTES: Final = 64 << 20
-"""Intermediates of such columns together, which are computed at once."""
+"""How often a loop of unknown length is run again to go back through it: once, unless it takes more steps than there are checkpoints. A tile does so
+once for all its rows: measured, 8 rows through 400 steps took as long as one."""
 MOST_GRADIENT_COLUMNS: Final = 64
 """Columns of which a gradient is made at most, in one pass."""
+GRADIENT_BYTES: Final = 64 << 20
+"""Most bytes of intermediates of those columns together."""
 NEAR: Final = 1.05
 """Prices this close count as equal; forward mode then wins because it keeps no intermediates."""
 
@@ -52,6 +53,7 @@ class Considered:
     """A strategy that was weighed."""
 
     strategy: str
+    """As ``Plan.strategy``; of a second derivative both modes."""
     passes: int
     price: float
     """Price of one pass relative to one evaluation of the function; 0 where it is not available."""
@@ -73,6 +75,8 @@ class Plan:
     nbytes: int
     seconds: float = 0.0
     """Predicted computing time summed over workers; 0 where it is not known."""
+    sweep: float = 0.0
+    """The part of it that every tile takes again, however many seeds it has."""
     considered: tuple[Considered, ...] = ()
     inner: Mode | None = None
     """Mode of the first derivative within a second."""
@@ -88,6 +92,8 @@ class Problem:
     outputs: tuple[Type, ...]
     nbytes: int
     """Size of the answer."""
+    loops: bool = False
+    """Whether there are loops of unknown length: going back through them takes all their steps again."""
 
     @property
     def n(self) -> int:
@@ -126,18 +132,15 @@ def jacobian(problem: Problem, survey: Survey, *, workers: int, mode: Mode | Non
     if not problem.n or not problem.m:
         return empty(problem.nbytes)
     costs = {Mode.FORWARD: survey.forward, Mode.REVERSE: survey.reverse}
-    passes = {Mode.FORWARD: problem.n, Mode.REVERSE: problem.m}
-    chosen = _choose(costs, passes, mode)
-    cost = costs[chosen]
-    assert isinstance(cost, Cost)
-    rows = problem.m if chosen is Mode.FORWARD else problem.n
-    answer = rows * max(itemsize(type_.dtype) for type_ in (*problem.wrt, *problem.outputs))
-    plan = _tiled(chosen.value, chosen, passes[chosen], cost, answer, problem.nbytes, workers, tile)
-    return replace(plan, considered=_weighed(costs, passes, chosen, mode, survey.value))
+    plans = {each: cost if isinstance(cost, Fault) else _by(each, cost, problem, survey, workers, tile) for each, cost in costs.items()}
+    chosen = _choose({each: plan if isinstance(plan, Fault) else plan.seconds for each, plan in plans.items()}, mode)
+    plan = plans[chosen]
+    assert isinstance(plan, Plan)
+    return replace(plan, considered=_weighed(plans, problem, chosen, mode, seconds(survey.value)))
 
 
 def gradient(problem: Problem, survey: Survey) -> Mode:
-    """Returns the cheaper way to the gradient of a function with loops of unknown length: going back through them takes all their steps again.
+    """Returns the cheaper way to the gradient of a function with loops of unknown length.
 
     Where there is neither, the answer is reverse mode, and its refusal that of the call.
     """
@@ -147,7 +150,7 @@ def gradient(problem: Problem, survey: Survey) -> Mode:
     if isinstance(survey.reverse, Fault):
         return Mode.FORWARD
     value = seconds(survey.value)
-    forward, reverse = value + problem.n * seconds(survey.forward), (1 + LOOP_SWEEPS) * value + seconds(survey.reverse)
+    forward, reverse = value + problem.n * seconds(survey.forward), (1 + _sweeps(problem, Mode.REVERSE)) * value + seconds(survey.reverse)
     return Mode.FORWARD if forward <= reverse * NEAR else Mode.REVERSE
 
 
@@ -163,14 +166,14 @@ def hessian(problem: Problem, survey: Survey, *, workers: int, tile: int = 0) ->
     if not problem.n or not problem.m:
         return empty(problem.nbytes)
     costs = {Mode.REVERSE: survey.reverse, Mode.FORWARD: survey.forward}
-    passes = {Mode.REVERSE: problem.m, Mode.FORWARD: problem.n}
-    inner = _choose(costs, passes, None)
-    first, count = costs[inner], passes[inner]
+    firsts = {mode: cost if isinstance(cost, Fault) else _first(mode, cost, problem, survey) for mode, cost in costs.items()}
+    inner = _choose({mode: first if isinstance(first, Fault) else seconds(first) for mode, first in firsts.items()}, None)
+    first = firsts[inner]
     assert isinstance(first, Cost)
     # One column costs a forward pass over everything that the whole first derivative does, which is about three times its own price.
-    cost = Cost(first.flops * count * 3, first.bytes * count * 3, first.peak * count * 2)
+    cost = Cost(first.flops * 3, first.bytes * 3, first.peak * 2)
     answer = problem.m * problem.n * max(itemsize(type_.dtype) for type_ in (*problem.wrt, *problem.outputs))
-    plan = _tiled("forward", Mode.FORWARD, problem.n, cost, answer, problem.nbytes, workers, tile)
+    plan = _tiled(Mode.FORWARD, problem.n, cost, answer, problem.nbytes, workers, tile)
     price = seconds(cost) / max(seconds(survey.value), 1e-12)
     weighed = Considered(f"forward over {inner.value}", problem.n, price, "one column of second derivatives a pass")
     return replace(plan, inner=inner, considered=(weighed,))
@@ -185,7 +188,7 @@ def resized(plan: Plan, width: int, workers: int) -> Plan:
     """Returns a plan with another width, as far as its tiles still fit the window."""
     width = min(width, plan.widest, fitting(plan.passes))
     tiles = math.ceil(plan.passes / width)
-    return replace(plan, tile=width, tiles=tiles, workers=min(workers, tiles))
+    return replace(plan, tile=width, tiles=tiles, workers=min(workers, tiles), seconds=plan.seconds + (tiles - plan.tiles) * plan.sweep)
 
 
 def fitting(width: int) -> int:
@@ -193,9 +196,33 @@ def fitting(width: int) -> int:
     return next((candidate for candidate in WIDTHS if candidate >= width), MOST_WIDTH)
 
 
-def _tiled(strategy: str, mode: Mode, passes: int, cost: Cost, answer: int, nbytes: int, workers: int, tile: int) -> Plan:
+def _by(mode: Mode, cost: Cost, problem: Problem, survey: Survey, workers: int, tile: int) -> Plan:
+    """Returns the plan for a Jacobian in one mode."""
+    rows = problem.m if mode is Mode.FORWARD else problem.n
+    answer = rows * max(itemsize(type_.dtype) for type_ in (*problem.wrt, *problem.outputs))
+    plan = _tiled(mode, _passes(problem, mode), cost, answer, problem.nbytes, workers, tile)
+    sweep = _sweeps(problem, mode) * seconds(survey.value)
+    return replace(plan, seconds=plan.seconds + plan.tiles * sweep, sweep=sweep)
+
+
+def _first(mode: Mode, cost: Cost, problem: Problem, survey: Survey) -> Cost:
+    """Returns what a whole first derivative costs whose passes are computed at once."""
+    passes, sweeps = _passes(problem, mode), _sweeps(problem, mode)
+    return Cost(cost.flops * passes + survey.value.flops * sweeps, cost.bytes * passes + survey.value.bytes * sweeps, cost.peak * passes)
+
+
+def _passes(problem: Problem, mode: Mode) -> int:
+    return problem.n if mode is Mode.FORWARD else problem.m
+
+
+def _sweeps(problem: Problem, mode: Mode) -> int:
+    """Returns how often the function is computed again for passes that are computed at once."""
+    return LOOP_SWEEPS if problem.loops and mode is Mode.REVERSE else 0
+
+
+def _tiled(mode: Mode, passes: int, cost: Cost, answer: int, nbytes: int, workers: int, tile: int) -> Plan:
     widest = _below(RESULT_BYTES // max(1, answer))
-    plan = Plan(strategy, mode, passes, 0, 0, 0, nbytes, seconds(cost) * passes, widest=widest)
+    plan = Plan(mode.value, mode, passes, 0, 0, 0, nbytes, seconds(cost) * passes, widest=widest)
     if tile:
         # Asked for, so taken as it is: its kernel may be compiled already.
         tiles = math.ceil(passes / tile)
@@ -219,43 +246,44 @@ def _below(width: int) -> int:
     return widest
 
 
-def _choose(costs: dict[Mode, Cost | Fault], passes: dict[Mode, int], asked: Mode | None) -> Mode:
+def _choose(prices: dict[Mode, float | Fault], asked: Mode | None) -> Mode:
+    """Returns the mode asked for, or that of the least price, in seconds for all passes.
+
+    Raises:
+        Fault: MODE_UNAVAILABLE.
+    """
     if asked is not None:
-        cost = costs[asked]
-        if isinstance(cost, Fault):
+        price = prices[asked]
+        if isinstance(price, Fault):
             other = Mode.REVERSE if asked is Mode.FORWARD else Mode.FORWARD
             another = f"use mode {other.value!r}, or leave the choice to the service"
-            instead = "there is no other either" if isinstance(costs[other], Fault) else another
-            raise _unavailable(f"the function has no derivative in {asked.value} mode ({instead})", cost)
+            instead = "there is no other either" if isinstance(prices[other], Fault) else another
+            raise _unavailable(f"the function has no derivative in {asked.value} mode ({instead})", price)
         return asked
-    prices = {mode: _price(cost, passes[mode]) for mode, cost in costs.items() if isinstance(cost, Cost)}
-    if not prices:
-        refusals = [cost for cost in costs.values() if isinstance(cost, Fault)]
-        raise _unavailable("the function has a derivative in neither mode", *refusals)
-    if len(prices) == 1:
-        return next(iter(prices))
-    return Mode.FORWARD if prices[Mode.FORWARD] <= prices[Mode.REVERSE] * NEAR else Mode.REVERSE
+    forward, reverse = prices[Mode.FORWARD], prices[Mode.REVERSE]
+    if isinstance(forward, Fault) and isinstance(reverse, Fault):
+        raise _unavailable("the function has a derivative in neither mode", *(refusal for refusal in prices.values() if isinstance(refusal, Fault)))
+    if isinstance(forward, Fault) or isinstance(reverse, Fault):
+        return Mode.REVERSE if isinstance(forward, Fault) else Mode.FORWARD
+    return Mode.FORWARD if forward <= reverse * NEAR else Mode.REVERSE
 
 
-def _weighed(costs: dict[Mode, Cost | Fault], passes: dict[Mode, int], chosen: Mode, asked: Mode | None, value: Cost) -> tuple[Considered, ...]:
+def _weighed(plans: dict[Mode, Plan | Fault], problem: Problem, chosen: Mode, asked: Mode | None, value: float) -> tuple[Considered, ...]:
     """Returns what was weighed, the chosen mode first."""
-    least = max(_price(costs[chosen], passes[chosen]), 1e-12)
+    best = plans[chosen]
+    assert isinstance(best, Plan)
     found = []
-    for mode in sorted(costs, key=lambda candidate: candidate is not chosen):
-        cost = costs[mode]
-        if isinstance(cost, Fault):
-            found.append(Considered(mode.value, passes[mode], 0.0, f"not available: {cost}"))
+    for mode in sorted(plans, key=lambda candidate: candidate is not chosen):
+        plan, passes = plans[mode], _passes(problem, mode)
+        if isinstance(plan, Fault):
+            found.append(Considered(mode.value, passes, 0.0, f"not available: {plan}"))
             continue
         if mode is chosen:
             verdict = "asked for" if asked else "cheapest"
         else:
-            verdict = f"about {_price(cost, passes[mode]) / least:.3g} times the price"
-        found.append(Considered(mode.value, passes[mode], seconds(cost) / max(seconds(value), 1e-12), verdict))
+            verdict = f"about {plan.seconds / max(best.seconds, 1e-12):.3g} times the price"
+        found.append(Considered(mode.value, passes, plan.seconds / passes / max(value, 1e-12), verdict))
     return tuple(found)
-
-
-def _price(cost: Cost | Fault, passes: int) -> float:
-    return seconds(cost) * passes if isinstance(cost, Cost) else math.inf
 
 
 def _unavailable(message: str, *refusals: Fault) -> Fault:

@@ -13,7 +13,7 @@ from jacloom_graph.answer import Array, Derivative, Part, Selection
 from jacloom_graph.errors import Fault, Reason
 from jacloom_server import blocks, work
 from jacloom_server.call import Call
-from jacloom_server.functions import Function
+from jacloom_server.function import Function
 from jacloom_server.pool import Pool
 from jacloom_server.reply import Block, Progress, Summary
 from jacloom_server.slot import CREDITS

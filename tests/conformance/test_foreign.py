@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from conformance.compare import FORWARD, REVERSE, assert_same
 from conformance.roundtrip import through_bytes
-from jax.experimental import sparse
+from jax.experimental import hijax, sparse
 from jax.extend.core import Primitive
-from jax.interpreters import ad
+from jax.interpreters import ad, mlir
 
 from jacloom_graph.errors import Fault
 
@@ -70,6 +70,85 @@ def test_a_transpose_that_has_no_cotangent_for_an_operand() -> None:
         np.testing.assert_allclose(jax.jacrev(lambda x: program(x)[0])(X), np.diag(2 * np.cos(X)), rtol=1e-12)
 
 
+@pytest.fixture
+def shooting() -> Iterator[Primitive]:
+    """Multiplies a tangent by the cosine of a point, in a loop that JAX does not transpose; it has no rule for tangents."""
+    primitive = Primitive("shooting")
+
+    def value(tangent: Any, point: Any) -> Any:
+        return jax.lax.while_loop(lambda state: state[1] < 3, lambda state: (2 * state[0], state[1] + 1), (tangent * jnp.cos(point) / 8, 0))[0]
+
+    def transpose(cotangent: Any, tangent: Any, point: Any) -> Any:
+        assert ad.is_undefined_primal(tangent)
+        assert not ad.is_undefined_primal(point)
+        return [primitive.bind(cotangent, point), None]
+
+    primitive.def_impl(value)
+    primitive.def_abstract_eval(lambda tangent, point: tangent)
+    mlir.register_lowering(primitive, mlir.lower_fun(value, multiple_results=False))
+    ad.primitive_transposes[primitive] = transpose
+    yield primitive
+    del ad.primitive_transposes[primitive], mlir._lowerings[primitive]
+
+
+def test_a_primitive_of_a_rule_that_jax_only_transposes(shooting: Primitive) -> None:
+    @jax.custom_jvp
+    def sine(x: Any) -> Any:
+        return jnp.sin(x)
+
+    @jax.jit
+    def tangent(dx: Any, x: Any) -> Any:
+        return shooting.bind(dx, x)
+
+    sine.defjvp(lambda primals, tangents: (sine(*primals), tangent(*tangents, *primals)))
+    program, _ = through_bytes(lambda x: sine(x * jnp.sum(x)), [X])
+    ours = lambda x: program(x)[0]  # noqa: E731
+    plain = lambda x: jnp.sin(x * jnp.sum(x))  # noqa: E731
+    with jax.enable_x64(True):
+        for first in (jax.jacfwd, jax.jacrev):
+            np.testing.assert_allclose(first(ours)(X), first(plain)(X), rtol=1e-12)
+            # Where JAX has no second derivative, it is differentiated as what it computes.
+            np.testing.assert_allclose(jax.jacfwd(first(ours))(X), jax.jacfwd(first(plain))(X), rtol=1e-12, atol=1e-12)
+
+
+def test_a_primitive_that_jax_only_transposes_after_a_function_with_a_rule() -> None:
+    primitive = Primitive("tenfold")  # its transpose tells whether it was used
+    primitive.def_impl(lambda point, tangent: point * tangent)
+    primitive.def_abstract_eval(lambda point, tangent: tangent)
+    mlir.register_lowering(primitive, mlir.lower_fun(lambda point, tangent: point * tangent, multiple_results=False))
+    ad.primitive_transposes[primitive] = lambda cotangent, point, tangent: (None, 10 * primitive.bind(point, cotangent))
+
+    @jax.custom_jvp
+    def prepared(point: Any, tangent: Any) -> Any:
+        return jnp.cos(point), 2 * tangent
+
+    @jax.custom_jvp
+    def sine(x: Any) -> Any:
+        return jnp.sin(x)
+
+    prepared.defjvp(lambda primals, tangents: (prepared(*primals), (-jnp.sin(primals[0]) * tangents[0], 2 * tangents[1])))
+    sine.defjvp(lambda primals, tangents: (sine(*primals), primitive.bind(*prepared(*primals, *tangents))))
+    program, _ = through_bytes(sine, [X])
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(jax.jacrev(lambda x: program(x)[0])(X), np.diag(20 * np.cos(X)), rtol=1e-12)
+        np.testing.assert_allclose(jax.jacfwd(lambda x: program(x)[0])(X), np.diag(2 * np.cos(X)), rtol=1e-12)
+
+
+def test_an_implementation_that_reads_an_operand_in_python() -> None:
+    functions = [jnp.cos, jnp.sin]
+    primitive = Primitive("chosen")
+    primitive.def_impl(lambda which, x: functions[which.item()](x))
+    primitive.def_abstract_eval(lambda which, x: x)
+    ad.primitive_jvps[primitive] = lambda primals, tangents: (primitive.bind(*primals), tangents[1] * primitive.bind(np.array(0), primals[1]))
+    program, _ = through_bytes(lambda x: jax.jit(lambda x: primitive.bind(np.array(1), x))(x) * x, [X])
+    expected = lambda x: jnp.sin(x) * x  # noqa: E731
+    with jax.enable_x64(True):
+        for transform in (jax.jacfwd, jax.jacrev):
+            np.testing.assert_allclose(transform(lambda x: program(x)[0])(X), transform(expected)(X), rtol=1e-12, atol=1e-12)
+    with pytest.raises(Fault, match="its implementation cannot be traced"):
+        through_bytes(lambda which, x: primitive.bind(which, x), [np.array(1), X])
+
+
 def test_a_rule_that_raises_refuses_where_it_is_differentiated() -> None:
     primitive = Primitive("opaque")
     primitive.def_impl(jnp.sin)
@@ -84,6 +163,75 @@ def test_a_rule_that_raises_refuses_where_it_is_differentiated() -> None:
         np.testing.assert_allclose(program(X)[0], np.sin(X) * X, rtol=1e-12)
         with pytest.raises(Fault, match="opaque refuses: NotImplementedError: opaque has no derivative"):
             jax.jacfwd(lambda x: program(x)[0])(X)
+
+
+class Power(hijax.VJPHiPrimitive):
+    """A power of each entry, expanded into a lower power; what JAX finds for its expansion has no derivative."""
+
+    exponent: int
+
+    def __init__(self, aval: Any, exponent: int) -> None:
+        self.in_avals, self.out_aval, self.params = (aval,), aval, {"exponent": exponent}
+        super().__init__()
+
+    def expand(self, x: Any) -> Any:
+        return jax.lax.stop_gradient(x) * power(x, self.exponent - 1) if self.exponent else jnp.ones_like(x)
+
+    def jvp(self, primals: Any, tangents: Any) -> Any:
+        return self(*primals), self.exponent * power(primals[0], max(self.exponent - 1, 0)) * tangents[0]
+
+
+def power(x: Any, exponent: int) -> Any:
+    return Power(jax.typeof(x), exponent)(x)
+
+
+def test_high_primitives_are_what_replaces_them_when_they_are_compiled() -> None:
+    program, traced = through_bytes(lambda x: power(jnp.sin(x), 3), [X])
+    assert not {node.op for function in traced.graph.functions for node in function.nodes if "hi_primitive" in node.op}
+    with jax.enable_x64(True):
+        ours, expected = lambda x: program(x)[0], lambda x: jnp.sin(x) ** 3
+        for chain in ((), (FORWARD,), (REVERSE,), (REVERSE, FORWARD), (FORWARD, REVERSE)):
+            mine, theirs = ours, expected
+            for transform in chain:
+                mine, theirs = transform(mine), transform(theirs)
+            np.testing.assert_allclose(mine(X), theirs(X), rtol=1e-12)
+
+
+class Turned(hijax.VJPHiPrimitive):
+    """A derivative of the sine by its order, which only its parameter tells; it is expanded into another of the same kind."""
+
+    def __init__(self, aval: Any, order: int, outer: bool) -> None:
+        self.in_avals, self.out_aval, self.params = (aval,), aval, {"order": order, "outer": outer}
+        super().__init__()
+
+    def expand(self, x: Any) -> Any:
+        return turned(x, self.order, False) if self.outer else jnp.sin(x + self.order * np.pi / 2)
+
+    def jvp(self, primals: Any, tangents: Any) -> Any:
+        return self(*primals), turned(primals[0], self.order + 1, self.outer) * tangents[0]
+
+
+def turned(x: Any, order: int, outer: bool = True) -> Any:
+    return Turned(jax.typeof(x), order, outer)(x)
+
+
+def test_high_primitives_that_differ_in_a_parameter_only_have_rules_of_their_own() -> None:
+    program, _ = through_bytes(lambda x: turned(x, 0), [X])
+    with jax.enable_x64(True):
+        ours = lambda x: program(x)[0]  # noqa: E731
+        np.testing.assert_allclose(jax.jacfwd(ours)(X), np.diag(np.cos(X)), atol=1e-12)
+        np.testing.assert_allclose(FORWARD(FORWARD(ours))(X), FORWARD(FORWARD(jnp.sin))(X), atol=1e-12)
+
+
+def test_a_high_primitive_without_a_rule_for_tangents_refuses_where_it_is_differentiated() -> None:
+    class Reversed(Power):
+        jvp = hijax.VJPHiPrimitive.jvp
+
+    program, _ = through_bytes(lambda x: Reversed(jax.typeof(x), 1)(x), [X])
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(program(X)[0], X, rtol=1e-12)
+        with pytest.raises(Fault, match=r"refuses: NotImplementedError: for jvp support, subclass .*Reversed.* must implement `jvp`"):
+            jax.jacrev(lambda x: program(x)[0])(X)
 
 
 INDICES = jnp.array([[0, 1], [1, 2], [2, 0], [2, 3]])

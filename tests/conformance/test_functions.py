@@ -16,7 +16,7 @@ from conformance.roundtrip import through_bytes
 from jacloom._errors import TraceError
 from jacloom._trace import trace
 from jacloom_graph import identity
-from jacloom_graph.errors import Fault, Reason
+from jacloom_graph.errors import Fault, Place, Reason
 
 X = np.array([0.0, 0.5, -1.0, 2.0])
 MATRIX = np.random.default_rng(0).normal(size=(3, 4))
@@ -28,6 +28,11 @@ def kept_key(x: jax.Array) -> jax.Array:
     draw = jax.checkpoint(lambda x, key: jnp.sum(jnp.sin(x) * jax.random.normal(key) * x))
     key = jax.random.key(0)
     return jax.lax.cond(x[1] > 0, lambda x, key: draw(x, jax.random.fold_in(key, 1)), lambda x, key: jnp.sum(x) * 2, x, key)
+
+
+def summed(x: jax.Array) -> jax.Array:
+    """Goes round a loop in which an entry sees the others of its batch."""
+    return jax.lax.fori_loop(0, 2, lambda _, c: c + 0.1 * jax.lax.psum(jnp.sin(c), ("i", "j")) - jax.lax.psum(c**2, "j"), x)
 
 
 SMOOTH = {
@@ -65,6 +70,8 @@ SMOOTH = {
     "by platform": lambda x: jax.lax.platform_dependent(x, cpu=jnp.sin, default=jnp.cos),
     "no entries": lambda x: x[:0] * 2,
     "a batch axis": jax.vmap(lambda v: jnp.sin(v) * v),
+    "a batch axis with a name": jax.vmap(lambda v: v - jax.lax.pmean(jnp.sin(v), "i") * jax.lax.axis_index("i"), axis_name="i"),
+    "two batch axes with names": lambda x: jax.vmap(lambda v: jax.vmap(lambda w: summed(v * w), axis_name="j")(x[:3]), axis_name="i")(x),
     "a derivative": jax.grad(lambda x: jnp.sum(jnp.sin(x) * x)),
     "a derivative of a branch": jax.grad(lambda x: jax.lax.cond(x[1] > 0, lambda c: jnp.sum(jnp.sin(c) * c), jnp.sum, x)),
     "a derivative of a branch that keeps a key": jax.grad(lambda x: kept_key(x)),
@@ -148,6 +155,11 @@ def test_what_is_not_data_is_refused_with_the_users_line(fun: object, reason: st
         trace(fun, (X,))  # type: ignore[arg-type]
     assert refusal.value.reason is Reason.UNSUPPORTED_OP
     assert "test_functions.py" in refusal.value.message
+
+
+def test_a_sum_over_an_axis_that_is_not_of_the_function_is_refused() -> None:
+    with pytest.raises(Fault, match="tied to the devices of this process"):
+        jax.vmap(lambda x: trace(lambda v: jax.lax.psum(v, "i"), (2.0,)) and x, axis_name="i")(X)
 
 
 def test_a_branch_that_calls_back_for_a_value_is_no_error_check() -> None:
@@ -235,6 +247,37 @@ def test_random_numbers_that_workers_would_draw_differently_are_refused() -> Non
         trace(lambda x: x * jax.random.normal(jax.random.key(0), (4,)), (X,))
 
 
+def test_where_an_array_lives_is_dropped() -> None:
+    def fun(x: jax.Array) -> jax.Array:
+        jax.debug.inspect_array_sharding(x, callback=print)
+        return jax.sharding.reshard(jnp.sin(x), jax.sharding.PartitionSpec("i")) * x
+
+    with jax.set_mesh(jax.make_mesh((1,), ("i",))):
+        program, _ = through_bytes(fun, (X,))
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(jax.jacrev(lambda x: program(x)[0])(X), np.diag(np.sin(X) + X * np.cos(X)), rtol=1e-12, atol=1e-12)
+
+
+def test_a_node_within_a_function_of_jaxs_has_the_lines_that_call_it() -> None:
+    def fun(x: jax.Array) -> jax.Array:
+        first = jnp.std(x)
+        return first * jnp.std(2 * x)
+
+    traced = trace(fun, (X,))
+    places = [
+        Place(number, index, node.op)
+        for number, function in enumerate(traced.graph.functions)
+        for index, node in enumerate(function.nodes)
+        if node.op == "sqrt"
+    ]
+    (place,) = places  # shared by content
+    assert place.function != 0
+    line = fun.__code__.co_firstlineno
+    found = traced.source(place)
+    assert found is not None
+    assert [part.split(":")[-1].split(" ")[0] for part in found.split(" or ")] == [str(line + 1), str(line + 2)]
+
+
 def test_printing_is_dropped_with_a_note() -> None:
     def fun(x: jax.Array) -> jax.Array:
         jax.debug.print("x = {}", x)
@@ -273,7 +316,6 @@ def test_a_list_is_no_vector() -> None:
 
 def test_source_lines_stay_with_the_client() -> None:
     traced = trace(lambda x: jnp.sin(x) * 2, (X,))
-    from jacloom_graph.errors import Place
 
     assert "test_functions.py" in str(traced.source(Place(0, 0, "sin")))
     assert traced.source(Place(9, 9)) is None

@@ -202,6 +202,26 @@ def test_a_check_that_fails_yields_nan(on_error: Any) -> None:
         np.testing.assert_array_equal(program(X)[0], X**2)
         np.testing.assert_array_equal(jax.jacrev(lambda x: program(x)[0])(X), np.diag(2 * X))
         assert np.isnan(program(X + 2)[0]).all()
+        if on_error == "raise":  # the library's own NaN is a constant, and its derivative zero
+            ours = lambda x: program(x)[0]  # noqa: E731
+            for derivative in (jax.jacfwd(ours), jax.jacrev(ours), jax.jacfwd(jax.jacrev(ours)), jax.jacfwd(jax.jacfwd(ours))):
+                assert np.isnan(np.einsum("ii...->i...", derivative(X + 2)).ravel()).any()
+                assert not np.isnan(derivative(X)).any()
+
+
+def test_derivatives_of_a_solve_that_fails_are_nan() -> None:
+    def root(a: jax.Array) -> Any:
+        return optx.root_find(lambda y, a: jnp.tanh(y) - a, optx.Newton(1e-10, 1e-10), 0.3 * a, args=a, max_steps=3).value
+
+    program, _ = through_bytes(root, (X,))
+    far, near = np.array([0.9, 0.95, -0.99]), np.array([1e-3, -2e-3, 1e-3])
+    with jax.enable_x64(True):
+        assert np.isnan(program(far)[0]).all()
+        assert np.isfinite(program(near)[0]).all()
+        for transform in (jax.jacfwd, jax.jacrev):
+            derivative = transform(lambda x: program(x)[0])
+            assert np.isnan(np.diag(derivative(far))).all()
+            np.testing.assert_allclose(derivative(near), np.diag(1 / (1 - near**2)), rtol=1e-8)
 
 
 def test_prints_are_dropped_with_a_note() -> None:
@@ -209,7 +229,7 @@ def test_prints_are_dropped_with_a_note() -> None:
         jax.debug.print("x = {x}", x=x)
         return jnp.tanh(MATRIX @ x)
 
-    assert assert_same(talkative, X).notes == ("debug_print was dropped: a graph has no access to this process",)
+    assert assert_same(talkative, X).notes == ("debug_print was dropped: a graph has no access to this process; return the value to look at it",)
 
 
 def test_what_depends_on_the_platform_is_decided_where_it_is_computed() -> None:

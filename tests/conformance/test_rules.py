@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -110,6 +111,70 @@ def counted_jvp(order: int, primals: Any, tangents: Any) -> Any:
 def test_equal_programs_with_different_rules_are_no_knot(fun: Any) -> None:
     third = (FORWARD, REVERSE, FORWARD)
     assert_same(fun, np.float64(1.25), transforms=(third[:1], third[:2], third))
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["value"], meta_fields=["left"])
+@dataclass
+class Counted:
+    """A number with another, which is no leaf."""
+
+    value: Any
+    left: int
+
+
+@jax.custom_jvp
+def counting(counted: Counted) -> Any:
+    return jnp.sin(counted.value)
+
+
+@counting.defjvp
+def _counting(primals: Any, tangents: Any) -> Any:
+    ((counted,), (moved,)) = primals, tangents
+    factor = counting(Counted(counted.value, counted.left - 1)) if counted.left else 100.0
+    return jnp.sin(counted.value), factor * moved.value
+
+
+@jax.custom_vjp
+def counting_back(counted: Counted) -> Any:
+    return jnp.sin(counted.value)
+
+
+def _counting_back(counted: Counted, cotangent: Any) -> Any:
+    factor = counting_back(Counted(counted.value, counted.left - 1)) if counted.left else 100.0
+    return (Counted(factor * cotangent, counted.left),)
+
+
+counting_back.defvjp(lambda counted: (jnp.sin(counted.value), counted), _counting_back)
+
+
+@pytest.mark.parametrize(("fun", "first"), [(counting, jax.jacfwd), (counting_back, jax.jacrev)])
+def test_rules_of_equal_programs_are_told_apart_by_what_is_no_leaf(fun: Any, first: Any) -> None:
+    program, _ = through_bytes(lambda x: fun(Counted(x, 2)), (np.asarray(0.7),))
+    with jax.enable_x64(True):
+        ours, theirs, at = lambda x: program(x)[0], lambda x: fun(Counted(x, 2)), jnp.asarray(0.7)
+        for _ in range(3):
+            ours, theirs = first(ours), first(theirs)
+            np.testing.assert_allclose(ours(at), theirs(at), rtol=1e-12)
+        assert ours(at) == 100.0
+
+
+def test_a_rule_that_differentiates_a_function_with_a_reverse_rule_refuses() -> None:
+    @jax.custom_vjp
+    def tripled(x: Any) -> Any:
+        return jnp.sin(x)
+
+    tripled.defvjp(lambda x: (jnp.sin(x), x), lambda x, cotangent: (3 * x * cotangent,))
+
+    @jax.custom_jvp
+    def outer(x: Any) -> Any:
+        return jnp.cos(x)
+
+    outer.defjvp(lambda primals, tangents: (outer(*primals), jax.jvp(jax.jit(tripled), primals, tangents)[1]))
+    program, _ = through_bytes(outer, (X,))
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(program(X)[0], np.cos(X), rtol=1e-12)
+        with pytest.raises(Fault, match="it differentiates a function that has a reverse rule only"):
+            jax.jacfwd(lambda x: program(x)[0])(X)
 
 
 def test_a_rule_that_unrolls_says_where_it_ends() -> None:

@@ -39,7 +39,7 @@ def test_a_server_whose_node_dies_is_replaced(supervisor: psutil.Process, addres
         client = Client(channel)
         service.wait_for(lambda: is_right(client), 60)
         first = supervisor.children(recursive=True)
-        (raylet,) = [process for process in first if process.name() == "raylet"]
+        (raylet,) = service.named(first, "raylet")
         raylet.kill()
         service.assert_gone(first, 60)
         service.wait_for(lambda: is_right(client), 60)

@@ -92,7 +92,7 @@ def test_a_tile_that_ends_every_worker_fails_alone_with_its_seeds_named(client: 
 
 
 def test_a_clerk_that_is_killed_is_replaced(client: Client, process: Process) -> None:
-    (clerk,) = [each for each in process.tree() if each.name().startswith("ray::Clerk")]
+    (clerk,) = service.named(process.tree(), r"ray::Clerk.*")
     clerk.kill()
     name = client.register(graphs.sine(17))
     assert client.call("Jacobian", request(name, [np.zeros(17)])).summary.passes == 17

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -160,7 +161,17 @@ class Process:
 
     def workers(self) -> list[psutil.Process]:
         """Returns the worker processes that are up; Ray names processes by what they do."""
-        return [process for process in self.tree() if process.name() in ("ray::Worker", "ray::Worker.run")]
+        return named(self.tree(), r"ray::Worker(\.run)?")  # while it starts, a process has another name
+
+
+def named(processes: Iterable[psutil.Process], pattern: str) -> list[psutil.Process]:
+    """Returns the processes whose whole name matches a regular expression, without those that end while they are looked at."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if re.fullmatch(pattern, process.name()):
+                found.append(process)
+    return found
 
 
 @contextlib.contextmanager

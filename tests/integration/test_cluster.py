@@ -77,8 +77,8 @@ def test_a_node_that_joins_takes_part_and_one_that_dies_costs_nothing_but_time(h
             answers: list[service.Answer] = []
             call = threading.Thread(target=lambda: answers.append(client.call("Jacobian", request(name, [np.zeros(n)], tile=4))))
             call.start()
-            (raylet,) = [process for process in second.children(recursive=True) if process.name() == "raylet"]
-            (worker,) = [process for process in raylet.children() if process.name().startswith("ray::Worker")]
+            (raylet,) = service.named(second.children(recursive=True), "raylet")
+            (worker,) = service.named(raylet.children(), r"ray::Worker.*")
             service.wait_for(lambda: worker.name() == "ray::Worker.run", 30)
             raylet.kill()
             call.join(120)

@@ -61,7 +61,7 @@ ARGS = (GRID, X, X + 1, X + 2, np.arange(4))
 
 def test_what_is_said_is_what_happens(client: jl.Client) -> None:
     function = client.register(model, *ARGS)
-    found = function.derivatives
+    found = function.derivatives()
     assert [(leaf.forward.word, leaf.reverse.word) for leaf in found.inputs] == [
         ("yes", "yes"),
         ("no", "yes"),
@@ -97,7 +97,7 @@ def test_a_rule_that_refuses_one_of_its_inputs(client: jl.Client) -> None:
         return table(*primals), 10.0 * tangents[0]
 
     table.defjvp(rule, symbolic_zeros=True)
-    found = client.register(table, GRID, X).derivatives
+    found = client.register(table, GRID, X).derivatives()
     assert [(leaf.forward.word, leaf.reverse.word) for leaf in found.inputs] == [("yes", "yes"), ("no", "no")]
     assert "no derivative with respect to the knots" in found["args[1]"].forward.reason
 

@@ -10,17 +10,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import ray
-from integration import graphs, service
-from integration.service import request
+from integration import graphs
 
-import jacloom as jl
-from jacloom_api.v1 import blob_service_pb2 as blob_pb
-from jacloom_api.v1 import function_service_pb2 as function_pb
 from jacloom_api.v1 import graph_pb2
 from jacloom_graph import blobnames
 from jacloom_graph.errors import Fault, Reason
@@ -28,7 +22,8 @@ from jacloom_server import shelf
 from jacloom_server.blobs import Blobs
 from jacloom_server.cluster import Cluster
 from jacloom_server.config import Config
-from jacloom_server.functions import Function, Functions
+from jacloom_server.function import Function
+from jacloom_server.functions import Functions
 from jacloom_server.pool import Pool
 from jacloom_worker.launch import Role, Seat
 
@@ -325,8 +320,8 @@ async def test_derivatives_are_asked_for_when_wanted_and_once(clerk: Pool, monke
     function = await functions.register(sine(3))
     assert asked == ["reading the graph"]
     asked.clear()
-    first, second = await asyncio.gather(functions.derivatives(function), functions.derivatives(function))
-    assert first is second is await functions.derivatives(function)
+    first, second = await asyncio.gather(function.derivatives(clerk), function.derivatives(clerk))
+    assert first is second is await function.derivatives(clerk)
     assert [(leaf.forward.available, leaf.reverse.available) for leaf in first.leaves] == [(True, True)]
     assert asked == ["asking for the function's derivatives"]
 
@@ -340,8 +335,8 @@ async def test_derivatives_that_were_not_found_out_are_asked_for_again(clerk: Po
 
     with monkeypatch.context() as patch:
         patch.setattr(clerk, "ask", busy)
-        assert await refusal(functions.derivatives(function)) is Reason.NO_WORKERS
-    assert (await functions.derivatives(function)).traces == 2
+        assert await refusal(function.derivatives(clerk)) is Reason.NO_WORKERS
+    assert (await function.derivatives(clerk)).traces == 2
 
 
 async def test_a_damaged_constant_is_uploaded_again(clerk: Pool, tmp_path: Path) -> None:
@@ -358,52 +353,3 @@ async def test_a_damaged_constant_is_uploaded_again(clerk: Pool, tmp_path: Path)
     await put(after.blobs, MATRIX)
     assert (await after.register(graph, leased=False)).id == id_
     assert file.read_bytes() == MATRIX.tobytes()
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[service.Process]:
-    """A service with room for two functions, and for the constants of one."""
-    folder = tmp_path_factory.mktemp("small")
-    (folder / "settings.toml").write_text("functions = 2\nblob_bytes = 1_000_000\n")
-    flags = ("--config", str(folder / "settings.toml"), "--workers", "1", "--no-wide", "--object-store", "256M")
-    with service.process(folder / "log", *flags) as running:
-        yield running
-
-
-def scaled(by: np.ndarray) -> Any:
-    return lambda x: jnp.sum(x * by) ** 2
-
-
-def test_forgetting_is_invisible_to_the_sdk(small: service.Process) -> None:
-    x = np.linspace(0, 1, 100_000)
-    with jl.connect(small.address) as client:
-        # Each with a constant of 800 kB: only one fits.
-        made = [jl.trace(scaled(np.full(100_000, float(n))), x) for n in range(1, 4)]
-        for _ in range(2):
-            for n, function in enumerate(made, 1):
-                np.testing.assert_allclose(client.grad(function)(x), 2 * n * n * x.sum())
-        kept = client.register(lambda x: x**2, np.zeros(3))
-        for n in range(1, 5):
-            np.testing.assert_allclose(client.jacobian(lambda x, n=n: x * n)(np.ones(2)), n * np.eye(2))
-        assert kept.id in [function.id for function in client.functions()]
-        client.delete(kept)
-
-
-def test_graphs_of_calls_and_leased_functions_never_fill_the_service(small: service.Process) -> None:
-    with service.client(small) as client:
-        names = []
-        for n in range(1, 5):
-            call = request("", [np.ones(n)])
-            call.graph = graphs.serialized(graphs.cubes(n))
-            answer = client.call("Gradient", call)
-            np.testing.assert_array_equal(answer.arrays[0], np.full(n, 3.0))
-            names.append(answer.header.function)
-            names.append(client.functions.Register(function_pb.RegisterRequest(graph=sine(n), leased=True), timeout=60).name)
-        listed = client.functions.List(function_pb.ListFunctionsRequest())
-        assert [info.name for info in listed.functions] == names[:-3:-1]
-        for n in (1, 2):
-            client.functions.Register(function_pb.RegisterRequest(graph=sine(n)), timeout=60)
-        with pytest.raises(grpc.RpcError) as caught:
-            client.functions.Register(function_pb.RegisterRequest(graph=sine(3), leased=True), timeout=60)
-        assert service.failure(caught.value).reason == "OVER_QUOTA"
-        client.blobs.Missing(blob_pb.MissingRequest(names=[]))

@@ -338,3 +338,13 @@ def ode_steps(state: Any, step: Any) -> Any:
 def derivatives(x: Any) -> Any:
     energy = lambda a: jnp.sum(jnp.tanh(WIDE @ jnp.append(a, 0.5)) ** 2) + jax.nn.logsumexp(a)  # noqa: E731
     return jax.grad(energy)(x), jax.hessian(energy)(x)[:, :3], jax.vmap(jax.grad(lambda a: jnp.sinc(a) * a))(x), jax.jvp(energy, (x,), (x,))
+
+
+@case(spread(4, start=5), np.float64(0.75))
+def implicit_roots(a: Any, slope: Any) -> Any:
+    """The x with ``x**3 + slope x = a``, differentiated by that equation."""
+
+    def newton(equation: Any, guess: Any) -> Any:
+        return lax.fori_loop(0, 20, lambda _, x: x - equation(x) / (3 * x * x + slope), guess)
+
+    return lax.custom_root(lambda x: x**3 + slope * x - a, jnp.ones_like(a), newton, lambda diagonal, y: y / diagonal(jnp.ones_like(y)))

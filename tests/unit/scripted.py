@@ -38,6 +38,8 @@ class Script:
     registered: dict[str, function.FunctionInfo] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
     derivatives: function.DescribeDerivativesReply = field(default_factory=function.DescribeDerivativesReply)
+    pause: float = 0.0
+    """Seconds that pass before ``DescribeDerivatives`` answers."""
     cancelled: threading.Event = field(default_factory=threading.Event)
     metadata: dict[str, str] = field(default_factory=dict)
 
@@ -97,6 +99,7 @@ class _Functions(function_grpc.FunctionServiceServicer):
 
     def DescribeDerivatives(self, request: function.DescribeDerivativesRequest, context: Any) -> function.DescribeDerivativesReply:
         self.script.calls.append("DescribeDerivatives")
+        time.sleep(self.script.pause)
         if request.name not in self.script.registered:
             fail(context, Reason.FUNCTION_NOT_FOUND, f"no function {request.name}")
         return self.script.derivatives

@@ -94,6 +94,11 @@ def test_the_command_line_refuses_with_code_2(capsys: pytest.CaptureFixture[str]
     assert command.main(["--config", str(tmp_path / "none.toml")]) == 2
     file.write_text("workers = ")
     assert command.main(["--config", str(file)]) == 2
+    file.write_bytes(b"workers = 2\n# zw\xf6lf\n")
+    assert command.main(["--config", str(file)]) == 2
+    assert "settings.toml must be text in UTF-8, got the byte 0xf6 in line 2: save it as UTF-8." in capsys.readouterr().err
+    assert command.main(["--tile-lease", "nan", "--no-supervise"]) == 2
+    assert "tile_lease must be at least 0.1 and at most 31,536,000.0, got nan." in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         command.main(["--memory", "lots"])
     with pytest.raises(SystemExit, match="0"):

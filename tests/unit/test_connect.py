@@ -99,6 +99,13 @@ def test_environment_names_the_service(monkeypatch: pytest.MonkeyPatch, tmp_path
         connect()
 
 
+@pytest.mark.parametrize(("token", "text"), [("secret\n", r"got '\\n' as character 7 of 7"), ("s\u00e9cret", "got 'é' as character 2 of 6")])
+def test_tokens_that_cannot_travel_are_refused(token: str, text: str) -> None:
+    with pytest.raises(jl.OptionError, match=text) as caught:
+        connect("localhost:1", token=token)
+    assert "secret" not in str(caught.value)
+
+
 def test_local_service_takes_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JACLOOM_ADDRESS", raising=False)
     with pytest.raises(jl.OptionError, match="token and tls need an address"):

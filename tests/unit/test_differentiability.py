@@ -198,6 +198,18 @@ def test_what_was_recorded_for_other_inputs_is_not_known() -> None:
     assert "trace the function again for this argnums" in why(found.leaves[1].forward)
 
 
+def test_what_a_rule_says_in_its_own_words_is_a_refusal() -> None:
+    worded = jax.custom_jvp(lambda x: x * 2)
+
+    def refuse(*_: Any) -> Any:
+        raise RuntimeError("the table was recorded for other inputs")
+
+    worded.defjvp(refuse)
+    found = report(lambda x, y: worded(x) + y, X, X)
+    assert table(found) == [(False, False), (True, True)]
+    assert "recorded for other inputs" in why(found.leaves[0].forward)
+
+
 @pytest.mark.parametrize(
     ("f", "x", "expected"),
     [

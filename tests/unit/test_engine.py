@@ -1,97 +1,41 @@
-"""The engine on graphs written by hand: answers, faults as values, what it keeps and what it drops."""
+"""The engine on graphs written by hand: answers, what it keeps and what it drops."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
-import re
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from unit.handmade import (
+    JACOBIAN,
+    LAYER,
+    PRODUCT,
+    REVERSE_ONLY,
+    SCALAR,
+    VECTOR,
+    W,
+    X,
+    arrays,
+    fault,
+    inline,
+    layer,
+    load_of,
+    node,
+    single,
+    task,
+)
 
 from jacloom_graph import identity, wire
-from jacloom_graph.errors import Fault, Reason
-from jacloom_graph.tree import LEAF, tuple_of
-from jacloom_graph.types import AttrValue, Constant, Function, Graph, JvpRule, Node, Rule, TransposeRule, Tree, TreeKind, Type, VjpRule
-from jacloom_worker import engine, functions
+from jacloom_graph.errors import Reason
+from jacloom_graph.tree import LEAF
+from jacloom_graph.types import AttrValue, Constant, Node, Tree, TreeKind, Type
+from jacloom_worker import engine
 from jacloom_worker.engine import Engine
-from jacloom_worker.protocol import Answer, Cost, Description, Done, Kernel, Kind, Load, Missing, Survey, Task
+from jacloom_worker.protocol import Cost, Description, Done, Kernel, Kind, Load, Missing, Survey, Task
 
 pytestmark = pytest.mark.usefixtures("worker_jax")
-
-VECTOR, SCALAR = Type("float64", (4,)), Type("float64")
-X = np.array([0.5, -1.0, 2.0, 0.25])
-W = np.linspace(-1, 1, 12).reshape(3, 4)
-
-
-def node(op: str, *operands: int, results: int = 1, **attrs: AttrValue) -> Node:
-    return Node(op, operands, attrs, result_count=results)
-
-
-def graph(*functions: Function, rules: tuple[Rule, ...] = (), constants: tuple[Constant, ...] = ()) -> Graph:
-    entry = functions[0]
-    outputs = len(entry.outputs)
-    return Graph(functions, rules, constants, tuple_of(len(entry.inputs)), LEAF if outputs == 1 else tuple_of(outputs))
-
-
-def single(inputs: tuple[Type, ...], nodes: tuple[Node, ...], outputs: tuple[int, ...], constants: tuple[Constant, ...] = ()) -> Graph:
-    return graph(Function("entry", inputs, nodes, outputs), constants=constants)
-
-
-def inline(array: np.ndarray) -> Constant:
-    return Constant(Type(array.dtype.name, array.shape), array)
-
-
-def layer(weights: Constant) -> Graph:
-    """Returns ``x -> tanh(W x)``."""
-    return single((VECTOR,), (node("dot_general", -1, 0, lhs_contracting=(1,), rhs_contracting=(0,)), node("tanh", 1)), (2,), (weights,))
-
-
-LAYER = layer(inline(W))
-"""Outputs: float64[3]. Its Jacobian at X is JACOBIAN."""
-JACOBIAN = (1 - np.tanh(W @ X) ** 2)[:, None] * W
-PRODUCT = single((VECTOR, Type("int32")), (node("reduce_prod", 0, axes=(0,)), node("add", 1, 1)), (2, 3))
-"""Outputs: the product of four numbers, and twice the integer."""
-DOUBLING = graph(
-    Function("entry", (SCALAR,), (node("while", 0, cond=1, body=2),), (1,)),
-    Function("cond", (SCALAR,), (node("lt", 0, -1),), (1,)),
-    Function("body", (SCALAR,), (node("mul", 0, -2),), (1,)),
-    constants=(inline(np.array(100.0)), inline(np.array(2.0))),
-)
-"""Doubles a number until it reaches a hundred, in a number of steps that depends on it."""
-REVERSE_ONLY = graph(
-    Function("entry", (SCALAR,), (node("custom_call", 0, rule=0),), (1,)),
-    Function("cube", (SCALAR,), (node("integer_pow", 0, y=3),), (1,)),
-    Function("forward", (SCALAR,), (node("integer_pow", 0, y=3),), (0, 1)),
-    Function("backward", (SCALAR, SCALAR), (node("mul", 0, 1),), (2,)),
-    rules=(Rule(1, (True,), VjpRule(2, 3, (0,))),),
-)
-"""Cubes a number; by its custom rule the derivative at x is x."""
-
-
-def load_of(graph: Graph) -> Load:
-    blobs = {constant.blob: constant.data.tobytes() for constant in graph.constants if constant.blob and constant.data is not None}
-    return Load(wire.to_bytes(graph), blobs)
-
-
-def task(graph: Graph, kind: Kind, *, start: int = 0, count: int = 0, load: bool = True, **options: Any) -> Task:
-    """Returns a task with respect to the first input and output, unless ``options`` of the kernel say otherwise."""
-    options = {"wrt": (0,), "outputs": (0,)} | options
-    kernel = Kernel(identity.graph_id(graph), kind, **options)
-    return Task(kernel, load_of(graph) if load else None, start=start, count=count)
-
-
-def arrays(answer: Answer) -> tuple[np.ndarray, ...]:
-    assert isinstance(answer, Done), answer
-    return answer.arrays
-
-
-def fault(answer: object) -> Fault:
-    assert isinstance(answer, Fault), answer
-    return answer
 
 
 @pytest.fixture
@@ -188,130 +132,6 @@ class TestRun:
         blocks = arrays(here.run(task(empty, Kind.FORWARD, wrt=(0, 1), outputs=(0, 1), count=1, width=2), none, np.float64(0.0)))
         assert [(block.dtype, block.shape) for block in blocks] == [(np.float32, (0, 1)), (np.float64, (1, 1))]
         assert blocks[1] == 1.0
-
-
-class TestFaults:
-    @pytest.mark.parametrize(
-        ("arguments", "field", "says"),
-        [
-            ((), "args", "takes 1 input leaves, and this call 1 seeds"),
-            ((X, X, X), "args", "got 3 arrays"),
-            ((X.astype(np.float32), X), "args[0]", r"must be float64 of shape \(4,\), got float32"),
-            ((X, X[:3]), "seeds[0]", r"got float64 of shape \(3,\)"),
-            ((X, X.astype(">f8")), "seeds[0]", "must be float64"),
-        ],
-    )
-    def test_arguments_that_do_not_fit(self, arguments: tuple[np.ndarray, ...], field: str, says: str) -> None:
-        answer = fault(Engine().run(task(LAYER, Kind.JVP), *arguments))
-        assert (answer.reason, answer.field) == (Reason.ARGUMENT_MISMATCH, field)
-        with pytest.raises(Fault, match=says):
-            raise answer
-
-    @pytest.mark.parametrize(("start", "count"), [(-1, 2), (0, 3), (0, -1)])
-    def test_tiles_outside_their_width(self, start: int, count: int) -> None:
-        assert fault(Engine().run(task(LAYER, Kind.FORWARD, start=start, count=count, width=2), X)).reason is Reason.INVALID_OPTION
-
-    def test_leaves_that_are_not_there(self) -> None:
-        assert fault(Engine().run(task(LAYER, Kind.JVP, wrt=(1,)), X, X)).field == "wrt[0]"
-
-    def test_no_forward_mode_through_a_reverse_rule(self) -> None:
-        here, three = Engine(), np.float64(3.0)
-        answer = fault(here.run(task(REVERSE_ONLY, Kind.JVP), three, three))
-        assert answer.reason is Reason.MODE_UNAVAILABLE
-        assert str(answer.place) == "function 0, node 0 (custom_call)"
-        assert arrays(here.run(task(REVERSE_ONLY, Kind.GRADIENT), three)) == (3.0,)
-
-    def test_a_call_with_arguments_of_other_types(self) -> None:
-        callee = Function("callee", (Type("float32", (7, 2)),), (node("sin", 0),), (1,))
-        called = graph(Function("entry", (VECTOR,), (node("call", 0, function=1),), (1,)), callee)
-        answer = fault(Engine().describe(load_of(called)))
-        assert (answer.reason, str(answer.place)) == (Reason.TYPE_MISMATCH, "function 1")
-        assert answer.message == "function 1 takes (float32[7,2]), and is called with (float64[4])"
-
-    @pytest.mark.parametrize(
-        ("kind", "says"),
-        [
-            (Kind.JVP, r"gives float64\[4\] as tangent of result 0, expected float64\[\]"),
-            (Kind.VJP, r"gives float64\[4\] as cotangent of input 0, expected float64\[\]"),
-        ],
-    )
-    def test_a_rule_with_a_transpose_of_other_types(self, kind: Kind, says: str) -> None:
-        # Doubles a number; one of its rules answers with four.
-        total = Function("total", (SCALAR,), (node("mul", 0, -1),), (1,))
-        moved = node("broadcast_in_dim", 1, shape=(4,)) if kind is Kind.JVP else node("custom_call", 1, rule=0)
-        jvp = Function("jvp", (SCALAR, SCALAR), (node("custom_call", 0, rule=0), moved), (2, 3))
-        pulled = node("broadcast_in_dim", 0, shape=(4,)) if kind is Kind.VJP else node("mul", 0, -1)
-        transpose = Function("transpose", (SCALAR,), (pulled,), (1,))
-        ruled = graph(
-            Function("entry", (SCALAR,), (node("custom_call", 0, rule=0),), (1,)),
-            total,
-            jvp,
-            transpose,
-            rules=(Rule(1, (True,), JvpRule(2, (0,), TransposeRule(3, (0,)))),),
-            constants=(inline(np.array(2.0)),),
-        )
-        answer = fault(Engine().run(task(ruled, kind), np.float64(3.0), np.float64(1.0)))
-        assert answer.reason is Reason.TYPE_MISMATCH
-        assert re.search(says, answer.message)
-
-    def test_a_reverse_rule_with_a_cotangent_too_few(self) -> None:
-        # Two outputs, so the rule gets two cotangents; one that takes only the first would read the second as its own first result.
-        two = graph(
-            Function("entry", (SCALAR,), (node("custom_call", 0, rule=0, results=2),), (1, 2)),
-            Function("twice", (SCALAR,), (node("sin", 0), node("cos", 0)), (1, 2)),
-            Function("forward", (SCALAR,), (node("sin", 0), node("cos", 0)), (0, 1, 2)),
-            Function("backward", (SCALAR, SCALAR), (node("neg", 1),), (2,)),
-            rules=(Rule(1, (True,), VjpRule(2, 3, (0,))),),
-        )
-        survey = Engine().survey(load_of(two), (0,), (0, 1))
-        assert isinstance(survey, Survey)
-        answer = fault(survey.reverse)
-        assert (answer.reason, str(answer.place)) == (Reason.TYPE_MISMATCH, "function 3")
-        assert "takes (float64[], float64[]), and is called with (float64[], float64[], float64[])" in answer.message
-
-    @pytest.mark.parametrize(
-        ("kind", "options", "expected"),
-        [(Kind.FORWARD, {}, 128.0), (Kind.REVERSE, {}, 128.0), (Kind.HESSIAN, {}, 0.0), (Kind.HESSIAN, {"inner": "forward"}, 0.0)],
-    )
-    def test_a_loop_has_both_modes(self, kind: Kind, options: dict[str, Any], expected: float) -> None:
-        # The loop doubles 1.5 seven times, and twice a number has the second derivative zero.
-        assert arrays(Engine().run(task(DOUBLING, kind, count=1, width=1, **options), np.float64(1.5))) == (np.full((1, 1), expected),)
-
-    def test_a_program_larger_than_the_worker(self) -> None:
-        wide = single((SCALAR,), (node("broadcast_in_dim", 0, shape=(1000, 1000)), node("sin", 1), node("reduce_sum", 2, axes=(0, 1))), (3,))
-        answer = fault(Engine(memory_limit=1 << 20).run(task(wide, Kind.VALUE, values=(0,)), np.float64(1)))
-        assert answer.reason is Reason.TOO_LARGE
-        assert answer.place is not None
-        assert answer.place.node == 0
-        tile = task(LAYER, Kind.FORWARD, width=100_000, count=4)
-        answer = fault(Engine(memory_limit=1 << 20).run(tile, X))
-        assert answer.reason is Reason.OUT_OF_MEMORY
-        assert "smaller tiles" in answer.message
-
-    def test_an_allocation_that_fails(self) -> None:
-        answer = fault(Engine().run(task(LAYER, Kind.FORWARD, width=1 << 40, count=4), X))
-        assert answer.reason is Reason.OUT_OF_MEMORY
-        answer = fault(Engine().run(task(LAYER, Kind.FORWARD, width=1 << 50, count=4), X))
-        assert answer.reason is Reason.TOO_LARGE
-
-    def test_the_unforeseen_is_named_by_an_id_and_logged(self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-        def fail(*_: object) -> None:
-            raise ZeroDivisionError("secret path /home/someone")
-
-        monkeypatch.setattr(functions, "load", fail)
-        with caplog.at_level(logging.ERROR):
-            answer = fault(Engine().run(task(LAYER, Kind.VALUE, values=(0,)), X))
-        assert answer.reason is Reason.INTERNAL
-        assert "secret" not in answer.message
-        assert answer.message.split()[-1] in caplog.text
-        assert "ZeroDivisionError: secret path" in caplog.text
-
-    def test_bytes_that_are_no_graph(self) -> None:
-        bad = Load(b"\x0a\xff\xff\xff\xff\x0f no graph")
-        here = Engine()
-        assert fault(here.run(Task(Kernel("b" * 64, Kind.VALUE), bad))).reason is Reason.INVALID_GRAPH
-        assert fault(here.describe(bad)).reason is Reason.INVALID_GRAPH
-        assert fault(here.survey(bad, (0,), (0,))).reason is Reason.INVALID_GRAPH
 
 
 class TestDescribe:

@@ -8,7 +8,7 @@ import pytest
 
 from jacloom import _errors
 from jacloom._errors import BY_REASON, ArgumentError, GraphError, JacloomError, faults
-from jacloom_graph.errors import Fault, Place, Reason
+from jacloom_graph.errors import Fault, NotRecorded, Place, Reason
 
 CLASSES = [kind for kind in vars(_errors).values() if isinstance(kind, type) and issubclass(kind, JacloomError)]
 
@@ -25,6 +25,14 @@ def test_errors_pickle_with_everything_they_know(kind: type[JacloomError]) -> No
     assert type(again) is kind
     assert vars(again) == vars(error)
     assert str(again) == "text (at model.py:3 (f))"
+
+
+@pytest.mark.parametrize("kind", [Fault, NotRecorded])
+def test_faults_stay_what_they_are_between_processes_and_at_a_place(kind: type[Fault]) -> None:
+    fault = kind(Reason.MODE_UNAVAILABLE, "text", field="args[2]").at(Place(1, 2, "add"))
+    again = pickle.loads(pickle.dumps(fault))
+    assert type(again) is kind
+    assert (again.reason, again.message, again.field, again.place) == (Reason.MODE_UNAVAILABLE, "text", "args[2]", Place(1, 2, "add"))
 
 
 @pytest.mark.parametrize(

@@ -195,11 +195,40 @@ def test_objects_without_weak_references_are_not_cached() -> None:
 def test_functions_that_cannot_be_traced() -> None:
     with pytest.raises(jl.TraceError, match="kept static"):
         jl.trace(lambda x: x if x > 0 else -x, 1.0)
+    with pytest.raises(jl.TraceError, match="An index or a size depends on a traced value"):
+        jl.trace(lambda x, n: [x, x][n], X, np.int64(1))
+    with pytest.raises(jl.TraceError, match="An index or a size depends on a traced value"):
+        jl.trace(lambda n: jnp.ones(n), np.int64(1))
+    with pytest.raises(jl.TraceError, match="Return arrays and numbers"):
+        jl.trace(lambda x: "text", X)
     with pytest.raises(jl.UnsupportedOpError) as caught:
         jl.trace(lambda x: jax.pure_callback(np.sin, jax.ShapeDtypeStruct((), jnp.float64), x), 1.0)
     assert "callback" in str(caught.value)
     with pytest.raises(jl.ArgumentError, match=r"args\[0\]\['t'\]: .*datetime64"):
         jl.trace(lambda p: p["x"], {"x": X, "t": np.zeros(2, "datetime64[s]")})
+
+
+def test_errors_name_the_function_as_the_user_knows_it() -> None:
+    def doubtful(weights: jax.Array) -> jax.Array:
+        return weights if weights.sum() > 0 else -weights
+
+    with pytest.raises(jl.TraceError) as caught:
+        jl.trace(doubtful, X)
+    line = doubtful.__code__.co_firstlineno
+    assert f"while tracing the function doubtful at {__file__}:{line}" in str(caught.value)
+    assert "depends on the value of the argument weights" in str(caught.value)
+    assert "entry.py" not in str(caught.value)
+
+
+def test_a_look_at_placement_is_left_out() -> None:
+    def looking(x: Any) -> Any:
+        jax.debug.inspect_array_sharding(x, callback=print)
+        return x * 2
+
+    with pytest.warns(jl.JacloomWarning, match="inspect_sharding was dropped"):
+        binding, _ = bind_callable(looking, (np.ones(2),), {})
+    assert binding.function is not None
+    assert [node.op for node in binding.function.graph.entry.nodes] == ["mul"]
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
@@ -213,7 +242,7 @@ def test_what_is_left_out_is_a_warning_once() -> None:
         jax.debug.print("x = {}", x)
         return x * 2
 
-    with pytest.warns(jl.JacloomWarning, match=r"^talking: debug_(print|callback) was dropped") as caught:
+    with pytest.warns(jl.JacloomWarning, match=r"^talking: debug_(print|callback) was dropped: .* return the value to look at it") as caught:
         bind_callable(talking, (np.ones(2),), {})
     assert len(caught) == 1
     bind_callable(talking, (np.ones(2),), {})

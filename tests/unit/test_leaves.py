@@ -65,7 +65,7 @@ def test_equal_types_have_equal_keys_whatever_holds_them() -> None:
     assert leaves.key(1.0) != leaves.key(np.float64(1.0))
 
 
-@pytest.mark.parametrize("value", [3, True, "name", b"name", Colour.RED, print, (lambda: 0)], ids=repr)
+@pytest.mark.parametrize("value", [3, True, "name", b"name", Colour.RED, print, (lambda: 0)], ids=lambda value: type(value).__name__)
 def test_static_values(value: Any) -> None:
     assert leaves.key(value) == Static(value)
 

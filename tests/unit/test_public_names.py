@@ -89,6 +89,7 @@ def test_everything_public_is_documented(name: str) -> None:
 def test_every_call_takes_a_timeout() -> None:
     without = {name for name in METHODS if "timeout" not in inspect.signature(getattr(jl.Client, name)).parameters}
     assert without == {"close"}
+    assert "timeout" in inspect.signature(jl.RemoteFunction.derivatives).parameters
 
 
 @pytest.mark.parametrize("module", ["jacloom", "jacloom.cli"])

@@ -17,8 +17,8 @@ REVERSE = Cost(4e6, 4e5, 10_000)
 REFUSED = Fault(Reason.MODE_UNAVAILABLE, "a custom_vjp has no forward rule", place=Place(1, 4, "custom_call"))
 
 
-def problem(n: int, m: int) -> Problem:
-    return Problem((Type("float64", (n,)),), (Type("float64", (m,)),), n * m * 8)
+def problem(n: int, m: int, loops: bool = False) -> Problem:
+    return Problem((Type("float64", (n,)),), (Type("float64", (m,)),), n * m * 8, loops)
 
 
 def plan(n: int, m: int, survey: Survey = Survey(VALUE, FORWARD, REVERSE), workers: int = 2, **options: object) -> strategy.Plan:  # noqa: B008
@@ -48,6 +48,33 @@ def test_prices_are_relative_to_the_value() -> None:
     forward, reverse = plan(3, 1000).considered
     assert (round(forward.price, 9), round(reverse.price, 9)) == (2.0, 4.0)
     assert reverse.verdict == "about 667 times the price"
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "loops", "tile", "mode"),
+    [
+        (11, 5, False, 0, Mode.REVERSE),  # 22 evaluations' worth of columns, 20 of rows
+        (11, 5, True, 0, Mode.FORWARD),  # one tile of rows runs the loops once more: 21, which is near
+        (12, 5, True, 0, Mode.REVERSE),
+        (12, 5, True, 1, Mode.FORWARD),  # five tiles of rows do so five times: 25
+    ],
+)
+def test_rows_of_a_loop_cost_its_steps_again_once_a_tile(n: int, m: int, loops: bool, tile: int, mode: Mode) -> None:
+    assert strategy.jacobian(problem(n, m, loops), Survey(VALUE, FORWARD, REVERSE), workers=2, tile=tile).mode is mode
+
+
+def test_the_price_of_a_row_has_its_share_of_the_steps_that_are_taken_again() -> None:
+    row, column = strategy.jacobian(problem(12, 5, loops=True), Survey(VALUE, FORWARD, REVERSE), workers=2).considered
+    assert (round(row.price, 9), round(column.price, 9)) == (4.2, 2.0)
+    assert (row.verdict, column.verdict) == ("cheapest", "about 1.14 times the price")
+    asked = strategy.jacobian(problem(12, 5, loops=True), Survey(VALUE, FORWARD, REVERSE), workers=2, mode=Mode.REVERSE, tile=1)
+    assert asked.seconds == pytest.approx(25 * strategy.seconds(VALUE))
+
+
+def test_a_second_derivative_of_a_loop_goes_over_the_cheaper_first() -> None:
+    survey = Survey(VALUE, FORWARD, REVERSE)
+    assert strategy.hessian(problem(11, 5), survey, workers=2).inner is Mode.REVERSE
+    assert strategy.hessian(problem(11, 5, loops=True), survey, workers=2).inner is Mode.FORWARD
 
 
 def test_an_asked_for_mode_is_taken() -> None:
@@ -103,6 +130,15 @@ def test_an_asked_for_width_is_taken_as_it_is() -> None:
     assert plan(10, 2000, tile=64).tile == 64
 
 
+def test_a_plan_of_another_width_is_priced_for_its_own_tiles() -> None:
+    survey = Survey(VALUE, REFUSED, REVERSE)
+    made = strategy.jacobian(problem(12, 500, loops=True), survey, workers=2)
+    for width in (1, 8):
+        other = strategy.resized(made, width, 2)
+        assert other.tiles != made.tiles
+        assert other.seconds == pytest.approx(strategy.jacobian(problem(12, 500, loops=True), survey, workers=2, tile=width).seconds)
+
+
 def test_wide_answers_keep_tiles_narrow() -> None:
     made = strategy.jacobian(problem(1000, 1 << 20), Survey(VALUE, Cost(1, 1, 1), REFUSED), workers=2)
     assert made.tile == made.widest == 4, "four columns of 8 MiB"
@@ -128,13 +164,14 @@ def test_hessian_counts_columns_and_needs_a_first_derivative() -> None:
     [
         (Survey(VALUE, FORWARD, REVERSE), 2, Mode.FORWARD),  # 1 + 2 x 2 evaluations' worth, against 2 + 4
         (Survey(VALUE, FORWARD, REVERSE), 3, Mode.REVERSE),
+        (Survey(VALUE, FORWARD, Cost(3e6, 3e5, 10_000)), 2, Mode.FORWARD),  # 5 against 2 + 3
         (Survey(VALUE, REFUSED, REVERSE), 2, Mode.REVERSE),
         (Survey(VALUE, FORWARD, REFUSED), 60, Mode.FORWARD),
         (Survey(VALUE, FORWARD, REFUSED), 60_000, Mode.REVERSE),  # which is then refused with its reason
     ],
 )
 def test_the_gradient_of_a_loop_goes_the_cheaper_way(survey: Survey, n: int, mode: Mode) -> None:
-    assert strategy.gradient(problem(n, 1), survey) is mode
+    assert strategy.gradient(problem(n, 1, loops=True), survey) is mode
 
 
 def test_a_gradient_of_mixed_types_goes_in_reverse() -> None:

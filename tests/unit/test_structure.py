@@ -40,9 +40,10 @@ def test_round_trip(flatten: Any) -> None:
 
 def test_questions(flatten: Any) -> None:
     _, structure = flatten(VALUE)
-    assert (structure.is_tuple, structure.is_leaf) == (True, False)
+    assert (structure.is_pair, structure.is_leaf) == (False, False)
     assert [child.count for child in structure.children] == [2, 2, 0]
-    assert [child.is_tuple for child in structure.children] == [False, False, False]
+    assert [child.is_pair for child in structure.children] == [False, True, False]
+    assert [flatten(value)[1].is_pair for value in ((1.0, 2.0), [1.0, (2.0,)], {"a": 1.0, "b": 2.0}, 1.0, None)] == [True, True, False, False, False]
     assert structure.children[1].children[0].is_leaf
     assert not flatten(None)[1].is_leaf
     assert str(structure) == "({'a': [*, None], 'b': *}, Pair(left=*, right=(*,)), [])"

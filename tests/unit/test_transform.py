@@ -98,6 +98,12 @@ def test_gradient_and_auxiliary(has_aux: bool, value: bool, argnums: Any) -> Non
     same(transformed(Gradient(argnums, has_aux, value=value), f, (PARAMS, X)), expected)
 
 
+@pytest.mark.parametrize("pair", [tuple, list, lambda parts: State(*parts)], ids=["tuple", "list", "namedtuple"])
+def test_any_pair_has_an_auxiliary_part(pair: Callable[[tuple[Any, Any]], Any]) -> None:
+    f = lambda x: pair(((x**2).sum(), {"x": x}))  # noqa: E731
+    same(transformed(Gradient(has_aux=True), f, (X,)), jax.grad(f, has_aux=True)(X))
+
+
 @pytest.mark.parametrize(
     ("transform", "of_jax"), [(Jacobian(has_aux=True), jax.jacfwd), (Hessian(has_aux=True), jax.hessian)], ids=["jacobian", "hessian"]
 )
@@ -243,10 +249,11 @@ BAD: dict[str, tuple[Any, Any, Any, str]] = {
     ),
     "no pair": (
         Jacobian(has_aux=True),
-        lambda x: [x, x],
+        lambda x: {"out": x, "aux": x},
         (X,),
-        "`client.jacobian(f, has_aux=True)`: with has_aux=True, f must return a pair (out, aux); it returns [*, *]",
+        "`client.jacobian(f, has_aux=True)`: with has_aux=True, f must return a pair (out, aux); it returns {'aux': *, 'out': *}",
     ),
+    "three": (Gradient(has_aux=True), lambda x: [x.sum(), x, x], (X,), "must return a pair (out, aux); it returns [*, *, *]"),
     "complex gradient": (Gradient(), lambda x: x.sum() * 1j, (X,), "a gradient needs a real output"),
     "complex hessian": (Hessian(), lambda z: jnp.abs(z), (X + 1j,), "second derivatives need real inputs"),
 }

@@ -43,9 +43,11 @@ def sample() -> Graph:
     jvp = Function("jvp", (ROW, ROW), (Node("mul", (0, 1)),), (0, 2))
     forward = Function("forward", (ROW,), (), (0, 0))
     backward = Function("backward", (ROW, ROW), (), (1,))
+    both = Function("both", (ROW, ROW, ROW), (), (0, 2))
     rules = (
         Rule(1, (True,), JvpRule(2, (0,))),
-        Rule(1, (True,), JvpRule(2, (0,), TransposeRule(1, (0,)))),
+        Rule(1, (True,), JvpRule(2, (0,), (TransposeRule(1, (0,)),))),
+        Rule(4, (True, False), JvpRule(5, (0,), (TransposeRule(4, (0,)), TransposeRule(4, (1,))))),
         Rule(1, (True,), VjpRule(3, 4, (0,))),
         Rule(1, (False,), "no derivative: µ"),
     )
@@ -58,7 +60,7 @@ def sample() -> Graph:
     )
     in_tree = flatten(({"x": 1, "y": (2, None)}, [3]))[1]
     out_tree = Tree(TreeKind.NAMEDTUPLE, (LEAF, LEAF, Tree(TreeKind.CUSTOM, (LEAF,), name="Module")), ("a", "b", "c"), "Result")
-    return Graph((entry, body, jvp, forward, backward), rules, constants, in_tree, out_tree, producer="test")
+    return Graph((entry, body, jvp, forward, backward, both), rules, constants, in_tree, out_tree, producer="test")
 
 
 def without_defaults(graph: Graph) -> Graph:
@@ -88,6 +90,22 @@ def test_a_graph_comes_back_and_is_valid() -> None:
             assert (got.data.dtype, got.data.shape, got.data.tobytes()) == (sent.data.dtype, sent.data.shape, sent.data.tobytes())
     check(back)
     assert to_bytes(back) == to_bytes(graph)
+
+
+def test_a_rule_with_one_transpose_has_the_bytes_that_it_always_had() -> None:
+    # Rules were written so when none could have more than one.
+    data = bytes.fromhex("0801120201001a0d08021201001a06080312020001")
+    rule = Rule(1, (True, False), JvpRule(2, (0,), (TransposeRule(3, (0, 1)),)))
+    graph = replace(from_bytes(message(rules=[graph_pb2.Rule.FromString(data)])), in_tree=tuple_of(1))
+    assert graph.rules == (rule,)
+    assert graph_pb2.Graph.FromString(to_bytes(graph)).rules[0].SerializeToString() == data
+
+
+def test_transposes_are_limited_by_number() -> None:
+    many = graph_pb2.Rule(jvp=graph_pb2.JvpRule(transposes=[graph_pb2.TransposeRule()] * 3))
+    with pytest.raises(Fault, match="at most 2 references, got 3") as caught:
+        from_bytes(message(rules=[many]), Limits(references=2))
+    assert caught.value.reason is Reason.TOO_LARGE
 
 
 def test_defaults_are_left_out() -> None:
@@ -189,7 +207,7 @@ def test_bad_parts_are_refused(data: bytes, text: str, field: str) -> None:
 @pytest.mark.parametrize("limit", ["functions", "rules", "constants", "nodes"])
 def test_numbers_are_limited(limit: str) -> None:
     data = to_bytes(sample())
-    number = {"functions": 5, "rules": 4, "constants": 5, "nodes": 8}[limit]
+    number = {"functions": 6, "rules": 5, "constants": 5, "nodes": 8}[limit]
     from_bytes(data, Limits(**{limit: number}))
     with pytest.raises(Fault, match=f"a graph may have at most {number - 1} {limit}, got {number}") as caught:
         from_bytes(data, Limits(**{limit: number - 1}))

@@ -11,16 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.dtypes import float0
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
 from jacloom_worker import revolve
+from jacloom_worker.directions import as_array
 
 CHECKPOINT_BYTES = 4 << 20
 """Most memory for the checkpoints of one loop, unless the least number of slots needs more."""
@@ -72,6 +72,33 @@ def while_loop(going: Going, step: Step, reversible: Step, constants: Leaves, ca
     return loop(list(constants), carry)
 
 
+class _State(NamedTuple):
+    """How far the way back has come, as its loop carries it. Numbers are scalar int32 and count steps from 0, the first of the loop.
+
+    The next move is a step ahead, of ``carry``, until ``step`` is ``last``; then one back through that step. Checkpoints lie in slots ``0 .. top``,
+    the newest at the end, each before a later step than the one below.
+    """
+
+    step: jax.Array
+    """The step that ``carry`` is before."""
+    last: jax.Array
+    """The step to go back through next; -1 at the end."""
+    top: jax.Array
+    """The slot of the newest checkpoint."""
+    place: jax.Array
+    """The step before which the next checkpoint is placed; one beyond ``last`` for none."""
+    carry: list[Any]
+    """One array per carry of the loop, of its type."""
+    cotangents: list[Any]
+    """Of the carries that have one, after step ``last``; each like its carry."""
+    sums: list[Any]
+    """Cotangents of the constants that have one, of the steps after ``last``; each like its constant."""
+    held: list[Any]
+    """The checkpoints: ``(slots + 1, *shape)`` per carry. The last slot takes what is not to be kept: a branch around the write would copy all."""
+    at: jax.Array
+    """The steps that the checkpoints are before, ``(slots + 1,)`` int32."""
+
+
 @dataclass(frozen=True)
 class _Reversal:
     """A loop on its way back."""
@@ -114,24 +141,18 @@ class _Reversal:
             count: How many steps the loop took, scalar int32.
             cotangents: One per carry, of the loop's results.
         """
-        given = [_instantiated(cotangents[index], self.start[index]) for index in self.active]
+        given = [as_array(cotangents[index]) for index in self.active]
         sums = [jnp.zeros_like(self.constants[index]) for index in self.active_constants]
-        # One slot more than there are checkpoints, for writes that are not wanted: a branch around the write would copy all of them.
         held = [jnp.broadcast_to(leaf, (self.slots + 1, *leaf.shape)) for leaf in self.start]
         at = jnp.zeros(self.slots + 1, jnp.int32)
         zero = jnp.int32(0)
-        state = (zero, count - 1, zero, self._next(zero, count - 1, zero), self.start, given, sums, held, at)
-        *_, given, sums, _, _ = lax.while_loop(lambda state: state[1] >= 0, self._move, state)
-        of_constants, of_start = dict(zip(self.active_constants, sums, strict=True)), dict(zip(self.active, given, strict=True))
+        state = _State(zero, count - 1, zero, self._next(zero, count - 1, zero), self.start, given, sums, held, at)
+        end = lax.while_loop(lambda state: state.last >= 0, self._move, state)
+        of_constants, of_start = dict(zip(self.active_constants, end.sums, strict=True)), dict(zip(self.active, end.cotangents, strict=True))
         return [of_constants.get(index) for index in range(len(self.constants))], [of_start.get(index) for index in range(len(self.start))]
 
-    def _move(self, state: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Returns the state after one move: a step ahead from the last checkpoint, or, where the step to be reversed is reached, back through it.
-
-        State: ``step``, the number of the step that ``carry`` is before; ``last``, the step to be reversed next; ``top``, the slot of the newest
-        checkpoint; ``place``, the step before which the next is placed; ``carry``; ``cotangents`` of the carry after step ``last``; ``sums`` of
-        the constants' cotangents; ``held``, the checkpoints, and ``at``, the steps that they are before.
-        """
+    def _move(self, state: _State) -> _State:
+        """Returns the state after one move: a step ahead from the last checkpoint, or, where the step to be reversed is reached, back through it."""
         step, last, top, place, carry, cotangents, sums, held, at = state
         back = step == last
         top = jnp.where(back & (at[top] == last), jnp.maximum(top - 1, 0), top)
@@ -149,7 +170,7 @@ class _Reversal:
         held = [lax.dynamic_update_index_in_dim(leaf, new, slot, 0) for leaf, new in zip(held, carry, strict=True)]
         at = at.at[slot].set(step)
         place = jnp.where(back | placed, self._next(step, last, top), place)
-        return step, last, top, place, carry, cotangents, sums, held, at
+        return _State(step, last, top, place, carry, cotangents, sums, held, at)
 
     def _next(self, step: Any, last: Any, top: Any) -> Any:
         """Returns the step before which the next checkpoint is placed; one beyond ``last`` for none."""
@@ -194,13 +215,6 @@ def _reached(jaxpr: Jaxpr, flags: Sequence[bool]) -> list[bool]:
 
 def _inexact(value: Any) -> bool:
     return bool(jax.dtypes.issubdtype(value.dtype, np.inexact))
-
-
-def _instantiated(cotangent: Any, like: Any) -> Any:
-    """Returns a cotangent as an array, also where it is a symbolic zero."""
-    if isinstance(cotangent, jax.custom_derivatives.SymbolicZero) or getattr(cotangent, "dtype", None) == float0:
-        return jnp.zeros_like(like)
-    return cotangent
 
 
 def _strong(leaf: Any) -> Any:

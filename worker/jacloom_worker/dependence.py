@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jax.interpreters.partial_eval import dce_jaxpr
-
 from jacloom_graph.errors import Fault
 from jacloom_worker import kernels
 from jacloom_worker.kernels import Subject
 from jacloom_worker.protocol import Kernel, Kind
+from jacloom_worker.pruning import needed
 
 
 def unused(subject: Subject) -> tuple[int, ...]:
@@ -32,6 +31,4 @@ def constant(subject: Subject, wrt: Sequence[int], outputs: Sequence[int]) -> tu
 
 def _used(subject: Subject, kernel: Kernel) -> Sequence[bool]:
     """Returns which arguments of a kernel its results depend on: input leaves, then seeds."""
-    jaxpr = kernels.traced(subject, kernel).jaxpr
-    flags: Sequence[bool] = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1]
-    return flags[len(subject.constants) :]
+    return needed(kernels.traced(subject, kernel).jaxpr)[len(subject.constants) :]

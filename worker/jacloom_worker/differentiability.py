@@ -6,12 +6,13 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from jacloom_graph.errors import Fault, Reason
+from jacloom_graph.errors import Fault, NotRecorded, Reason
 from jacloom_graph.tensor import INEXACT
 from jacloom_worker import kernels, modes, requirements
 from jacloom_worker.faults import explain
 from jacloom_worker.kernels import Subject
 from jacloom_worker.protocol import Availability, DerivativeReport, Kernel, Kind, LeafModes
+from jacloom_worker.pruning import pruned
 
 MOST_TRACES: Final = 64
 """Derivatives traced for one mode. What is not decided then stays open: whoever asks keeps the process that reads graphs from reading others."""
@@ -21,8 +22,6 @@ MOST_SECONDS: Final = 5.0
 _AVAILABLE: Final = Availability(True)
 _NOT_REFUSALS: Final = frozenset({Reason.INTERNAL, Reason.OUT_OF_MEMORY, Reason.INVALID_OPTION})
 """Faults that say nothing about the function."""
-_OTHER_INPUTS: Final = "recorded for other inputs"
-"""Part of what a rule says that was traced for fewer inputs. It is so of the graph, not of the function that the graph was made of."""
 
 
 def derivatives(subject: Subject, most: int = MOST_TRACES, seconds: float = MOST_SECONDS) -> DerivativeReport:
@@ -94,7 +93,7 @@ def _asked(subject: Subject, kind: Kind, leaves: tuple[int, ...], outputs: tuple
     """Returns why a derivative is refused, or None, and which of the leaves are to blame by themselves; none where one trace does not tell."""
     single = Kind.JVP if kind is Kind.FORWARD else Kind.VJP
     try:
-        jaxpr = modes.pruned(kernels.traced(subject, Kernel("", single, leaves, outputs)))
+        jaxpr = pruned(kernels.traced(subject, Kernel("", single, leaves, outputs)).jaxpr)
     except Exception as error:
         fault = explain(error)
         if fault.reason in _NOT_REFUSALS:
@@ -111,4 +110,5 @@ def _asked(subject: Subject, kind: Kind, leaves: tuple[int, ...], outputs: tuple
 
 
 def _refused(refusal: Fault) -> Availability:
-    return Availability(None if _OTHER_INPUTS in refusal.message else False, refusal)
+    """Returns what a refusal says of a leaf: a rule that this graph does not have may be there where the function is traced for the leaf."""
+    return Availability(None if isinstance(refusal, NotRecorded) else False, refusal)

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var, jaxprs_in_params
-from jax.interpreters.partial_eval import dce_jaxpr
 
 from jacloom_graph.errors import Fault, Place, Reason
+from jacloom_worker.pruning import needed, pruned
 
 REVERSE_ONLY = "a function here has a reverse rule only (a custom_vjp), so it has no JVP; use reverse mode"
 """What is said of forward mode through such a function, wherever it is noticed."""
@@ -51,16 +51,10 @@ def live(closed: ClosedJaxpr) -> Jaxpr:
         Fault: MODE_UNAVAILABLE if what is left needs a JVP of a function that has a reverse rule only. JAX traces that without complaint,
             because a VJP may still come of it, and refuses in the compiler.
     """
-    jaxpr = pruned(closed)
+    jaxpr = pruned(closed.jaxpr)
     refusal = reverse_only(jaxpr)
     if refusal is not None:
         raise refusal
-    return jaxpr
-
-
-def pruned(closed: ClosedJaxpr) -> Jaxpr:
-    """Returns a jaxpr without what its outputs do not depend on; its inputs stay."""
-    jaxpr: Jaxpr = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)[0]
     return jaxpr
 
 
@@ -117,7 +111,7 @@ def _needed(jaxpr: Jaxpr, values: list[Any]) -> list[bool]:
     """Returns which inputs of a jaxpr some of its values depend on."""
     kept = [value for value in values if isinstance(value, Var)]
     cut = jaxpr.replace(outvars=kept, debug_info=jaxpr.debug_info.with_unknown_names())
-    return list(dce_jaxpr(cut, [True] * len(kept))[1])
+    return needed(cut)
 
 
 def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:

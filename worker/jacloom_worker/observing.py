@@ -4,37 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain
 from typing import Any, Final
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from jacloom_graph.errors import Fault, Place
+from jacloom_graph.errors import Place
 from jacloom_graph.ops import TABLE
 from jacloom_graph.types import Node
 from jacloom_worker.liveness import Liveness, liveness
-from jacloom_worker.origins import NONE, Origin, Origins, Sort, amount, census, chosen, extent, inherited, is_key, merged, of_part
+from jacloom_worker.nodewise import Apply, moved, steepness
+from jacloom_worker.origins import NONE, Origin, Sort, amount, census, chosen, extent, inherited
 from jacloom_worker.protocol import NonFinite
 from jacloom_worker.raising import Frame, Program
+from jacloom_worker.watched import Watched, local, part, stack
 
 MOST_NODES: Final = 10_000
 """Node evaluations after which loops are no longer watched; each takes about a millisecond."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Watched:
-    """A value with what is known of it."""
-
-    value: Any
-    tangent: Any = None
-    """Derivative along the direction; None where it is zero by the structure of the function, which is not the same as a zero that was computed."""
-    origins: Origins = field(default_factory=dict)
-    """Of what is not finite in ``value``."""
-    slopes: Origins = field(default_factory=dict)
-    """Of what is not finite in ``tangent``."""
 
 
 _GONE: Final = Watched(None)
@@ -120,18 +105,18 @@ class Observer(Frame):
 
     def _scan(self, node: Node, operands: list[Watched], place: Place) -> list[Watched]:
         first, last, length = _attr(node, "num_consts"), _attr(node, "num_consts") + _attr(node, "num_carry"), _attr(node, "length")
-        constants, carry, arrays = operands[:first], operands[first:last], list(map(_local, operands[last:]))
+        constants, carry, arrays = operands[:first], operands[first:last], list(map(local, operands[last:]))
         rows: list[list[Watched]] = []
         for iteration, at in enumerate(reversed(range(length)) if _attr(node, "reverse") else range(length)):
             if self._tired(place, iteration):
                 return self._outcome(node, operands, place, seen=[*carry, *chain(*rows)])
             with self._iteration(iteration):
-                results = self.watch(_attr(node, "function"), [*constants, *carry, *(_slice(array, at) for array in arrays)])
+                results = self.watch(_attr(node, "function"), [*constants, *carry, *(part(array, at) for array in arrays)])
             carry = results[: len(carry)]
             rows.append(results[len(carry) :])
         if not rows:
             return self._outcome(node, operands, place)
-        return [*carry, *(_stack(column) for column in zip(*(reversed(rows) if _attr(node, "reverse") else rows), strict=True))]
+        return [*carry, *(stack(column) for column in zip(*(reversed(rows) if _attr(node, "reverse") else rows), strict=True))]
 
     def _while(self, node: Node, operands: list[Watched], place: Place) -> list[Watched]:
         first, last = _attr(node, "cond_consts"), _attr(node, "cond_consts") + _attr(node, "body_consts")
@@ -179,9 +164,10 @@ class Observer(Frame):
         """
         order = self._spent
         self._spent += 1
-        values, tangents = self._moved(node, operands, place)
+        apply = lambda values: self._evaluate(node, list(values), place)  # noqa: E731
+        values, tangents = moved(apply, operands)
         if self._probing and self.steep is None:
-            self._probe(node, operands, place)
+            self._probe(apply, node, operands, place)
         known = [*operands, *seen]
         outcome = []
         for result, (value, tangent) in enumerate(zip(values, tangents, strict=True)):
@@ -198,65 +184,12 @@ class Observer(Frame):
             outcome.append(Watched(value, tangent, origins, slopes))
         return outcome
 
-    def _moved(self, node: Node, operands: list[Watched], place: Place) -> tuple[Sequence[Any], Sequence[Any]]:
-        """Returns a node's results and their tangents."""
-        if any(each.tangent is not None for each in operands):
-            try:
-                return self._pushed(node, operands, [each.tangent for each in operands], place)
-            except Fault:
-                values = self._evaluate(node, [each.value for each in operands], place)
-                # Something must go on, so that nodes further on count as differentiated.
-                return values, [np.ones(value.shape, value.dtype) if jnp.issubdtype(value.dtype, jnp.inexact) else None for value in values]
-        values = self._evaluate(node, [each.value for each in operands], place)
-        return values, [None] * len(values)
-
-    def _pushed(self, node: Node, operands: list[Watched], tangents: Sequence[Any], place: Place) -> tuple[list[Any], list[Any]]:
-        """Returns a node's results, and their derivatives along tangents of the operands; None for tangents that are zero by structure."""
-        moving = {at: tangent for at, tangent in enumerate(tangents) if tangent is not None}
-        moved: list[bool] = []
-
-        def function(*active: Any) -> list[Any]:
-            arguments: list[Any] = [each.value for each in operands]
-            for at, value in zip(moving, active, strict=True):
-                arguments[at] = value
-            results = self._evaluate(node, arguments, place)
-            # What has no tangent, JAX hands back as plain values; outside it would have been filled with zeros.
-            moved[:] = [isinstance(result, jax.core.Tracer) for result in results]
-            return results
-
-        results, out = jax.jvp(function, [operands[at].value for at in moving], list(moving.values()))
-        return results, [tangent if moves else None for tangent, moves in zip(out, moved, strict=True)]
-
-    def _probe(self, node: Node, operands: list[Watched], place: Place) -> None:
+    def _probe(self, apply: Apply, node: Node, operands: list[Watched], place: Place) -> None:
         """Notes where it comes from that a node's derivative along ones is not finite, if it is not."""
-        if all(each.tangent is None for each in operands):
-            return
-        ones = [None if each.tangent is None else np.ones(each.value.shape, each.value.dtype) for each in operands]
-        try:
-            slopes = [(result, slope) for result, slope in enumerate(self._pushed(node, operands, ones, place)[1]) if slope is not None]
-        except Fault:
-            # Cotangents of operands belong to no one result.
-            slopes = [(0, slope) for slope in self._pulled(node, operands, place)]
         known = [each.origins for each in operands]
-        for result, slope in slopes:
+        for result, slope in steepness(apply, operands):
             found = census(slope)
             self.steep = self.steep or chosen([inherited(found, known, self._begun(found, slope.size, node, operands, place, self._spent, result))])
-
-    def _pulled(self, node: Node, operands: list[Watched], place: Place) -> list[Any]:
-        """Returns ones times a node's derivative, for nodes that have it in reverse only; nothing where there is none at all."""
-        moving = [at for at, each in enumerate(operands) if each.tangent is not None]
-
-        def function(*active: Any) -> list[Any]:
-            arguments: list[Any] = [each.value for each in operands]
-            for at, value in zip(moving, active, strict=True):
-                arguments[at] = value
-            return [result for result in self._evaluate(node, arguments, place) if jnp.issubdtype(result.dtype, jnp.inexact)]
-
-        try:
-            results, pull = jax.vjp(function, *(operands[at].value for at in moving))
-            return list(pull([jnp.ones_like(result) for result in results]))
-        except (Fault, TypeError, ValueError, NotImplementedError):
-            return []
 
     def _begun(self, found: dict[Sort, int], size: int, node: Node, operands: list[Watched], place: Place, order: int, result: int) -> Any:
         """Returns what makes the origin of something that begins at a node."""
@@ -277,28 +210,6 @@ class Observer(Frame):
             origins = {sort: Origin(-1, NonFinite(sort.kind, amount(found, sort), value.size, constant=number)) for sort in found}
             self._found[number] = Watched(value, None, origins)
         return self._found[number]
-
-
-def _local(array: Watched) -> Watched:
-    """Returns an array where slices of it cost nothing."""
-    if is_key(array.value):
-        return array
-    return replace(array, value=np.asarray(array.value), tangent=None if array.tangent is None else np.asarray(array.tangent))
-
-
-def _slice(array: Watched, at: int) -> Watched:
-    value = array.value[at]
-    tangent = None if array.tangent is None else array.tangent[at]
-    return Watched(value, tangent, of_part(array.origins, value), of_part(array.slopes, tangent))
-
-
-def _stack(parts: Sequence[Watched]) -> Watched:
-    values = [part.value for part in parts]
-    tangents: Any = None
-    if any(part.tangent is not None for part in parts):
-        tangents = np.stack([np.zeros_like(part.value) if part.tangent is None else np.asarray(part.tangent) for part in parts])
-    stacked = jnp.stack(values) if is_key(values[0]) else np.stack([np.asarray(value) for value in values])
-    return Watched(stacked, tangents, merged(part.origins for part in parts), merged(part.slopes for part in parts))
 
 
 def _attr(node: Node, name: str) -> Any:

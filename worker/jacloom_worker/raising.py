@@ -201,7 +201,7 @@ class Frame:
         except Fault as fault:
             if fault.place:
                 raise
-            raise Fault(fault.reason, fault.message, field=fault.field, place=place) from fault
+            raise fault.at(place) from fault
         except (TypeError, ValueError, NotImplementedError, AssertionError, IndexError, KeyError) as error:
             raise _explained(error, place) from error
 

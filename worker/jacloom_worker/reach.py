@@ -45,9 +45,9 @@ def functions_of(rule: Rule) -> Iterator[int]:
     """Yields the functions that a rule consists of, the one it belongs to first."""
     yield rule.function
     match rule.derivative:
-        case JvpRule(function, _, transpose):
+        case JvpRule(function, _, transposes):
             yield function
-            if transpose is not None:
+            for transpose in transposes:
                 yield transpose.function
         case VjpRule(forward=forward, backward=backward):
             yield forward

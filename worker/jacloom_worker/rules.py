@@ -1,4 +1,4 @@
-"""Custom derivative rules on the worker: each becomes JAX's own ``custom_jvp`` or ``custom_vjp``.
+"""Custom derivative rules on the worker: each becomes JAX's own ``custom_jvp`` or ``custom_vjp``, or ``linear`` where it has transposes.
 
 A rule's functions are evaluated like any others, so a rule may call the function that it belongs to, and derivatives of
 derivatives follow the references. A rule stands in place of a derivative, so its own code is differentiated forward only (for second derivatives),
@@ -16,9 +16,10 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.dtypes import float0
 
-from jacloom_graph.errors import Fault, Reason
+from jacloom_graph.errors import Fault, NotRecorded, Reason
 from jacloom_graph.types import Graph, JvpRule, Rule, VjpRule
 from jacloom_worker import linear
+from jacloom_worker.directions import as_array
 from jacloom_worker.reach import functions_of
 
 
@@ -63,7 +64,7 @@ def custom_call(frame: Functions, number: int, operands: Sequence[Any]) -> list[
     large = frame.large_for(*functions_of(rule))
     derivative = rule.derivative
     match derivative:
-        case JvpRule(transpose=None):
+        case JvpRule(transposes=()):
             return list(_with_jvp(frame, rule, derivative, len(large))(*large, *operands))
         case JvpRule():
             return linear.call(LinearRules(frame, rule, derivative, len(large)), large, operands)
@@ -94,7 +95,7 @@ def _with_jvp(frame: Functions, rule: Rule, derivative: JvpRule, skip: int) -> A
 
 @dataclass(frozen=True, eq=False)
 class LinearRules:
-    """The rules of a function with a transpose. Its arguments are the large constants, then its inputs."""
+    """The rules of a function with transposes. Its arguments are the large constants, then its inputs."""
 
     frame: Functions
     rule: Rule
@@ -120,14 +121,17 @@ class LinearRules:
 
     def transpose(self, args: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
         """Returns the cotangents of arguments that are None, None for the others, given those of the results."""
-        assert self.derivative.transpose is not None
-        inputs = self.derivative.transpose.inputs
-        missing = [index for index, arg in enumerate(args[self.skip :]) if arg is None]
-        if not set(missing) <= set(inputs):
-            raise Fault(Reason.MODE_UNAVAILABLE, "the transpose of a rule was recorded for other inputs than a tangent reaches; use forward mode")
+        missing = {index for index, arg in enumerate(args[self.skip :]) if arg is None}
+        # What is linear in more inputs serves too: where only some of them are differentiated, zeros stand for the other tangents.
+        serving = [transpose for transpose in self.derivative.transposes if missing.issubset(transpose.inputs)]
+        if not serving:
+            text = f"the library that brings this function says nothing of how to go back through its operands {sorted(missing)}; use forward mode"
+            raise Fault(Reason.MODE_UNAVAILABLE, text)
+        transpose = min(serving, key=lambda transpose: len(transpose.inputs))
+        inputs = transpose.inputs
         rest = [arg for index, arg in enumerate(args[self.skip :]) if index not in inputs]
         given = [cotangents[index] for index in self.derivative.outputs]
-        results = self.frame.apart(tuple(args[: self.skip]), reverse=False).run(self.derivative.transpose.function, [*rest, *given])
+        results = self.frame.apart(tuple(args[: self.skip]), reverse=False).run(transpose.function, [*rest, *given])
         found = dict(zip(inputs, results, strict=True))
         return [*(None for _ in range(self.skip)), *(found.get(index) if index in missing else None for index in range(len(self.rule.active)))]
 
@@ -138,20 +142,12 @@ def _instantiated(tangent: Any, active: bool) -> Any:
         if not isinstance(tangent, SymbolicZero) and getattr(tangent, "dtype", None) != float0:
             raise _not_foreseen()
         return None
-    return _as_array(tangent)
+    return as_array(tangent)
 
 
-def _as_array(direction: Any) -> Any:
-    """Returns a tangent or cotangent as an array, also where it is a symbolic zero."""
-    if isinstance(direction, SymbolicZero):
-        aval: Any = direction.aval
-        return jax.numpy.zeros(aval.shape, aval.dtype)
-    return direction
-
-
-def _not_foreseen() -> Fault:
+def _not_foreseen() -> NotRecorded:
     text = "a custom rule was recorded for other inputs than those that are differentiated; trace the function again for this argnums"
-    return Fault(Reason.MODE_UNAVAILABLE, text)
+    return NotRecorded(Reason.MODE_UNAVAILABLE, text)
 
 
 def _no_tangent(output: Any) -> Any:
@@ -175,7 +171,7 @@ def _with_vjp(frame: Functions, rule: Rule, derivative: VjpRule, skip: int) -> A
 
     def backward(kept: tuple[Any, ...], cotangents: Sequence[Any]) -> tuple[Any, ...]:
         large, residuals = kept
-        given = [_as_array(cotangent) for cotangent in cotangents if cotangent.dtype != float0]
+        given = [as_array(cotangent) for cotangent in cotangents if cotangent.dtype != float0]
         found = dict(zip(derivative.inputs, frame.apart(large, reverse=False).run(derivative.backward, [*residuals, *given]), strict=True))
         # None stands for a cotangent of zero.
         return (*(None for _ in large), *(found.get(index) for index in range(len(rule.active))))

@@ -12,10 +12,10 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
-from jax.interpreters.partial_eval import dce_jaxpr
 
 from jacloom_worker import checkpointed
 from jacloom_worker.modes import equations
+from jacloom_worker.pruning import needed, pruned
 from jacloom_worker.rules import Functions
 
 SCAN_BYTES = 64 << 20
@@ -121,26 +121,21 @@ def _count(loop: Loop, constants: Leaves, carry: Leaves) -> int | None:
     test = jax.make_jaxpr(loop.going)(list(constants), list(carry))
     body = jax.make_jaxpr(lambda constants, carry: loop.step(constants, carry))(list(constants), list(carry))
     used = [False] * len(carry)
-    needed = _needed(test, [True])
+    wanted = needed(test.jaxpr)
     while True:
-        grown = [before or after for before, after in zip(used, needed[len(constants) :], strict=True)]
+        grown = [before or after for before, after in zip(used, wanted[len(constants) :], strict=True)]
         if grown == used:
             break
         used = grown
-        needed = [before or after for before, after in zip(needed, _needed(body, used), strict=True)]
+        wanted = [before or after for before, after in zip(wanted, needed(body.jaxpr, used), strict=True)]
     values = (*constants, *carry)
-    if not all(_countable(value) for value, flag in zip(values, needed, strict=True) if flag) or _loops(test, [True]) or _loops(body, used):
+    if not all(_countable(value) for value, flag in zip(values, wanted, strict=True) if flag) or _loops(test, [True]) or _loops(body, used):
         return None
     kept = [index for index, flag in enumerate(used) if flag]
     with jax.ensure_compile_time_eval():
         # What is not needed has no value here, so anything of its type will do.
-        known = [jnp.asarray(value) if flag else jnp.empty(value.shape, value.dtype) for value, flag in zip(values, needed, strict=True)]
+        known = [jnp.asarray(value) if flag else jnp.empty(value.shape, value.dtype) for value, flag in zip(values, wanted, strict=True)]
         return _counted(test, body, known[: len(constants)], known[len(constants) :], kept)
-
-
-def _needed(jaxpr: ClosedJaxpr, outputs: Sequence[bool]) -> list[bool]:
-    """Returns which inputs some outputs of a jaxpr depend on."""
-    return list(dce_jaxpr(jaxpr.jaxpr, list(outputs))[1])
 
 
 def _countable(value: Any) -> bool:
@@ -150,7 +145,7 @@ def _countable(value: Any) -> bool:
 
 def _loops(closed: ClosedJaxpr, outputs: Sequence[bool]) -> bool:
     """Returns whether some outputs of a jaxpr take loops of their own, which nobody bounds."""
-    return any(eqn.primitive.name in ("while", "scan") for eqn in equations(dce_jaxpr(closed.jaxpr, list(outputs))[0], set()))
+    return any(eqn.primitive.name in ("while", "scan") for eqn in equations(pruned(closed.jaxpr, outputs), set()))
 
 
 def _counted(test: ClosedJaxpr, body: ClosedJaxpr, constants: list[Any], carry: list[Any], kept: list[int]) -> int | None:

@@ -118,6 +118,8 @@ _RULES: Mapping[str, _Rule] = {
     "closed_call": _call,
     "composite": _call,
     "core_call": _call,
+    "eval_jaxpr": _call,
+    "custom_vmap_call": _call,
     "remat2": _call,
     "checkpoint": _call,
     "scan": _scan,

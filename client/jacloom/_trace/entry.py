@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from jacloom._errors import TraceError
+from jacloom._trace.callers import At, callers, lines
 from jacloom._trace.foreign import lower_foreign
 from jacloom._trace.lower import Lowering
 from jacloom._trace.source import raising_line, user_line
@@ -27,6 +30,10 @@ MAX_RULE_ORDER = 4
 """How many derivatives deep a custom rule that calls ever new functions is followed."""
 
 
+_MOST_LINES = 3
+"""Of a node that is reached from more lines, so many are named."""
+
+
 @dataclass(frozen=True)
 class Traced:
     """A function as data, with what only this process knows of it."""
@@ -42,10 +49,25 @@ class Traced:
     """JAX's source information of each node of each function."""
 
     def source(self, place: Place) -> str | None:
-        """Returns the user's line ``"file:line (function)"`` that a node came from, where it is known."""
+        """Returns the user's line ``"file:line (function)"`` that a node came from, where it is known.
+
+        Of a node within a function of JAX's own, which JAX traces once for all that call it, it is the line of the call; of several calls each.
+        """
         if place.node is None or place.function >= len(self.sources) or place.node >= len(self.sources[place.function]):
             return None
-        return user_line(self.sources[place.function][place.node])
+        own = self._line((place.function, place.node))
+        if own is not None:
+            return own
+        found = lines(place.function, self._callers, self._line)
+        return " or ".join([*found[:_MOST_LINES], *(["elsewhere"] if len(found) > _MOST_LINES else [])]) or None
+
+    @cached_property
+    def _callers(self) -> Mapping[int, Sequence[At]]:
+        return callers(self.graph)
+
+    def _line(self, at: At) -> str | None:
+        function, node = at
+        return user_line(self.sources[function][node])
 
 
 def trace(
@@ -107,6 +129,8 @@ def _make_jaxpr(fun: Callable[..., Any], in_treedef: Any, leaves: list[Any]) -> 
     structs = [leaf if isinstance(leaf, jax.ShapeDtypeStruct) else example(jax.typeof(_as_value(leaf))) for leaf in leaves]
     args, kwargs = jax.tree.unflatten(in_treedef, structs)
 
+    # Under the user's own name, file and line, which JAX's errors give. Attributes are not copied: a callable object may have any.
+    @functools.wraps(fun, updated=())
     def traced_anew(*args: Any, **kwargs: Any) -> Any:
         # JAX remembers what it has traced by the function object, and would not see that a global which it reads has changed.
         return fun(*args, **kwargs)
@@ -164,6 +188,10 @@ def _explain(fun: Callable[..., Any], error: Exception) -> str:
             "A Python branch or conversion depends on a traced value: use jnp.where or lax.cond for the branch, jnp functions in place of those of "
             "NumPy and math, or pass that argument as a Python int or bool, which is kept static."
         )
+    elif isinstance(error, jax.errors.TracerIntegerConversionError) or "Shapes must be" in first:
+        hint = "An index or a size depends on a traced value: index jnp arrays, or pass that argument as a Python int, which is kept static."
+    elif "returned a value of type" in first:
+        hint = "Return arrays and numbers, alone or in containers that JAX knows."
     elif isinstance(error, TypeError) and "'list'" in first:
         hint = "A list is a container of separate numbers here, as in JAX: pass np.array([...]) for a vector."
     elif "carry" in first or ("float32" in first and "float64" in first):

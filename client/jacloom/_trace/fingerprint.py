@@ -1,6 +1,8 @@
 """Content of a jaxpr as a hash, for telling whether a rule has come back to the function it belongs to.
 
-Only good within one process: parameters without a content of their own are compared by their text.
+Only good within one process: parameters without a content of their own are compared by their text, or by being the same object. Two jaxprs of one
+hash must compute the same and have the same rules, or a function gets another's derivative: what goes into the hash is written so that nothing can
+be read in two ways.
 """
 
 from __future__ import annotations
@@ -12,60 +14,98 @@ import numpy as np
 from jax.extend import core
 
 from jacloom._trace.activity import open_jaxpr
+from jacloom._trace.provenance import provenance
 from jacloom._trace.types import constant
 
 _CUSTOM = {"custom_jvp_call", "custom_vjp_call"}
 
 
-def fingerprint(closed: core.ClosedJaxpr) -> str:
-    """Returns a hash of what the jaxpr computes; calls with custom rules count by the function they call, whatever their rule."""
+def fingerprint(closed: core.ClosedJaxpr, exact: bool = False) -> str:
+    """Returns a hash of a jaxpr, good for as long as it lives.
+
+    Args:
+        closed: What is hashed.
+        exact: Whether rules count: equal hashes then mean equal derivatives of every order, and unequal ones little, as a rule that was made anew is
+            another. Else calls with custom rules count by the function they call, whatever their rule: a rule that comes back to its own function
+            finds it under the next rule.
+    """
     digest = hashlib.sha256()
-    for value in closed.consts:
-        _hash_constant(digest, value)
-    _hash_jaxpr(digest, closed.jaxpr)
+    _hash_closed(digest, closed, exact)
     return digest.hexdigest()
 
 
-def _hash_jaxpr(digest: Any, jaxpr: core.Jaxpr) -> None:
+def _hash_closed(digest: Any, closed: core.ClosedJaxpr | core.Jaxpr, exact: bool) -> None:
+    consts = getattr(closed, "consts", ())
+    digest.update(f"{len(consts)}{{".encode())
+    for value in consts:
+        _hash_constant(digest, value)
+    _hash_jaxpr(digest, open_jaxpr(closed), exact)
+
+
+def _hash_jaxpr(digest: Any, jaxpr: core.Jaxpr, exact: bool) -> None:
     number = {var: index for index, var in enumerate((*jaxpr.constvars, *jaxpr.invars))}
+    digest.update(f"{len(number)},{len(jaxpr.eqns)},{len(jaxpr.outvars)};".encode())
     for var in number:
-        digest.update(str(var.aval).encode())
+        digest.update(f"{var.aval};".encode())
     for eqn in jaxpr.eqns:
-        digest.update(eqn.primitive.name.encode())
+        names = ("call_jaxpr",) if eqn.primitive.name in _CUSTOM else sorted(eqn.params)
+        digest.update(f"{eqn.primitive.name}({len(eqn.invars)},{len(names)},{len(eqn.outvars)};".encode())
         for atom in eqn.invars:
             _hash_atom(digest, atom, number)
-        names = ("call_jaxpr",) if eqn.primitive.name in _CUSTOM else sorted(eqn.params)
+        if exact and eqn.primitive.name in _CUSTOM:
+            digest.update(f"rule {provenance(eqn) or id(eqn)};".encode())
+        # A function beside a jaxpr is where that came from.
+        nameless = not exact and _holds_jaxpr(tuple(eqn.params.values()))
         for name in names:
-            digest.update(name.encode())
-            _hash_param(digest, eqn.params[name])
+            digest.update(f"{name}=".encode())
+            _hash_param(digest, eqn.params[name], exact, nameless)
         for var in eqn.outvars:
             number[var] = len(number)
-            digest.update(str(var.aval).encode())
+            digest.update(f"{var.aval};".encode())
     for atom in jaxpr.outvars:
         _hash_atom(digest, atom, number)
 
 
 def _hash_atom(digest: Any, atom: Any, number: dict[Any, int]) -> None:
     if isinstance(atom, core.Literal):
+        digest.update(b"#")
         _hash_constant(digest, atom.val)
     else:
-        digest.update(number[atom].to_bytes(4, "little"))
+        digest.update(b"%" + number[atom].to_bytes(4, "little"))
 
 
 def _hash_constant(digest: Any, value: Any) -> None:
     stored = constant(value, weak=False)
-    digest.update(str(stored.type).encode())
+    digest.update(f"{stored.type};".encode())
     digest.update(np.ascontiguousarray(stored.data).tobytes())
 
 
-def _hash_param(digest: Any, value: Any) -> None:
+def _hash_param(digest: Any, value: Any, exact: bool, nameless: bool) -> None:
     if isinstance(value, (core.ClosedJaxpr, core.Jaxpr)):
-        _hash_jaxpr(digest, open_jaxpr(value))
-        for item in getattr(value, "consts", ()):
-            _hash_constant(digest, item)
+        _hash_closed(digest, value, exact)
     elif isinstance(value, (tuple, list)):
+        digest.update(f"{len(value)}(".encode())
         for item in value:
-            _hash_param(digest, item)
-    elif isinstance(value, type) or not callable(value):
-        digest.update(repr(value).encode())
-    # A function among the parameters stands beside a jaxpr that says the same.
+            _hash_param(digest, item, exact, nameless)
+    elif callable(value) and not isinstance(value, type) and _by_identity(value):
+        digest.update(b"function;" if nameless else f"function {id(value)};".encode())
+    else:
+        digest.update(f"{type(value)} {value!r} {_own_hash(value)};".encode())
+
+
+def _own_hash(value: Any) -> int:
+    """Returns what says more of a value than its text where that is abbreviated: its hash, or its identity if it has none."""
+    try:
+        return hash(value)
+    except TypeError:
+        return id(value)
+
+
+def _by_identity(value: Any) -> bool:
+    """Returns whether a value equals nothing but itself, as functions do; a high primitive, say, is all that it stands for."""
+    equals: Any = type(value).__eq__
+    return equals is object.__eq__
+
+
+def _holds_jaxpr(value: Any) -> bool:
+    return isinstance(value, (core.ClosedJaxpr, core.Jaxpr)) or (isinstance(value, (tuple, list)) and any(map(_holds_jaxpr, value)))

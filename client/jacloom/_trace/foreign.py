@@ -1,13 +1,13 @@
 """Primitives that libraries define for themselves: expanded into what they compute, with the derivatives that they bring.
 
 The cluster need not have the library. A primitive that the op table does not know is replaced by the trace of its own implementation, found by
-asking the primitive and not by a list of names. Its rule for tangents, and its transpose where that rule applies it to tangents, become a rule of
-the graph: a library may cut its implementation off from differentiation (lineax's ``linear_solve``), or refuse it.
+asking the primitive and not by a list of names. Its rule for tangents, and its transposes where rules apply it to tangents, become a rule of the
+graph: a library may cut its implementation off from differentiation (lineax's ``linear_solve``), or refuse it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,13 +16,13 @@ import jax
 from jax.extend import core
 from jax.interpreters import ad
 
-from jacloom._trace.activity import Flags, callee, open_jaxpr
+from jacloom._trace.activity import Flags
 from jacloom._trace.calling import call_parameters
-from jacloom._trace.fingerprint import fingerprint
 from jacloom._trace.lower import Body, Lowering, unsupported
-from jacloom._trace.lowered import implementation
-from jacloom._trace.rules import is_zero, refusing, tied
+from jacloom._trace.lowered import implementation, is_high
+from jacloom._trace.rules import is_zero, refusing, require_forward, tied, zero_tangent
 from jacloom._trace.types import example, inexact
+from jacloom._trace.uses import Operands
 from jacloom_graph.types import JvpRule, TransposeRule
 
 
@@ -33,51 +33,97 @@ def lower_foreign(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: 
         Fault: UNSUPPORTED_OP if its implementation cannot be traced.
     """
     try:
-        expanded = _implementation(eqn)
+        expanded, known = _expanded(lowering, eqn, operands)
     except RecursionError as error:  # it calls itself by being compiled
         raise unsupported(eqn, _COMPILED) from error
     except Exception as error:  # a library's implementation may raise anything
         raise unsupported(
             eqn, f"the op table does not have it, and its implementation cannot be traced ({type(error).__name__}: {str(error)[:200]})"
         ) from error
-    if any(inner.primitive is eqn.primitive for inner in expanded.jaxpr.eqns):
+    if not is_high(eqn) and any(inner.primitive is eqn.primitive for inner in expanded.jaxpr.eqns):
         raise unsupported(eqn, _COMPILED)
-    if any(active) and eqn.primitive in ad.primitive_jvps:
-        return body.emit("custom_call", operands, {"rule": _rule(lowering, eqn, expanded, active)}, eqn)
-    return body.emit("call", operands, {"function": lowering.function(expanded, active, eqn.primitive.name)}, eqn)
+    rule = _rule(lowering, eqn, expanded, active, known) if any(active) else None
+    if rule is None:
+        return body.emit("call", operands, {"function": lowering.function(expanded, active, eqn.primitive.name)}, eqn)
+    return body.emit("custom_call", operands, {"rule": rule}, eqn)
 
 
 _COMPILED = "the op table does not have it, and its implementation is compiled code"
 
+_Known = Mapping[int, Any]
+"""Values of operands that are read in Python, by position."""
 
-def _implementation(eqn: core.JaxprEqn) -> core.ClosedJaxpr:
+
+def _expanded(lowering: Lowering, eqn: core.JaxprEqn, operands: Sequence[int]) -> tuple[core.ClosedJaxpr, _Known]:
+    """Returns what a primitive computes, and the values of the operands that had to be read for it."""
+    try:
+        return _implementation(eqn, {}), {}
+    except jax.errors.ConcretizationTypeError:
+        # It reads the value of an operand in Python, which says what to compute. That of a constant is there to be read.
+        known = _constants(lowering, operands)
+        if not known:
+            raise
+        return _implementation(eqn, known), known
+
+
+def _implementation(eqn: core.JaxprEqn, known: _Known) -> core.ClosedJaxpr:
     # Primitives whose functions are parameters of their own kind (a jaxpr) are called with them bound back.
     functions, params = call_parameters(eqn)
-    return _traced(partial(implementation(eqn.primitive), *functions, **params), [atom.aval for atom in eqn.invars])
+    function = partial(implementation(eqn), *functions, **params)
+    return _traced(lambda *args: function(*_with(known, args)), [atom.aval for atom in eqn.invars])
 
 
-def _rule(lowering: Lowering, eqn: core.JaxprEqn, expanded: core.ClosedJaxpr, active: Flags) -> int:
-    """Returns the number of the rule that the primitive brings."""
+def _constants(lowering: Lowering, operands: Sequence[int]) -> dict[int, Any]:
+    """Returns the values of those operands that are constants of the graph, by position."""
+    found = {index: lowering.constants[-1 - operand] for index, operand in enumerate(operands) if operand < 0}
+    return {index: constant.data for index, constant in found.items() if not constant.type.dtype.startswith("key")}
+
+
+def _with(known: _Known, args: Sequence[Any]) -> tuple[Any, ...]:
+    # A tuple, as JAX hands them to rules: some rules map over them, and lists are other trees.
+    return tuple(known.get(index, arg) for index, arg in enumerate(args))
+
+
+def _rule(lowering: Lowering, eqn: core.JaxprEqn, expanded: core.ClosedJaxpr, active: Flags, known: _Known) -> int | None:
+    """Returns the number of the rule that the primitive brings; None if it brings none, and is differentiated as what it computes."""
     name = eqn.primitive.name
-    try:
-        jvp = _trace_jvp(eqn, active)
-    except Exception as error:  # whatever a library's rule raises is what differentiating has to say
-        return refusing(lowering, expanded, active, name, error)
+    outer = set(lowering.uses.of(eqn))
+    if eqn.primitive in ad.primitive_jvps:
+        try:
+            jvp = _trace_jvp(eqn, active, known)
+            require_forward(jvp.jaxpr)
+        except Exception as error:  # whatever a library's rule raises is what differentiating has to say
+            return refusing(lowering, expanded, active, name, error)
+    elif outer:
+        # A library may compute a tangent by a primitive that JAX only ever transposes: it stands in a rule and nowhere else.
+        try:
+            jvp = _body_jvp(expanded, active)
+        except Exception:  # a library's implementation may be anything
+            return None
+    else:
+        return None
 
-    linear = _linear_inputs(eqn.primitive, jvp.jaxpr, len(eqn.invars))
-    transpose = _trace_transpose(eqn, linear, jvp.outputs) if linear and eqn.primitive in ad.primitive_transposes else None
+    # It is linear where its own rule applies it to tangents, and where the rule in which it stands does.
+    uses = outer.union(operands for primitive, operands in lowering.uses.note(jvp.jaxpr, len(active)) if primitive is eqn.primitive)
+    transposes: dict[Operands, core.ClosedJaxpr] = {}
+    if eqn.primitive in ad.primitive_transposes:
+        found = {linear: _trace_transpose(eqn, linear, jvp.outputs) for linear in sorted(uses)}
+        transposes = {linear: transpose for linear, transpose in found.items() if transpose is not None}
+    if not transposes and eqn.primitive not in ad.primitive_jvps:
+        return None
 
     def derivative() -> JvpRule:
         tangents = tuple(flag for flag in active if flag)
         function = lowering.function(jvp.jaxpr, (*active, *tangents), f"{name} jvp")
-        if transpose is None:
-            return JvpRule(function, jvp.outputs)
-        rest = tuple(flag for index, flag in enumerate(active) if index not in linear)
-        transposed = lowering.function(transpose, (*rest, *(True for _ in jvp.outputs)), f"{name} transpose")
-        return JvpRule(function, jvp.outputs, TransposeRule(transposed, linear))
+        return JvpRule(function, jvp.outputs, tuple(map(transposed, transposes)))
 
-    content = ("foreign", id(eqn.primitive), fingerprint(jvp.jaxpr), None if transpose is None else fingerprint(transpose))
-    return tied(lowering, expanded, active, content, name, derivative)
+    def transposed(linear: Operands) -> TransposeRule:
+        rest = tuple(flag for index, flag in enumerate(active) if index not in linear)
+        flags = (*rest, *(True for _ in jvp.outputs))
+        return TransposeRule(lowering.function(transposes[linear], flags, f"{name} transpose"), linear)
+
+    content = ("foreign", id(eqn.primitive), jvp.outputs, tuple(transposes))
+    return tied(lowering, expanded, active, content, [jvp.jaxpr, *transposes.values()], name, derivative)
 
 
 @dataclass(frozen=True)
@@ -88,14 +134,15 @@ class _Jvp:
     """The outputs that have a tangent."""
 
 
-def _trace_jvp(eqn: core.JaxprEqn, active: Flags) -> _Jvp:
+def _trace_jvp(eqn: core.JaxprEqn, active: Flags, known: _Known) -> _Jvp:
+    """Returns the primitive's own rule."""
     avals = [atom.aval for atom in eqn.invars]
     outputs: list[int] = []
 
     def rule(*args: Any) -> list[Any]:
         given = iter(args[len(avals) :])
         tangents = [next(given) if flag else ad.Zero(aval.to_tangent_aval()) for aval, flag in zip(avals, active, strict=True)]
-        results = ad.primitive_jvps[eqn.primitive](args[: len(avals)], tangents, **eqn.params)
+        results = ad.primitive_jvps[eqn.primitive](_with(known, args[: len(avals)]), tangents, **eqn.params)
         values, found = results if eqn.primitive.multiple_results else ([results[0]], [results[1]])
         outputs[:] = [index for index, tangent in enumerate(found) if not is_zero(tangent)]
         return [*values, *(found[index] for index in outputs)]
@@ -104,30 +151,25 @@ def _trace_jvp(eqn: core.JaxprEqn, active: Flags) -> _Jvp:
     return _Jvp(_traced(rule, [*avals, *tangents]), tuple(outputs))
 
 
-def _linear_inputs(primitive: Any, closed: core.ClosedJaxpr, primals: int) -> tuple[int, ...]:
-    """Returns the operands in which tangents reach the primitive within its own rule, if they are always the same: there it is linear."""
-    found = set(_reached(primitive, closed.jaxpr, frozenset(range(primals, len(closed.jaxpr.invars)))))
-    return found.pop() if len(found) == 1 else ()
+def _body_jvp(expanded: core.ClosedJaxpr, active: Flags) -> _Jvp:
+    """Returns what JAX makes of the body."""
+    avals = expanded.in_avals
+    outputs = tuple(index for index, aval in enumerate(expanded.out_avals) if inexact(aval))
+
+    def rule(*args: Any) -> list[Any]:
+        given = iter(args[len(avals) :])
+        tangents = [next(given) if flag else zero_tangent(aval) for aval, flag in zip(avals, active, strict=True)]
+        values, found = jax.jvp(core.jaxpr_as_fun(expanded), args[: len(avals)], tuple(tangents))
+        return [*values, *(found[index] for index in outputs)]
+
+    return _Jvp(_traced(rule, [*avals, *(aval.to_tangent_aval() for aval, flag in zip(avals, active, strict=True) if flag)]), outputs)
 
 
-def _reached(primitive: Any, jaxpr: core.Jaxpr, inputs: Collection[int]) -> Iterator[tuple[int, ...]]:
-    """Yields the operands of each call of a primitive that depend on some inputs of a jaxpr, within functions that it calls too."""
-    reached = {jaxpr.invars[index] for index in inputs}
-    for eqn in jaxpr.eqns:
-        positions = tuple(index for index, atom in enumerate(eqn.invars) if not isinstance(atom, core.Literal) and atom in reached)
-        if positions:
-            reached.update(var for var in eqn.outvars if inexact(var.aval))
-            if eqn.primitive is primitive:
-                yield positions
-            elif eqn.primitive.name in ("jit", "pjit", "closed_call"):
-                yield from _reached(primitive, open_jaxpr(callee(eqn.params)), positions)
-
-
-def _trace_transpose(eqn: core.JaxprEqn, linear: tuple[int, ...], outputs: tuple[int, ...]) -> core.ClosedJaxpr | None:
+def _trace_transpose(eqn: core.JaxprEqn, linear: Operands, outputs: tuple[int, ...]) -> core.ClosedJaxpr | None:
     """Returns ``(inputs that are not linear.., cotangents of outputs..) -> cotangents of the linear inputs``.
 
     None if it cannot be traced: a batch of calls may be linear in an operand that it shares, and in its rule stand for a batch of other operands,
-    which has a transpose of its own. What is transposed then is the body.
+    which has a transpose of its own. If there is none for any set of operands, the body is transposed; else such a use of it has no reverse mode.
     """
     avals = [atom.aval for atom in eqn.invars]
     results = [var.aval for var in eqn.outvars]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
@@ -15,6 +15,7 @@ from jacloom._trace.activity import Activity, Flags
 from jacloom._trace.params import Unrepresentable, attributes
 from jacloom._trace.source import user_line
 from jacloom._trace.types import constant, type_of
+from jacloom._trace.uses import Uses
 from jacloom_graph.attrs import REFERENCES, AttrKind
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.ops import TABLE
@@ -71,8 +72,11 @@ class Lowering:
         self.notes: dict[str, None] = {}
         """What was dropped on the way, in order, each once."""
         self.activity = Activity()
+        self.uses = Uses()
         self.open_rules: dict[object, int] = {}
         """Rules whose derivative is being lowered, by content: a call that comes back to one of them refers to it."""
+        self.closed_rules: dict[object, int] = {}
+        """Rules whose derivative has been lowered, by content and by the rules that were open around them."""
         self._constant_number: dict[object, int] = {}
         self._literals: dict[object, int] = {}
         self._attrs: dict[object, Mapping[str, AttrValue]] = {}
@@ -91,12 +95,17 @@ class Lowering:
             Fault: UNSUPPORTED_OP if an equation has no counterpart in the op table.
         """
         closed = jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else core.ClosedJaxpr(jaxpr, ())
-        # How deep in rules we are decides what a rule inside refuses, so it belongs to the key.
-        key = (id(closed.jaxpr), tuple(id(value) for value in closed.consts), active, len(self.open_rules))
+        # How deep in rules we are decides what a rule inside refuses, and where tangents go which transposes it has: both belong to the key.
+        key = (id(closed.jaxpr), tuple(id(value) for value in closed.consts), active, len(self.open_rules), self.uses.inside(closed.jaxpr))
         if key not in self._function_number:
             self._alive.append(closed)
             self._function_number[key] = self._lower(closed, active, name)
         return self._function_number[key]
+
+    def remember(self, content: object, number: int, programs: Iterable[core.ClosedJaxpr]) -> None:
+        """Keeps the number of a rule that is complete, and the programs whose parts its content names by their ids."""
+        self._alive += programs
+        self.closed_rules[content] = number
 
     def _lower(self, closed: core.ClosedJaxpr, active: Flags, name: str) -> int:
         number = len(self.functions)

@@ -13,6 +13,7 @@ from typing import Any
 
 from jax._src.linear_util import WrappedFun
 from jax.extend import core
+from jax.tree_util import PyTreeDef
 
 _RULES = ("jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd")
 """The parameters of calls with custom rules that hold a rule."""
@@ -27,22 +28,24 @@ def provenance(eqn: core.JaxprEqn) -> tuple[Hashable, ...] | None:
 
 
 def _authors(rule: Any) -> Iterator[Hashable]:
-    """Yields the functions at the bottom of a rule's wrapping, by identity, and the static arguments on the way, by value."""
+    """Yields the functions at the bottom of a rule's wrapping, by identity, and the static arguments and structures on the way, by value."""
     if not isinstance(rule, WrappedFun):
         return
     for transformation, arguments in rule.transforms:
         if getattr(transformation, "__name__", "") == _STATIC:
             values: Any = arguments[0]
             yield from map(_by_value, values)
-    inner = list(_wrapped(rule.f))
+        # How leaves become arguments: fields that are not leaves, and what there is None of, are in it.
+        yield from (_by_value(argument) for argument in arguments if isinstance(argument, PyTreeDef))
+    inner = list(_held(rule.f))
     for each in inner:
-        yield from _authors(each)
-    if not inner:
+        yield from _authors(each) if isinstance(each, WrappedFun) else (_by_value(each),)
+    if not any(isinstance(each, WrappedFun) for each in inner):
         yield id(rule.f)
 
 
-def _wrapped(function: Any, depth: int = 4) -> Iterator[Any]:
-    """Yields the wrapped functions that one of JAX's own closures holds."""
+def _held(function: Any, depth: int = 4) -> Iterator[Any]:
+    """Yields the wrapped functions and the tree structures that one of JAX's own closures holds."""
     if not isinstance(function, FunctionType) or not function.__module__.startswith("jax."):
         return
     for cell in function.__closure__ or ():
@@ -50,10 +53,10 @@ def _wrapped(function: Any, depth: int = 4) -> Iterator[Any]:
             content = cell.cell_contents
         except ValueError:  # not assigned yet
             continue
-        if isinstance(content, WrappedFun):
+        if isinstance(content, WrappedFun | PyTreeDef):
             yield content
         elif depth:
-            yield from _wrapped(content, depth - 1)
+            yield from _held(content, depth - 1)
 
 
 def _by_value(static: Any) -> Hashable:

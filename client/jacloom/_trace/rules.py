@@ -21,6 +21,7 @@ from jax.dtypes import float0
 from jax.extend import core
 
 from jacloom._trace.activity import Flags
+from jacloom._trace.callbacks import is_check
 from jacloom._trace.calling import call_parameters
 from jacloom._trace.fingerprint import fingerprint
 from jacloom._trace.lower import Body, Lowering
@@ -31,6 +32,9 @@ from jacloom_graph.types import JvpRule, Rule, VjpRule
 
 def custom_jvp(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
     """Writes a call of a function with a forward rule."""
+    if is_check(eqn.params["call_jaxpr"]):
+        # Its rule hands the tangents on, as nobody gets them where it raises. Here somebody does, and must not take them for numbers.
+        return body.emit("call", operands, {"function": lowering.function(eqn.params["call_jaxpr"], active)}, eqn)
     return _custom(lowering, body, eqn, operands, active, _jvp_rule)
 
 
@@ -52,14 +56,16 @@ def _jvp_rule(lowering: Lowering, eqn: core.JaxprEqn, active: Flags) -> int:
     (_, rule), _ = call_parameters(eqn)
     try:
         jaxpr, outputs = _trace_jvp(eqn, rule, active)
+        require_forward(jaxpr)
     except Exception as error:  # whatever a user's rule raises is what differentiating has to say
         return refusing(lowering, eqn.params["call_jaxpr"], active, _name(eqn), error)
+    lowering.uses.note(jaxpr, len(active))
 
     def derivative() -> JvpRule:
         tangents = tuple(flag for flag in active if flag)
         return JvpRule(lowering.function(jaxpr, (*active, *tangents), "jvp"), outputs)
 
-    return tied(lowering, eqn.params["call_jaxpr"], active, ("jvp", fingerprint(jaxpr), provenance(eqn)), _name(eqn), derivative)
+    return tied(lowering, eqn.params["call_jaxpr"], active, ("jvp", provenance(eqn)), [jaxpr], _name(eqn), derivative)
 
 
 def _vjp_rule(lowering: Lowering, eqn: core.JaxprEqn, active: Flags) -> int:
@@ -75,26 +81,37 @@ def _vjp_rule(lowering: Lowering, eqn: core.JaxprEqn, active: Flags) -> int:
         cotangents = tuple(inexact(var.aval) for var in backward.jaxpr.invars[residuals:])
         return VjpRule(lowering.function(forward, active, "forward"), lowering.function(backward, (*reached, *cotangents), "backward"), inputs)
 
-    content = ("vjp", fingerprint(forward), fingerprint(backward), provenance(eqn))
-    return tied(lowering, eqn.params["call_jaxpr"], active, content, _name(eqn), derivative)
+    return tied(lowering, eqn.params["call_jaxpr"], active, ("vjp", provenance(eqn)), [forward, backward], _name(eqn), derivative)
 
 
 def tied(
-    lowering: Lowering, closed: core.ClosedJaxpr, active: Flags, content: Hashable, name: str, derivative: Callable[[], JvpRule | VjpRule]
+    lowering: Lowering,
+    closed: core.ClosedJaxpr,
+    active: Flags,
+    content: Hashable,
+    programs: Sequence[core.ClosedJaxpr],
+    name: str,
+    derivative: Callable[[], JvpRule | VjpRule],
 ) -> int:
-    """Returns the number of a function's rule: that of the same content which is being lowered already, or of a new one.
+    """Returns the number of a function's rule: that of the same content which is being lowered already, or was in the same place, or of a new one.
 
     Args:
         lowering: The graph.
         closed: The function.
         active: Its active inputs.
-        content: What tells the rule from others of the function.
+        content: What tells the rule from others of the function, besides its programs.
+        programs: The rule's own functions.
         name: For people.
         derivative: Lowers the rule's own functions.
     """
-    key = (active, fingerprint(closed), content)
+    key = (active, fingerprint(closed), content, *map(fingerprint, programs))
     if key in lowering.open_rules:
         return lowering.open_rules[key]
+    # Derivatives of derivatives apply one function in many places, and each would be followed to the highest order.
+    places = lowering.uses.inside(closed.jaxpr).union(*(lowering.uses.inside(program.jaxpr) for program in programs))
+    exact = (active, content, frozenset(lowering.open_rules), places, *(fingerprint(each, exact=True) for each in (closed, *programs)))
+    if exact in lowering.closed_rules:
+        return lowering.closed_rules[exact]
     if len(lowering.open_rules) >= lowering.max_rule_order:
         return _add(lowering, closed, active, name, f"the rule of {name} is known up to derivatives of order {lowering.max_rule_order}")
     number = len(lowering.rules)
@@ -105,7 +122,26 @@ def tied(
         lowering.rules[number] = Rule(function, active, derivative())
     finally:
         del lowering.open_rules[key]
+    lowering.remember(exact, number, (closed, *programs))
     return number
+
+
+def require_forward(rule: core.ClosedJaxpr) -> None:
+    """Checks that a rule's program can be written down.
+
+    Raises:
+        NotImplementedError: It differentiates a function with a reverse rule only. JAX traces that without complaint, for a VJP may come of it.
+    """
+    waiting: list[Any] = [rule.jaxpr]
+    while waiting:
+        for eqn in waiting.pop().eqns:
+            if eqn.primitive.name == _MISSING_JVP:
+                raise NotImplementedError("it differentiates a function that has a reverse rule only (a custom_vjp), which has no JVP")
+            waiting += core.jaxprs_in_params(eqn.params)
+
+
+_MISSING_JVP = "custom_lin"
+"""What JAX puts where a function with a reverse rule only would have to be differentiated forward."""
 
 
 def refusing(lowering: Lowering, closed: core.ClosedJaxpr, active: Flags, name: str, error: Exception) -> int:
@@ -148,9 +184,12 @@ def _trace_jvp(eqn: core.JaxprEqn, jvp: Any, active: Flags) -> tuple[core.Closed
 
 def _no_tangent(aval: Any, symbolic: bool) -> Any:
     """Returns what JAX hands a rule for an input that is not perturbed: a symbolic zero where the rule asked for such, else zeros."""
+    return SymbolicZero(aval.to_tangent_aval()) if symbolic else zero_tangent(aval)
+
+
+def zero_tangent(aval: Any) -> Any:
+    """Returns a tangent of zero for a value of the type."""
     tangent = aval.to_tangent_aval()
-    if symbolic:
-        return SymbolicZero(tangent)
     return np.zeros(tangent.shape, float0) if tangent.dtype == float0 else jax.numpy.zeros(tangent.shape, tangent.dtype)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax.extend import core
 
 from jacloom._trace.activity import Flags, callee, open_jaxpr, scan_counts, split
-from jacloom._trace.callbacks import is_raising_branch, lower_raising_branch
+from jacloom._trace.callbacks import is_passing_branch, is_raising_branch, lower_raising_branch, poisoning
 from jacloom._trace.lower import Body, Handler, Lowering, unsupported
 from jacloom._trace.params import attributes
 from jacloom._trace.rules import custom_jvp, custom_vjp
@@ -65,11 +65,17 @@ def _while(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[in
 
 
 def _cond(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
+    raising = tuple(map(is_raising_branch, eqn.params["branches"]))
+    passing = next(filter(is_passing_branch, eqn.params["branches"]), None)
     branches = tuple(
-        lower_raising_branch(lowering, branch) if is_raising_branch(branch) else lowering.function(branch, active[1:])
-        for branch in eqn.params["branches"]
+        lower_raising_branch(lowering, branch, passing) if raises else lowering.function(branch, active[1:])
+        for branch, raises in zip(eqn.params["branches"], raising, strict=True)
     )
-    return body.emit("switch", operands, {"branches": branches}, eqn)
+    results = body.emit("switch", operands, {"branches": branches}, eqn)
+    if not any(raising):
+        return results
+    alive = lowering.activity.through(eqn, active)
+    return body.emit("call", [operands[0], *results], {"function": lowering.function(poisoning(eqn, raising), (False, *alive))}, eqn)
 
 
 def _linear_solve(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
@@ -115,6 +121,14 @@ def _empty(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[in
     return [lowering.constant(value, weak=False)]
 
 
+def _psum(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
+    """A sum over an axis of the operand, which is what ``vmap`` leaves of one over an axis that it names."""
+    axes = eqn.params["axes"]
+    if not all(isinstance(axis, int) for axis in axes):
+        raise unsupported(eqn, _DEVICES)
+    return body.emit("reduce_sum", operands, {"axes": tuple(axes)}, eqn)
+
+
 def _random_seeded(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
     return body.emit(eqn.primitive.name, operands, {"impl": str(eqn.params["impl"].name)}, eqn)
 
@@ -127,7 +141,7 @@ def _refuse(reason: str) -> Handler:
 
 
 def _drop(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
-    lowering.notes[f"{eqn.primitive.name} was dropped: a graph has no access to this process"] = None
+    lowering.notes[f"{eqn.primitive.name} was dropped: a graph has no access to this process; return the value to look at it"] = None
     return []
 
 
@@ -140,6 +154,7 @@ STRUCTURED: Mapping[str, Handler] = {
     "pjit": _call,
     "closed_call": _call,
     "core_call": _call,
+    "eval_jaxpr": _call,
     "composite": _call,
     "custom_vmap_call": _call,
     "remat2": _checkpoint,
@@ -159,8 +174,10 @@ STRUCTURED: Mapping[str, Handler] = {
     "device_put": _alias,
     "sharding_constraint": _alias,
     "layout_constraint": _alias,
+    "reshard": _alias,
     "debug_callback": _drop,
     "debug_print": _drop,
+    "inspect_sharding": _drop,
     "pure_callback": _refuse(_CALLBACK),
     "io_callback": _refuse(_CALLBACK),
     "ffi_call": _refuse("it is compiled code of this machine"),
@@ -169,7 +186,7 @@ STRUCTURED: Mapping[str, Handler] = {
     "addupdate": _refuse(_STATE),
     "new_ref": _refuse(_STATE),
     "shard_map": _refuse(_DEVICES),
-    "psum": _refuse(_DEVICES),
+    "psum": _psum,
     "axis_index": _refuse(_DEVICES),
 }
 """How each equation that is not a plain op is lowered, by the primitive's name."""

@@ -40,7 +40,7 @@ def show(function_id: Id, address: Address = None, token: Token = None, tls: Tls
     """Show one function, and in which modes it can be differentiated with respect to each of its leaves."""
     with remote_client(address, token, tls, ca) as client:
         function = client.function(function_id)
-        document, derivatives = _document(function), function.derivatives
+        document, derivatives = _document(function), function.derivatives()
     if as_json:
         print_json({**document, "derivatives": _modes(derivatives)})
         return

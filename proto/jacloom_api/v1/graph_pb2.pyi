@@ -307,7 +307,7 @@ class JvpRule(_message.Message):
 
     FUNCTION_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
-    TRANSPOSE_FIELD_NUMBER: _builtins.int
+    TRANSPOSES_FIELD_NUMBER: _builtins.int
     function: _builtins.int
     """Index of a function (inputs.., one tangent per active input..) -> (outputs.., one tangent per entry of `outputs`..)."""
     @_builtins.property
@@ -315,19 +315,21 @@ class JvpRule(_message.Message):
         """Which outputs have a tangent, in order; the others' tangents are zero."""
 
     @_builtins.property
-    def transpose(self) -> Global___TransposeRule:
-        """For a function that is linear in some inputs, and whose body cannot be transposed or should not be. Left out otherwise."""
+    def transposes(self) -> _containers.RepeatedCompositeFieldContainer[Global___TransposeRule]:
+        """For a function that is linear in some inputs, and whose body cannot be transposed or should not be. Left out otherwise. A product is linear in
+        either factor, and not in both: it has a transpose for each. In ascending order of their `inputs`, compared entry by entry; none twice.
+        """
 
     def __init__(
         self,
         *,
         function: _builtins.int = ...,
         outputs: _abc.Iterable[_builtins.int] | None = ...,
-        transpose: Global___TransposeRule | None = ...,
+        transposes: _abc.Iterable[Global___TransposeRule] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["transpose", b"transpose"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["function", b"function", "outputs", b"outputs", "transpose", b"transpose"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["function", b"function", "outputs", b"outputs", "transposes", b"transposes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -335,8 +337,8 @@ Global___JvpRule: _TypeAlias = JvpRule  # noqa: Y015
 
 @_typing.final
 class TransposeRule(_message.Message):
-    """Transpose of a function with respect to the inputs that it is linear in. Used where a rule applies the function to tangents, and reverse mode goes
-    back through that.
+    """Transpose of a function with respect to inputs that it is linear in. Used where a rule applies the function to tangents in just these inputs or some
+    of them, and reverse mode goes back through that.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -349,7 +351,7 @@ class TransposeRule(_message.Message):
     """
     @_builtins.property
     def inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The inputs that the function is linear in, in order."""
+        """The inputs, in order; the function is linear in all of them jointly."""
 
     def __init__(
         self,

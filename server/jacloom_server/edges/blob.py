@@ -25,6 +25,13 @@ def piece(message: bytes) -> pb.PutRequest | memoryview:
     return pb.PutRequest.FromString(message) if data is None else data
 
 
+def _later(message: pb.PutRequest) -> bytes:
+    if message.HasField("header"):
+        text = "only the first message of an upload has a header, and another came: begin a new upload for other content"
+        raise Fault(Reason.ARGUMENT_MISMATCH, text, field="header")
+    return message.data
+
+
 class BlobServicer:
     """The store of blobs, as messages."""
 
@@ -64,7 +71,7 @@ class BlobServicer:
             with self._blobs.uploading(first.header.size, digest) as upload:
                 upload.take(first.data)
                 async for message in messages:
-                    upload.take(message if isinstance(message, memoryview) else message.data)
+                    upload.take(message if isinstance(message, memoryview) else _later(message))
                 blob = await self._blobs.keep(upload)
             return pb.Blob(name=blob.name, size=blob.size, lease_seconds=0.0 if digest else self._blobs.lease)
 

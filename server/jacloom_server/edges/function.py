@@ -11,7 +11,9 @@ from jacloom_api.v1 import function_service_pb2 as pb
 from jacloom_api.v1 import function_service_pb2_grpc
 from jacloom_graph.wire import tree_to_message, type_to_message
 from jacloom_server.edges.diagnosis import MOST_TEXT, place_to_message
-from jacloom_server.functions import Function, Functions
+from jacloom_server.function import Function
+from jacloom_server.functions import Functions
+from jacloom_server.pool import Pool
 from jacloom_server.status import reported
 from jacloom_worker.protocol import Availability, LeafModes
 
@@ -21,8 +23,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class FunctionServicer(function_service_pb2_grpc.FunctionServiceServicer):
     """The registry of functions, as messages."""
 
-    def __init__(self, functions: Functions) -> None:
+    def __init__(self, functions: Functions, pool: Pool) -> None:
         self._functions = functions
+        self._pool = pool
 
     async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.FunctionInfo:
         """See the proto file, as for all methods here."""
@@ -51,7 +54,7 @@ class FunctionServicer(function_service_pb2_grpc.FunctionServiceServicer):
         """See the proto file."""
         async with reported(context):
             function = await self._functions.find(request.name, "name")
-            report = await self._functions.derivatives(function)
+            report = await function.derivatives(self._pool)
             return pb.DescribeDerivativesReply(inputs=map(_modes, report.leaves), outputs=report.outputs, traces=report.traces)
 
     async def Delete(self, request: pb.DeleteFunctionRequest, context: Context) -> empty_pb2.Empty:

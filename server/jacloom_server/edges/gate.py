@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import grpc
 
 from jacloom_graph.errors import Fault, Reason
-from jacloom_server.config import ConfigError
+from jacloom_server.config import ConfigError, not_text
+from jacloom_server.edges.handlers import Continuation, Handler, replaced
 from jacloom_server.status import abort
 
 _LOG = logging.getLogger(__name__)
 
 _OPEN: Final = ("/grpc.health.v1.Health/",)
 """Answered to anyone at any time: whoever watches over the server has no token, and must hear from it most of all when it is full."""
-
-# In quotes: the stubs make this class generic, gRPC itself does not.
-Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]]"
 
 
 class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
@@ -43,7 +41,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
         """Refuses every new call from now on."""
         self._draining = True
 
-    async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+    async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Handler:
         """Lets a call pass, or puts a refusal in the place of its handler."""
         handler = await continuation(details)
         # The stubs do not say so, but there is no handler for a method that nobody serves.
@@ -71,7 +69,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
         matches = [hmac.compare_digest(token.encode("utf-8", "surrogateescape"), accepted) for accepted in self._tokens]
         return scheme.lower() == "bearer" and any(matches)
 
-    def _counted(self, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+    def _counted(self, handler: Handler) -> Handler:
         """Returns a handler that counts as a call under way while it runs."""
         if handler.request_streaming and handler.response_streaming:
             # Reflection, which is a generator and costs nothing.
@@ -90,7 +88,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
 
             return streamed if handler.response_streaming else unary
 
-        return _replaced(handler, counted)
+        return replaced(handler, counted)
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -105,13 +103,21 @@ def read_tokens(path: Path) -> list[str]:
     """Returns the tokens in a file.
 
     Raises:
-        ConfigError: The file cannot be read or has no tokens.
+        ConfigError: The file cannot be read, has no tokens, or has one that nobody could send.
     """
     try:
-        lines = [line.strip() for line in path.read_text().splitlines()]
+        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
     except OSError as error:
         raise ConfigError(f"cannot read the tokens in {path}: {error.strerror}.") from error
-    tokens = [line for line in lines if line and not line.startswith("#")]
+    except UnicodeDecodeError as error:
+        raise not_text(path, error) from error
+    tokens = []
+    for number, line in enumerate(lines, 1):
+        if line and not line.startswith("#"):
+            if not (line.isascii() and line.isprintable()):
+                text = "a token travels in an HTTP header and has printable ASCII characters only: make one with `openssl rand -hex 32`"
+                raise ConfigError(f"{path}, line {number}: {text}.")
+            tokens.append(line)
     if not tokens:
         raise ConfigError(f"{path} has no tokens: write one a line, for example from `openssl rand -hex 32`.")
     if path.stat().st_mode & 0o077:
@@ -119,23 +125,8 @@ def read_tokens(path: Path) -> list[str]:
     return tokens
 
 
-def _refuse(handler: grpc.RpcMethodHandler[Any, Any], fault: Fault) -> grpc.RpcMethodHandler[Any, Any]:
+def _refuse(handler: Handler, fault: Fault) -> Handler:
     async def refused(_: Any, context: Any) -> None:
         await abort(context, fault)
 
-    return _replaced(handler, lambda _: refused)
-
-
-def _replaced(handler: grpc.RpcMethodHandler[Any, Any], wrap: Callable[[Any], Any]) -> grpc.RpcMethodHandler[Any, Any]:
-    """Returns a handler of the same form with another behaviour."""
-    forms = {
-        (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
-        (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
-        (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
-        (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
-    }
-    name, make = forms[handler.request_streaming, handler.response_streaming]
-    made: grpc.RpcMethodHandler[Any, Any] = make(
-        wrap(getattr(handler, name)), request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
-    )
-    return made
+    return replaced(handler, lambda _: refused)
