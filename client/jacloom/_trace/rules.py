@@ -130,13 +130,13 @@ def require_forward(rule: core.ClosedJaxpr) -> None:
     """Checks that a rule's program can be written down.
 
     Raises:
-        NotImplementedError: It differentiates a function with a reverse rule only. JAX traces that without complaint, for a VJP may come of it.
+        TypeError: It differentiates a function with a reverse rule only. JAX traces that without complaint, for a VJP may come of it.
     """
     waiting: list[Any] = [rule.jaxpr]
     while waiting:
         for eqn in waiting.pop().eqns:
             if eqn.primitive.name == _MISSING_JVP:
-                raise NotImplementedError("it differentiates a function that has a reverse rule only (a custom_vjp), which has no JVP")
+                raise TypeError("it differentiates a function that has a reverse rule only (a custom_vjp), which has no JVP")
             waiting += core.jaxprs_in_params(eqn.params)
 
 
