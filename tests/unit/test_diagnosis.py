@@ -31,6 +31,16 @@ OVERFLOW = jl.NonFinite("inf", "exp", 2, 6, "/there/model.py:3 (loss)", operands
             "NaN first in sub, at m.py:1 (f); operands without finite numbers and 2",
         ),
         (jl.NonFinite("inf", "", 1, 3, path="args[0]['w']"), "Inf already in args[0]['w'], 1 of 3 entries"),
+        (
+            jl.NonFinite("nan", "", 1, 3, "m.py:1 (f)", PLACE, path="a constant"),
+            "NaN already in a constant, 1 of 3 entries, used at m.py:1 (f)",
+        ),
+        (jl.NonFinite("nan", "", 1, 1, None, PLACE, path="a constant"), "NaN already in a constant, used at function 2, node 5 (div)"),
+        (
+            jl.NonFinite("nan", "", 1, 1, "m.py:1 (f)", PLACE, check="x must be positive"),
+            "NaN because an error check failed, at m.py:1 (f): x must be positive",
+        ),
+        (jl.NonFinite("nan", "", 1, 1, "m.py:1 (f)", PLACE, check=""), "NaN because an error check failed, at m.py:1 (f)"),
         (jl.NonFinite("nan", "", 1, 3), "NaN, 1 of 3 entries, but no operation makes one when they are computed one by one"),
     ],
 )

@@ -153,6 +153,8 @@ class Survey:
     """Cost of a JVP, or why there is none."""
     reverse: Cost | Fault
     """Cost of a VJP, or why there is none."""
+    second: Fault | None = None
+    """Why forward mode does not go through the derivative in reverse; None where it does, or where that was not asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +211,9 @@ class NonFinite:
     """Least and greatest finite entry of each of the node's operands, of complex ones by absolute value; None where there is no such number."""
     cause: NonFinite | None = None
     """For a NaN that was made of an Inf: where that came from."""
+    calls: tuple[Place, ...] = ()
+    """The nodes that lead to the place from the entry, the outermost first. Of a constant the last is the node that uses it, or whose function
+    returns it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,5 +265,5 @@ class Hello:
     """The device in words."""
 
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Version of this module's messages; server and workers must agree."""

@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from jacloom._errors import TraceError
-from jacloom._trace.callers import At, callers, lines
 from jacloom._trace.foreign import lower_foreign
+from jacloom._trace.lines import Lines
 from jacloom._trace.lower import Lowering
-from jacloom._trace.source import raising_line, user_line
+from jacloom._trace.source import raising_line
 from jacloom._trace.structured import STRUCTURED
 from jacloom._trace.treedef import tree_of
 from jacloom._trace.types import example, inexact
 from jacloom._version import VERSION
 from jacloom_graph import identity
-from jacloom_graph.errors import Fault, Place, Reason
+from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.types import Graph
 
 _Part = TypeVar("_Part")
 
 MAX_RULE_ORDER = 4
 """How many derivatives deep a custom rule that calls ever new functions is followed."""
-
-
-_MOST_LINES = 3
-"""Of a node that is reached from more lines, so many are named."""
 
 
 @dataclass(frozen=True)
@@ -45,29 +40,8 @@ class Traced:
     """JAX tree definition of the result."""
     notes: tuple[str, ...]
     """What was left out of the graph, for people."""
-    sources: tuple[tuple[Any, ...], ...]
-    """JAX's source information of each node of each function."""
-
-    def source(self, place: Place) -> str | None:
-        """Returns the user's line ``"file:line (function)"`` that a node came from, where it is known.
-
-        Of a node within a function of JAX's own, which JAX traces once for all that call it, it is the line of the call; of several calls each.
-        """
-        if place.node is None or place.function >= len(self.sources) or place.node >= len(self.sources[place.function]):
-            return None
-        own = self._line((place.function, place.node))
-        if own is not None:
-            return own
-        found = lines(place.function, self._callers, self._line)
-        return " or ".join([*found[:_MOST_LINES], *(["elsewhere"] if len(found) > _MOST_LINES else [])]) or None
-
-    @cached_property
-    def _callers(self) -> Mapping[int, Sequence[At]]:
-        return callers(self.graph)
-
-    def _line(self, at: At) -> str | None:
-        function, node = at
-        return user_line(self.sources[function][node])
+    lines: Lines
+    """Where its nodes came from."""
 
 
 def trace(
@@ -112,11 +86,8 @@ def trace(
         producer=f"jacloom {VERSION}, jax {jax.__version__}",
     )
     canonical = identity.canonicalize(graph)
-    sources: list[tuple[Any, ...]] = [()] * len(canonical.graph.functions)
-    for old, new in enumerate(canonical.functions):
-        if new is not None:
-            sources[new] = sources[new] or tuple(lowering.sources[old])
-    return Traced(canonical.graph, canonical.id, out_treedef, tuple(lowering.notes), tuple(sources))
+    lines = Lines(graph, canonical.functions, lowering.sources, lowering.checks)
+    return Traced(canonical.graph, canonical.id, out_treedef, (*lowering.notes, *lines.notes()), lines)
 
 
 def _written(part: _Part | None) -> _Part:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.extend import core
 
 from jacloom._trace.activity import Flags, callee, open_jaxpr, scan_counts, split
-from jacloom._trace.callbacks import is_passing_branch, is_raising_branch, lower_raising_branch, poisoning
+from jacloom._trace.callbacks import check_text, is_passing_branch, is_raising_branch, lower_raising_branch, poisoning
 from jacloom._trace.lower import Body, Handler, Lowering, unsupported
 from jacloom._trace.params import attributes
 from jacloom._trace.rules import custom_jvp, custom_vjp
@@ -75,7 +75,9 @@ def _cond(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int
     if not any(raising):
         return results
     alive = lowering.activity.through(eqn, active)
-    return body.emit("call", [operands[0], *results], {"function": lowering.function(poisoning(eqn, raising), (False, *alive))}, eqn)
+    poisoned = lowering.function(poisoning(eqn, raising), (False, *alive))
+    lowering.checks[poisoned] = check_text(eqn.params["branches"][raising.index(True)])
+    return body.emit("call", [operands[0], *results], {"function": poisoned}, eqn)
 
 
 def _linear_solve(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:

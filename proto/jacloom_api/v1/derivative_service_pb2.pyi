@@ -690,6 +690,7 @@ class NonFinite(_message.Message):
     ITERATIONS_FIELD_NUMBER: _builtins.int
     OPERANDS_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
     kind: Global___NonFinite.Kind.ValueType
     """Which."""
     count: _builtins.int
@@ -699,7 +700,7 @@ class NonFinite(_message.Message):
     input: _builtins.int
     """The input leaf that came in like this, as an index into the request's `args`."""
     constant: _builtins.int
-    """The constant of the graph that is like this, by index."""
+    """The constant of the graph that is like this, by index; where it came in is in `calls`."""
     result: _builtins.int
     """Which of the node's results. Default 0."""
     @_builtins.property
@@ -718,6 +719,12 @@ class NonFinite(_message.Message):
     def cause(self) -> Global___NonFinite:
         """Where the Inf came from that this NaN was made of, if it was."""
 
+    @_builtins.property
+    def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodePlace]:
+        """The nodes that lead to the place from the entry: calls, loops, branches and custom rules, the outermost first. Of a constant the last is the
+        node that it came in with: which uses it, or whose function returns it. Empty for inputs.
+        """
+
     def __init__(
         self,
         *,
@@ -731,10 +738,11 @@ class NonFinite(_message.Message):
         iterations: _abc.Iterable[_builtins.int] | None = ...,
         operands: _abc.Iterable[Global___Range] | None = ...,
         cause: Global___NonFinite | None = ...,
+        calls: _abc.Iterable[Global___NodePlace] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "constant", b"constant", "input", b"input", "origin", b"origin", "place", b"place"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "constant", b"constant", "count", b"count", "input", b"input", "iterations", b"iterations", "kind", b"kind", "operands", b"operands", "origin", b"origin", "place", b"place", "result", b"result", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "cause", b"cause", "constant", b"constant", "count", b"count", "input", b"input", "iterations", b"iterations", "kind", b"kind", "operands", b"operands", "origin", b"origin", "place", b"place", "result", b"result", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_origin: _TypeAlias = _typing.Literal["place", "input", "constant"]  # noqa: Y015
     _WhichOneofArgType_origin: _TypeAlias = _typing.Literal["origin", b"origin"]  # noqa: Y015
