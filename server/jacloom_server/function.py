@@ -69,7 +69,7 @@ class Function:
                 self.tuners.popitem(last=False)
         return tuner
 
-    async def survey(self, pool: Pool, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool) -> Survey:
+    async def survey(self, pool: Pool, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool, *, second: bool = False) -> Survey:
         """Returns which derivatives the function has with respect to some leaves, and their price; asked once and remembered.
 
         Args:
@@ -77,11 +77,12 @@ class Function:
             wrt: Input leaves.
             outputs: Output leaves.
             holomorphic: As ``Kernel.holomorphic``.
+            second: Whether second derivatives are wanted.
 
         Raises:
             Fault: What keeps the clerk from answering.
         """
-        key = (wrt, outputs, holomorphic)
+        key = (wrt, outputs, holomorphic, second)
         known = self.surveys.get(key)
         if isinstance(known, Survey):
             return known
@@ -89,7 +90,7 @@ class Function:
             known = self.surveys[key] = detached(self._survey(pool, key))
         return await asyncio.shield(known)
 
-    async def _survey(self, pool: Pool, key: tuple[tuple[int, ...], tuple[int, ...], bool]) -> Survey:
+    async def _survey(self, pool: Pool, key: tuple[tuple[int, ...], tuple[int, ...], bool, bool]) -> Survey:
         try:
             answer = await pool.ask(work.survey(self.load(), *key))
         except BaseException:

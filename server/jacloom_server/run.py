@@ -153,9 +153,10 @@ async def _plan(service: Service, call: Call, function: Function, chosen: Select
     problem = Problem(chosen.wrt_types, chosen.output_types, nbytes, function.description.loops)
     if not problem.n or not problem.m:
         return strategy.empty(nbytes)
-    survey = await function.survey(service.pool, chosen.wrt, chosen.outputs, call.holomorphic)
+    second = call.derivative is Derivative.HESSIAN
+    survey = await function.survey(service.pool, chosen.wrt, chosen.outputs, call.holomorphic, second=second)
     workers = service.pool.workers_for_tiles()
-    if call.derivative is Derivative.HESSIAN:
+    if second:
         plan = strategy.hessian(problem, survey, workers=workers, tile=call.tile)
     else:
         plan = strategy.jacobian(problem, survey, workers=workers, mode=call.mode, tile=call.tile)

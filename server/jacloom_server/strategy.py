@@ -157,14 +157,13 @@ def gradient(problem: Problem, survey: Survey) -> Mode:
 def hessian(problem: Problem, survey: Survey, *, workers: int, tile: int = 0) -> Plan:
     """Returns the plan for dense second derivatives: forward over the cheaper first derivative, one seed per entry of the wrt leaves.
 
-    Whether forward mode goes through that first derivative is only known when it is compiled: the rows of a function with a reverse rule
-    (a custom_vjp) mostly have it, although the function itself has not.
-
     Raises:
-        Fault: MODE_UNAVAILABLE if the function has no first derivative.
+        Fault: MODE_UNAVAILABLE if the function has no first derivative, or forward mode does not go through it.
     """
     if not problem.n or not problem.m:
         return empty(problem.nbytes)
+    if survey.second is not None:
+        raise survey.second
     costs = {Mode.REVERSE: survey.reverse, Mode.FORWARD: survey.forward}
     firsts = {mode: cost if isinstance(cost, Fault) else _first(mode, cost, problem, survey) for mode, cost in costs.items()}
     inner = _choose({mode: first if isinstance(first, Fault) else seconds(first) for mode, first in firsts.items()}, None)

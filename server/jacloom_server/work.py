@@ -62,9 +62,9 @@ def validate(graph: Load) -> Assignment:
     return Assignment(Desk.CLERK, "checking the graph", lambda handle, lease, _: handle.validate(graph, lease))
 
 
-def survey(graph: Load, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool) -> Assignment:
+def survey(graph: Load, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool, second: bool) -> Assignment:
     """Returns the question which derivatives a function has, and their price; its answer is a ``Survey``."""
-    return Assignment(Desk.CLERK, "surveying the function", lambda handle, lease, _: handle.survey(graph, lease, wrt, outputs, holomorphic))
+    return Assignment(Desk.CLERK, "surveying the function", lambda handle, lease, _: handle.survey(graph, lease, wrt, outputs, holomorphic, second))
 
 
 def derivatives(graph: Load) -> Assignment:

@@ -157,6 +157,10 @@ def test_hessian_counts_columns_and_needs_a_first_derivative() -> None:
     assert (through_a_rule.inner, through_a_rule.considered[0].strategy) == (Mode.REVERSE, "forward over reverse")
     with pytest.raises(Fault, match="neither mode"):
         strategy.hessian(problem(30, 1), Survey(VALUE, REFUSED, REFUSED), workers=2)
+    without = Survey(VALUE, REFUSED, REVERSE, Fault(Reason.MODE_UNAVAILABLE, "no second derivative"))
+    with pytest.raises(Fault, match="no second derivative"):
+        strategy.hessian(problem(30, 1), without, workers=2)
+    assert strategy.hessian(problem(0, 1), without, workers=2).strategy == "empty"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import numpy as np
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.identity import graph_id
 from jacloom_graph.limits import DEFAULT, Limits
-from jacloom_worker import compiling, diagnosing, differentiability, functions, kernels, requirements, surveying, validation
+from jacloom_worker import compiling, diagnosing, differentiability, functions, kernels, requirements, second_order, surveying, validation
 from jacloom_worker.bounded import Bounded
 from jacloom_worker.compiling import Compiled
 from jacloom_worker.faults import explain
@@ -109,7 +109,7 @@ class Engine:
         except Exception as error:
             return explain(error)
 
-    def survey(self, load: Load, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool = False) -> Survey | Fault:
+    def survey(self, load: Load, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool = False, second: bool = False) -> Survey | Fault:
         """Returns which derivatives a function has with respect to some leaves, and what one pass costs. Nothing is compiled or computed.
 
         Args:
@@ -117,9 +117,10 @@ class Engine:
             wrt: Input leaves that are differentiated.
             outputs: Output leaves that are differentiated.
             holomorphic: As ``Kernel.holomorphic``.
+            second: Whether second derivatives are looked at, where it is in doubt that there are any.
         """
         try:
-            return surveying.survey(self._blueprint(load).subject, wrt, outputs, holomorphic)
+            return surveying.survey(self._blueprint(load).subject, wrt, outputs, holomorphic, second)
         except Exception as error:
             return explain(error)
 
@@ -203,7 +204,12 @@ def _compiled(subject: Subject, kernel: Kernel) -> Compiled:
         Fault: Whatever is in the way of it.
     """
     requirements.check(kernel, subject.inputs, subject.outputs)
-    return compiling.compile(kernels.computation(subject, kernel))
+    try:
+        return compiling.compile(kernels.computation(subject, kernel))
+    except Exception as error:
+        if kernel.kind in second_order.KINDS:
+            raise second_order.advised(subject, kernel, explain(error)) from error
+        raise
 
 
 def _check_arguments(compiled: Compiled, task: Task, arrays: Sequence[np.ndarray]) -> None:

@@ -12,13 +12,14 @@ from typing import Any, assert_never
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jacloom_graph.tensor import DTYPES, promote, storage
 from jacloom_graph.types import Type
 from jacloom_worker import seeds
 from jacloom_worker.infer import Apply, abstract, enter, leave, struct
 from jacloom_worker.protocol import Kernel, Kind
+from jacloom_worker.pruning import pruned
 
 _REVERSE = frozenset({Kind.VJP, Kind.HVP, Kind.REVERSE})
 """The kinds that differentiate the function in reverse; an HVP then goes forward over that."""
@@ -40,6 +41,8 @@ class Subject:
     """Large constants as arrays: arguments of what is compiled, never differentiated. Small ones ``apply`` closes over."""
     reversible: Apply | None = None
     """The same function for reverse mode, where ``apply`` itself cannot be differentiated so: loops of unknown length take another form for it."""
+    reverse_rules: bool = False
+    """Whether there are functions in it that have a reverse rule only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +192,7 @@ class _Point:
 
         # vmap of jvp, not jax.linearize. One thread, tiles of 64: Lorenz-96 (n = 512, 400 steps) 1.10 s against 1.25 s, tanh(W x) 49 ms
         # against 54 ms; tiles of 16: 1.42 s against 1.79 s. Under jit both compute the primal once a tile.
-        return list(jax.vmap(column, out_axes=-1)(numbers))
+        return list(self.batched(column, numbers, -1))
 
     def columns_and_values(self, numbers: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
         """Returns the columns of the differentiated outputs' Jacobian that ``numbers`` name, as ``columns``, and the values."""
@@ -198,8 +201,18 @@ class _Point:
             _, tangents, values = jax.jvp(self.restricted, self.active, tuple(seeds.unit(number, self.wrt)), has_aux=True)
             return tangents, values
 
-        columns, values = jax.vmap(column, out_axes=(-1, None))(numbers)
+        columns, values = self.batched(column, numbers, (-1, None))
         return list(columns), list(values)
+
+    def batched(self, column: Callable[[jax.Array], Any], numbers: jax.Array, out_axes: Any) -> Any:
+        """Returns what one forward pass yields, for each of some seeds: ``jax.vmap``."""
+        if self.subject.reverse_rules:
+            # JAX refuses to batch a JVP that there is not, also where nothing comes of it: a rule that calls its function again, say, whose value is
+            # not needed. What is left of one pass has none, if it can be had.
+            closed, shapes = jax.make_jaxpr(column, return_shape=True)(jax.ShapeDtypeStruct((), numbers.dtype))
+            flat, structure = jaxpr_as_fun(ClosedJaxpr(pruned(closed.jaxpr), closed.consts)), jax.tree.structure(shapes)
+            column = lambda number: jax.tree.unflatten(structure, flat(number))  # noqa: E731
+        return jax.vmap(column, out_axes=out_axes)(numbers)
 
     def rows(self, active: tuple[jax.Array, ...], numbers: jax.Array) -> list[jax.Array]:
         """Returns the rows of the Jacobian that ``numbers`` name: one ``(len(numbers), *shape(leaf))`` per wrt leaf."""

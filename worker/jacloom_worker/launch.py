@@ -96,9 +96,9 @@ class Handle:
         """Asks a clerk for the types of a graph's values."""
         return _future(self._actor.validate.remote(load, lease))
 
-    def survey(self, load: Load, lease: float, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool) -> Future[Any]:
+    def survey(self, load: Load, lease: float, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool, second: bool) -> Future[Any]:
         """Asks a clerk which derivatives a function has, and their price."""
-        return _future(self._actor.survey.remote(load, lease, wrt, outputs, holomorphic))
+        return _future(self._actor.survey.remote(load, lease, wrt, outputs, holomorphic, second))
 
     def derivatives(self, load: Load, lease: float) -> Future[Any]:
         """Asks a clerk in which modes a function can be differentiated."""
