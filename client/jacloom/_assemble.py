@@ -67,12 +67,17 @@ class Assembly:
         self._matrices: list[np.ndarray] = []
         self._received: list[list[Rectangle]] = []
 
-    def begin(self, described: Iterable[Described]) -> None:
+    def begin(self, described: Iterable[Described], instead: Mapping[ArrayKey, Array] | None = None) -> None:
         """Allocates the arrays.
+
+        Args:
+            described: The arrays that the answer has.
+            instead: Those that it has to have, in place of what was expected: for an answer that the service chose to give in another form.
 
         Raises:
             ProtocolError: if they are not those expected.
         """
+        self._expected = self._expected if instead is None else instead
         for item in described:
             key = (item.part, item.output, item.input, item.input2)
             array = self._expected.get(key)

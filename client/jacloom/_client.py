@@ -19,6 +19,7 @@ from jacloom._products import HessianProduct, Pullback, Pushforward, require_pri
 from jacloom._remote import RemoteFunction
 from jacloom._session import AnyFunction, Session
 from jacloom._signature import label_of, parse_id
+from jacloom._sparsity import Output, Sparsity, check_output, pattern
 from jacloom._transform import Evaluation, Gradient, Hessian, Jacobian, Transform
 
 
@@ -86,6 +87,8 @@ class Client:
         has_aux: bool = False,
         *,
         mode: Mode = "auto",
+        sparsity: Sparsity = "auto",
+        output: Output = "dense",
         holomorphic: bool = False,
         tile: Tile = "auto",
         timeout: float | None = None,
@@ -101,6 +104,10 @@ class Client:
             argnums: Which positional arguments to differentiate: one number gives a bare tree, a sequence a tuple.
             has_aux: Whether ``f`` returns ``(out, aux)``; the result is then ``(jacobian, aux)``.
             mode: ``"forward"`` computes columns by JVPs, ``"reverse"`` rows by VJPs, ``"auto"`` what costs less.
+            sparsity: ``"auto"`` finds out which entries are zero for every input and computes only the others, where that costs less; ``"dense"``
+                does not; a pattern says it: a sparse matrix or a two-dimensional boolean array, shape ``(m, n)``.
+            output: ``"dense"`` for blocks; ``"csr"``, ``"csc"`` or ``"coo"`` for one sparse SciPy array, shape ``(m, n)``, whose rows are the
+                entries of all output leaves one after the other, each in C order, its columns those of all leaves that are differentiated.
             holomorphic: Whether ``f`` is a holomorphic function of complex inputs.
             tile: Seeds that a worker takes at a time; ``"auto"`` leaves it to the service.
             timeout: Seconds; see the class.
@@ -112,7 +119,7 @@ class Client:
             array([[0., 4.],
                    [5., 1.]])
         """
-        transform = Jacobian(normal(argnums), has_aux, holomorphic, mode, tile)
+        transform = Jacobian(normal(argnums), has_aux, holomorphic, mode, tile, *_sparse("jacobian", f, sparsity, output))
         _check(f, transform, mode, tile)
         return self._deferred(f, transform, CallOptions(timeout, on_progress))
 
@@ -122,13 +129,18 @@ class Client:
         argnums: Argnums = 0,
         has_aux: bool = False,
         *,
+        sparsity: Sparsity = "auto",
+        output: Output = "dense",
         holomorphic: bool = False,
         tile: Tile = "auto",
         timeout: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> Callable[..., Any]:
-        """Returns a function that computes all second derivatives of ``f``, as ``jax.hessian``. Arguments as for ``jacobian``."""
-        transform = Hessian(normal(argnums), has_aux, holomorphic, tile)
+        """Returns a function that computes all second derivatives of ``f``, as ``jax.hessian``. Arguments as for ``jacobian``.
+
+        A pattern, and a sparse output, are for functions that return one scalar: shape ``(n, n)``.
+        """
+        transform = Hessian(normal(argnums), has_aux, holomorphic, tile, *_sparse("hessian", f, sparsity, output))
         _check(f, transform, "auto", tile)
         return self._deferred(f, transform, CallOptions(timeout, on_progress))
 
@@ -211,6 +223,8 @@ class Client:
         argnums: Argnums = 0,
         has_aux: bool = False,
         mode: Mode = "auto",
+        sparsity: Sparsity = "auto",
+        output: Output = "dense",
         holomorphic: bool = False,
         tile: Tile = "auto",
         timeout: float | None = None,
@@ -225,6 +239,8 @@ class Client:
             argnums: As for the derivative explained; the same for the options that follow.
             has_aux: As for the derivative.
             mode: As for ``jacobian``.
+            sparsity: As for the derivative.
+            output: As for the derivative.
             holomorphic: As for the derivative.
             tile: As for the derivative.
             timeout: Seconds; see the class.
@@ -232,9 +248,9 @@ class Client:
         """
         transform: Transform
         if derivative == "jacobian":
-            transform = Jacobian(normal(argnums), has_aux, holomorphic, mode, tile)
+            transform = Jacobian(normal(argnums), has_aux, holomorphic, mode, tile, *_sparse("explain", f, sparsity, output))
         elif derivative == "hessian" and mode == "auto":
-            transform = Hessian(normal(argnums), has_aux, holomorphic, tile)
+            transform = Hessian(normal(argnums), has_aux, holomorphic, tile, *_sparse("explain", f, sparsity, output))
         elif derivative == "hessian":
             raise OptionError(f"`client.explain({_label(f)}, derivative='hessian', mode={mode!r})`: a Hessian has no mode; leave it out.")
         else:
@@ -336,6 +352,13 @@ class Client:
 
 def _label(f: AnyFunction) -> str:
     return "f" if isinstance(f, str | Function | RemoteFunction) else label_of(f)
+
+
+def _sparse(method: str, f: AnyFunction, sparsity: Sparsity, output: Output) -> tuple[Any, Output]:
+    call = f"client.{method}({_label(f)}, ...)"
+    given = pattern(call, sparsity)
+    check_output(call, output, sparsity)
+    return sparsity if given is None else given, output
 
 
 def _check(f: AnyFunction, transform: Transform, mode: str, tile: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from jacloom import _leaves
 from jacloom._argnums import positions
@@ -16,6 +16,7 @@ from jacloom._prepared import Arrays, Prepared
 from jacloom._query import query
 from jacloom._question import Question
 from jacloom._signature import inexact, is_complex
+from jacloom._sparsity import Output, Pattern, check_shape, formatted
 from jacloom._structure import Structure
 from jacloom_graph.answer import Derivative, Part, Selection
 from jacloom_graph.types import Type
@@ -104,6 +105,8 @@ class Jacobian(Transform):
     holomorphic: bool = False
     mode: Mode = "auto"
     tile: Tile = "auto"
+    sparsity: Literal["auto", "dense"] | Pattern = "auto"
+    output: Output = "dense"
 
     @property
     def call(self) -> str:
@@ -126,7 +129,14 @@ class Jacobian(Transform):
             mode=mode,
             tile=self.tile,
             holomorphic=self.holomorphic,
+            sparse=self.output != "dense",
+            dense=self.sparsity == "dense",
+            pattern=self.sparsity if isinstance(self.sparsity, Pattern) else None,
         )
+        if asked.pattern is not None:
+            check_shape(call, asked.pattern, asked.derivative, asked.chosen)
+        if self.output != "dense":
+            return Prepared(asked, lambda arrays: self._matrix(arrays, aux))
 
         def build(arrays: Arrays) -> Any:
             rows = (inner([arrays[Part.JACOBIAN, out, at, 0] for at in range(len(wrt))]) for out in outputs)
@@ -134,6 +144,10 @@ class Jacobian(Transform):
             return (jacobian, aux.build(arrays)) if self.has_aux else jacobian
 
         return Prepared(asked, build)
+
+    def _matrix(self, arrays: Arrays, aux: Auxiliary) -> Any:
+        matrix = formatted(arrays[Part.ENTRIES, 0, 0, 0], self.output)
+        return (matrix, aux.build(arrays)) if self.has_aux else matrix
 
     def _mode(self, call: str, inputs: Sequence[Type], outputs: Sequence[Type]) -> Mode:
         """Returns the mode, narrowed where complex numbers leave only one: real to complex has columns, complex to real has rows."""
@@ -158,6 +172,8 @@ class Hessian(Transform):
     has_aux: bool = False
     holomorphic: bool = False
     tile: Tile = "auto"
+    sparsity: Literal["auto", "dense"] | Pattern = "auto"
+    output: Output = "dense"
 
     @property
     def call(self) -> str:
@@ -182,7 +198,14 @@ class Hessian(Transform):
             values=aux.leaves,
             tile=self.tile,
             holomorphic=self.holomorphic,
+            sparse=self.output != "dense",
+            dense=self.sparsity == "dense",
+            pattern=self.sparsity if isinstance(self.sparsity, Pattern) else None,
         )
+        if asked.pattern is not None:
+            check_shape(call, asked.pattern, asked.derivative, asked.chosen)
+        if self.output != "dense":
+            return Prepared(asked, lambda arrays: self._matrix(arrays, aux))
         columns = range(len(wrt))
 
         def build(arrays: Arrays) -> Any:
@@ -193,6 +216,10 @@ class Hessian(Transform):
             return (hessian, aux.build(arrays)) if self.has_aux else hessian
 
         return Prepared(asked, build)
+
+    def _matrix(self, arrays: Arrays, aux: Auxiliary) -> Any:
+        matrix = formatted(arrays[Part.ENTRIES, 0, 0, 0], self.output)
+        return (matrix, aux.build(arrays)) if self.has_aux else matrix
 
 
 _HOLOMORPHIC = "pass holomorphic=True if it is a holomorphic function of complex inputs"

@@ -13,8 +13,8 @@ import ray
 
 from jacloom_server import work
 from jacloom_server.detached import detached
+from jacloom_server.plan import Leg
 from jacloom_server.pool import Pool
-from jacloom_server.strategy import Plan
 from jacloom_server.tuning import Tuner
 from jacloom_worker.launch import INLINE_BYTES
 from jacloom_worker.protocol import DerivativeReport, Description, Kernel, Load, Survey
@@ -60,11 +60,11 @@ class Function:
             self._stored = self.graph if len(self.graph) <= INLINE_BYTES else ray.put(self.graph)
         return Load(self._stored, self.constants, self.description.outputs)
 
-    def tuner(self, kernel: Kernel, platform: str, plan: Plan) -> Tuner:
-        """Returns what is known of a kernel's widths; at first, what the plan says."""
+    def tuner(self, kernel: Kernel, platform: str, leg: Leg) -> Tuner:
+        """Returns what is known of the widths of a kernel that computes these passes; at first, what the plan says."""
         tuner = self.tuners.get((kernel, platform))
         if tuner is None:
-            tuner = self.tuners[kernel, platform] = Tuner(plan.tile, plan.widest)
+            tuner = self.tuners[kernel, platform] = Tuner(leg.tile, leg.widest)
             while len(self.tuners) > _MOST_KNOWN:
                 self.tuners.popitem(last=False)
         return tuner

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 from jacloom_worker.launch import Handle, Operand, Result
-from jacloom_worker.protocol import Load, Task
+from jacloom_worker.protocol import Load, Prices, Task
 
 
 class Desk(Enum):
@@ -50,6 +50,15 @@ def compute(desk: Desk, task: Task, operands: Sequence[Operand], load: Callable[
 def diagnose(task: Task, operands: Sequence[Operand], load: Callable[[], Load]) -> Assignment:
     """Returns the question what is wrong with a function at a point; its answer is a ``Diagnosis``. The function always goes along."""
     return Assignment(Desk.PASSES, "the diagnosis", lambda handle, lease, _: handle.diagnose(replace(task, load=load()), operands, lease))
+
+
+def structure(task: Task, prices: Prices, most: int, given: Sequence[Operand], load: Callable[[], Load]) -> Assignment:
+    """Returns the question which entries a derivative has; its answer is a ``Structure`` or ``Dense``. The function always goes along."""
+
+    def send(handle: Handle, lease: float, _: bool) -> Future[Any]:
+        return handle.structure(replace(task, load=load()), prices, most, given, lease)
+
+    return Assignment(Desk.PASSES, "the sparsity pattern", send)
 
 
 def describe(graph: Load) -> Assignment:

@@ -30,6 +30,11 @@ START = Type("int64")
 """Type of the last argument of tiles: the number of the first seed."""
 
 
+def colours_type(kernel: Kernel, wrt: Sequence[Type], outputs: Sequence[Type]) -> Type:
+    """Returns the type of a coloured kernel's colours: one for each entry that a seed may have."""
+    return Type("int32", (sum(type_.size for type_ in (outputs if kernel.kind is Kind.REVERSE else wrt)),))
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
     """A function to differentiate."""
@@ -53,7 +58,8 @@ class Computation:
     """``(constants, *arguments) -> results``."""
     constants: tuple[Any, ...]
     arguments: tuple[Type, ...]
-    """One per input leaf, then the seeds: one per wrt leaf or output, or ``START`` for tiles. Keys are passed as their raw data."""
+    """One per input leaf, then the seeds: one per wrt leaf or output, or ``START`` for tiles, with the colours before it if they are coloured. Keys
+    are passed as their raw data."""
     leaves: int
     """How many of the arguments are input leaves."""
     results: tuple[Type, ...]
@@ -86,6 +92,10 @@ def computation(subject: Subject, kernel: Kernel) -> Computation:
             method, results = _Point.hessian, _hessian_blocks(outputs, wrt, kernel.width)
         case _:
             assert_never(kernel.kind)
+    if kernel.coloured:
+        extra = (colours_type(kernel, wrt, outputs), START)
+        results = results if kernel.kind is Kind.REVERSE else tuple(Type(type_.dtype, type_.shape[::-1]) for type_ in results)
+        method = _Point.coloured
 
     def call(constants: Sequence[Any], *arguments: jax.Array) -> list[jax.Array]:
         count = len(subject.inputs)
@@ -163,6 +173,26 @@ class _Point:
         """The function in the form that the kernel's mode needs."""
         reverse = self.kernel.inner == "reverse" if self.kernel.kind in _EITHER else self.kernel.kind in _REVERSE
         return self.subject.reversible or self.subject.apply if reverse else self.subject.apply
+
+    def coloured(self, colours: jax.Array, start: jax.Array) -> list[jax.Array]:
+        """Returns what passes along colours give, one row a pass, whatever the mode: of each the entries are picked that the pattern has."""
+        numbers, width = self.numbers(start), self.kernel.width
+        if self.kernel.kind is Kind.REVERSE:
+            _, pullback = jax.vjp(self.differentiated, *self.active)
+            rows = jax.vmap(lambda number: pullback(seeds.coloured(number, colours, self.outputs)))(numbers)
+            return [row.reshape(width, leaf.size) for row, leaf in zip(rows, self.wrt, strict=True)]
+        second = self.kernel.kind is Kind.HESSIAN
+        function = self.jacobian if second else self.differentiated
+
+        def column(number: jax.Array) -> Sequence[jax.Array]:
+            tangents: Sequence[jax.Array] = jax.jvp(function, self.active, tuple(seeds.coloured(number, colours, self.wrt)))[1]
+            return tangents
+
+        columns = self.batched(column, numbers, 0)
+        if not second:
+            return [column.reshape(width, output.size) for column, output in zip(columns, self.outputs, strict=True)]
+        blocks = zip(columns, _hessian_blocks(self.outputs, self.wrt, width), strict=True)
+        return [column.reshape(block.shape[::-1]).astype(DTYPES[block.dtype]) for column, block in blocks]
 
     def numbers(self, start: jax.Array) -> jax.Array:
         return seeds.numbers(start, self.kernel.width)
