@@ -18,7 +18,7 @@ from jacloom._plan import Plan
 from jacloom._products import HessianProduct, Pullback, Pushforward, require_primals
 from jacloom._remote import RemoteFunction
 from jacloom._session import AnyFunction, Session
-from jacloom._signature import label_of, parse_id
+from jacloom._signature import display_name, label_of, parse_id
 from jacloom._sparsity import Output, Sparsity, check_output, pattern
 from jacloom._transform import Evaluation, Gradient, Hessian, Jacobian, Transform
 
@@ -65,7 +65,7 @@ class Client:
             >>> client.grad(lambda x: (x**2).sum())(np.array([1.0, 2.0]))
             array([2., 4.])
         """
-        return self._deferred(f, Gradient(normal(argnums), has_aux, holomorphic), CallOptions(timeout, on_progress))
+        return self._deferred(f, Gradient(normal(argnums, f"client.grad({_label(f)})"), has_aux, holomorphic), CallOptions(timeout, on_progress))
 
     def value_and_grad(
         self,
@@ -78,7 +78,8 @@ class Client:
         on_progress: OnProgress | None = None,
     ) -> Callable[..., Any]:
         """Returns a function that computes ``(value, gradient)``, or with ``has_aux`` ``((value, aux), gradient)``. Arguments as for ``grad``."""
-        return self._deferred(f, Gradient(normal(argnums), has_aux, holomorphic, value=True), CallOptions(timeout, on_progress))
+        chosen = normal(argnums, f"client.value_and_grad({_label(f)})")
+        return self._deferred(f, Gradient(chosen, has_aux, holomorphic, value=True), CallOptions(timeout, on_progress))
 
     def jacobian(
         self,
@@ -119,7 +120,8 @@ class Client:
             array([[0., 4.],
                    [5., 1.]])
         """
-        transform = Jacobian(normal(argnums), has_aux, holomorphic, mode, tile, *_sparse("jacobian", f, sparsity, output))
+        asked = normal(argnums, f"client.jacobian({_label(f)})")
+        transform = Jacobian(asked, has_aux, holomorphic, mode, tile, *_sparse("jacobian", f, sparsity, output))
         _check(f, transform, mode, tile)
         return self._deferred(f, transform, CallOptions(timeout, on_progress))
 
@@ -140,7 +142,8 @@ class Client:
 
         A pattern, and a sparse output, are for functions that return one scalar: shape ``(n, n)``.
         """
-        transform = Hessian(normal(argnums), has_aux, holomorphic, tile, *_sparse("hessian", f, sparsity, output))
+        asked = normal(argnums, f"client.hessian({_label(f)})")
+        transform = Hessian(asked, has_aux, holomorphic, tile, *_sparse("hessian", f, sparsity, output))
         _check(f, transform, "auto", tile)
         return self._deferred(f, transform, CallOptions(timeout, on_progress))
 
@@ -288,12 +291,12 @@ class Client:
         Args:
             f: A callable, or a ``jl.Function``, whose types are fixed already and which takes no examples.
             *example: Arrays, numbers or shapes, as for ``jl.trace``.
-            name: For people; default: the function's own.
+            name: For people, at most 128 characters; default: the function's own.
             timeout: Seconds; see the class.
             **kwargs: Further examples by name.
 
         Raises:
-            ArgumentError: if examples are given for a ``jl.Function``.
+            ArgumentError: if examples are given for a ``jl.Function``, or the name is none.
             GraphError: if the service finds the graph at fault.
         """
         if isinstance(f, Function):
@@ -304,7 +307,7 @@ class Client:
             function = _tracing.trace(f, *example, **kwargs)
         else:
             raise ArgumentError(f"`client.register(f, *example)`: f must be a callable or a jl.Function, got {type(f).__name__}.")
-        return self._session.registry.register(function, name or _label(f), Deadline(timeout))
+        return self._session.registry.register(function, display_name(name or _label(f)), Deadline(timeout))
 
     def function(self, function_id: str, *, timeout: float | None = None) -> RemoteFunction:
         """Returns a registered function by its id.
@@ -324,7 +327,7 @@ class Client:
         Raises:
             FunctionNotFoundError: if the service does not hold it.
         """
-        function_id = parse_id(function) if isinstance(function, str) else function.id
+        function_id = function.id if isinstance(function, RemoteFunction | Function) else parse_id(function)
         self._session.registry.delete(function_id, Deadline(timeout))
 
     def close(self) -> None:

@@ -56,7 +56,7 @@ class NonFinite:
         if self.iterations:
             text += f", in iteration {' of iteration '.join(map(str, reversed(self.iterations)))}"
         if any(self.operands):
-            text += f"; operand{'s' if len(self.operands) > 1 else ''} {' and '.join(map(_range, self.operands))}"
+            text += f"; {_ranges(self.operands)}"
         return f"{text}; made of: {self.cause}" if self.cause is not None else text
 
     def _share(self) -> str:
@@ -178,6 +178,14 @@ def _near(source: str) -> str:
     """Returns a source line with its file as one would name it from here."""
     here = os.path.join(os.getcwd(), "")
     return source.removeprefix(here)
+
+
+def _ranges(operands: Sequence[tuple[float, float] | None]) -> str:
+    """Returns the ranges of operands, those that several share once."""
+    *most, last = dict.fromkeys(map(_range, operands))
+    if most:
+        return f"operands {', '.join(most)} and {last}"
+    return f"operands {last} each" if len(operands) > 1 else f"operand {last}"
 
 
 def _range(extent: tuple[float, float] | None) -> str:

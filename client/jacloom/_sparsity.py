@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, assert_never, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, assert_never, get_args
 
 import numpy as np
-from scipy import sparse
 
 from jacloom._errors import OptionError, ProtocolError
 from jacloom_graph import tensor
 from jacloom_graph.answer import ArrayKey, Derivative, Part, Selection, Sizes, arrays, matrix_shape
+
+if TYPE_CHECKING:
+    from scipy import sparse  # loaded where it is needed: importing it takes longer than all the rest
 
 Output = Literal["dense", "csr", "csc", "coo"]
 """How a derivative comes back: as the tree of blocks that JAX returns, or as one sparse matrix of SciPy's."""
@@ -69,12 +71,16 @@ class Structure:
         Args:
             entries: As they came: shape ``(computed,)``.
         """
+        from scipy import sparse
+
         found = sparse.csr_array((entries[self.sources], self.indices.copy(), self.pointers.copy()), (self.sizes.rows, self.sizes.columns))
         found.has_canonical_format = True
         return found
 
     def blocks(self, entries: np.ndarray, derivative: Derivative, chosen: Selection) -> dict[ArrayKey, np.ndarray]:
         """Returns the blocks of a dense answer."""
+        from scipy import sparse
+
         whole = sparse.csr_array((entries[self.sources], self.indices, self.pointers), (self.sizes.rows, self.sizes.columns))
         above = chosen.wrt_types if derivative is Derivative.HESSIAN else chosen.output_types
         rows, columns = _offsets([type_.size for type_ in above]), _offsets([type_.size for type_ in chosen.wrt_types])
@@ -138,6 +144,8 @@ def pattern(call: str, given: Any) -> Pattern | None:
     """
     if isinstance(given, Pattern) or (isinstance(given, str) and given in ("auto", "dense")):
         return given if isinstance(given, Pattern) else None
+    from scipy import sparse
+
     advice = "sparsity must be 'auto', 'dense', or a pattern: a sparse matrix or a two-dimensional array of the Jacobian's shape"
     if isinstance(given, str) or not (sparse.issparse(given) or hasattr(given, "__array__") or isinstance(given, list)):
         raise OptionError(f"`{call}`: {advice}; got {given!r:.100}.")

@@ -13,6 +13,7 @@ import optax
 import pytest
 from conformance.compare import FORWARD, REVERSE, assert_same
 from conformance.roundtrip import through_bytes
+from jax.experimental import pallas
 
 from jacloom._errors import TraceError
 from jacloom._trace import trace
@@ -144,12 +145,19 @@ def test_sub_functions_are_shared_by_content() -> None:
     assert len(traced.graph.functions) <= 5
 
 
+def _doubling(x: Any, out: Any) -> None:
+    out[...] = 2 * x[...]
+
+
 @pytest.mark.parametrize(
     ("fun", "reason"),
     [
         (lambda x: jax.pure_callback(np.sin, x, x), "calls back into this Python process"),
-        (lambda x: jax.experimental.io_callback(np.sin, x, x), "calls back into this Python process"),
+        (lambda x: jax.experimental.io_callback(np.sin, x, x), "calls back into this Python process; write it in jnp or jax.lax, or compute"),
+        (lambda x: jax.ffi.ffi_call("an_op", x)(x), "compiled code of this machine; use the operation's version in jnp"),
+        (lambda x: pallas.pallas_call(_doubling, out_shape=x)(x), "compiled code, which stays on this machine; use a version of it in jnp"),
     ],
+    ids=["pure_callback", "io_callback", "ffi_call", "pallas_call"],
 )
 def test_what_is_not_data_is_refused_with_the_users_line(fun: object, reason: str) -> None:
     with pytest.raises(Fault, match=reason) as refusal:

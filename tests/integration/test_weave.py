@@ -18,8 +18,9 @@ from jacloom_server.call import Argument, Call
 from jacloom_server.cluster import Cluster
 from jacloom_server.config import Config
 from jacloom_server.functions import Functions
+from jacloom_server.planning import Service
 from jacloom_server.pool import Pool
-from jacloom_server.run import Service
+from jacloom_server.structures import Structures
 from jacloom_worker.launch import Role, Seat
 
 N = 512
@@ -37,7 +38,7 @@ async def service(cluster: Cluster) -> AsyncIterator[Service]:
     pool = Pool(lease=60.0, attempts=3, patience=20.0, abreast=2)
     pool.seat([Seat(Role.CLERK, 0), Seat(Role.NARROW, 0)])
     blobs = Blobs(1 << 20, 60.0)
-    yield Service(pool, Functions(pool, blobs, most=10, most_bytes=1 << 20, total_bytes=1 << 24), blobs)
+    yield Service(pool, Functions(pool, blobs, most=10, most_bytes=1 << 20, total_bytes=1 << 24), blobs, Structures())
     pool.close()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from jacloom_graph.errors import Fault, Place, Reason
@@ -146,7 +148,7 @@ def test_wide_answers_keep_tiles_narrow() -> None:
 
 
 def test_widths_are_few_and_near() -> None:
-    assert all(later / earlier <= 1.5 for earlier, later in zip(WIDTHS[1:], WIDTHS[2:], strict=False))
+    assert all(later / earlier <= 1.5 for earlier, later in itertools.pairwise(WIDTHS[1:]))
     assert (fitting(65), fitting(1), fitting(10**9)) == (96, 1, MOST_WIDTH)
 
 

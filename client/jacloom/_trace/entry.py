@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jacloom._errors import TraceError
+from jacloom._trace.explain import explain
 from jacloom._trace.foreign import lower_foreign
 from jacloom._trace.lines import Lines
 from jacloom._trace.lower import Lowering
@@ -111,7 +112,7 @@ def _make_jaxpr(fun: Callable[..., Any], in_treedef: Any, leaves: list[Any]) -> 
     except Fault:
         raise
     except Exception as error:
-        raise TraceError(_explain(fun, error), source=raising_line(error)) from error
+        raise TraceError(explain(fun, error), source=raising_line(error)) from error
     return closed, jax.tree.structure(shape)
 
 
@@ -146,25 +147,3 @@ def _has_64_bits(leaf: Any) -> bool:
     if dtype is None or jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
         return False
     return np.dtype(dtype).name in {"int64", "uint64", "float64", "complex128"}
-
-
-def _explain(fun: Callable[..., Any], error: Exception) -> str:
-    name = getattr(fun, "__name__", repr(fun))
-    first = str(error).strip().split("\n\n")[0]
-    hint = ""
-    if isinstance(error, jax.errors.TracerArrayConversionError) or "only length-1 arrays can be converted" in first:
-        hint = "A function that is not JAX's was given a traced array: use jnp.sin for np.sin or math.sin, jax.scipy for scipy, and so on."
-    elif isinstance(error, jax.errors.ConcretizationTypeError):
-        hint = (
-            "A Python branch or conversion depends on a traced value: use jnp.where or lax.cond for the branch, jnp functions in place of those of "
-            "NumPy and math, or pass that argument as a Python int or bool, which is kept static."
-        )
-    elif isinstance(error, jax.errors.TracerIntegerConversionError) or "Shapes must be" in first:
-        hint = "An index or a size depends on a traced value: index jnp arrays, or pass that argument as a Python int, which is kept static."
-    elif "returned a value of type" in first:
-        hint = "Return arrays and numbers, alone or in containers that JAX knows."
-    elif isinstance(error, TypeError) and "'list'" in first:
-        hint = "A list is a container of separate numbers here, as in JAX: pass np.array([...]) for a vector."
-    elif "carry" in first or ("float32" in first and "float64" in first):
-        hint = "If 32- and 64-bit values meet, give the constants the dtype of the arguments."
-    return "\n".join([f"{name} could not be traced: {type(error).__name__}: {first[:1500]}", *([hint] if hint else [])])

@@ -37,9 +37,8 @@ def lower_foreign(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: 
     except RecursionError as error:  # it calls itself by being compiled
         raise unsupported(eqn, _COMPILED) from error
     except Exception as error:  # a library's implementation may raise anything
-        raise unsupported(
-            eqn, f"the op table does not have it, and its implementation cannot be traced ({type(error).__name__}: {str(error)[:200]})"
-        ) from error
+        why = f"its implementation cannot be traced ({type(error).__name__}: {str(error)[:200]})"
+        raise unsupported(eqn, f"the op table does not have it, and {why}; use a version of it in jnp or jax.lax") from error
     if not is_high(eqn) and any(inner.primitive is eqn.primitive for inner in expanded.jaxpr.eqns):
         raise unsupported(eqn, _COMPILED)
     rule = _rule(lowering, eqn, expanded, active, known) if any(active) else None
@@ -48,7 +47,10 @@ def lower_foreign(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: 
     return body.emit("custom_call", operands, {"rule": rule}, eqn)
 
 
-_COMPILED = "the op table does not have it, and its implementation is compiled code"
+_COMPILED = (
+    "the op table does not have it, and its implementation is compiled code, which stays on this machine; use a version of it in jnp or jax.lax, "
+    "which a package with kernels of its own often has as a reference or as implementation='xla'"
+)
 
 _Known = Mapping[int, Any]
 """Values of operands that are read in Python, by position."""

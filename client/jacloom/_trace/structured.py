@@ -147,7 +147,8 @@ def _drop(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int
     return []
 
 
-_CALLBACK = "it calls back into this Python process; compute the value beforehand and pass it as an argument"
+_CALLBACK = "it calls back into this Python process; write it in jnp or jax.lax, or compute the value beforehand and pass it as an argument"
+_COMPILED = "it is compiled code of this machine; use the operation's version in jnp, jax.lax or jax.scipy instead"
 _STATE = "it changes state in place; return the new value instead"
 _DEVICES = "it is tied to the devices of this process; the service places work itself"
 
@@ -182,7 +183,7 @@ STRUCTURED: Mapping[str, Handler] = {
     "inspect_sharding": _drop,
     "pure_callback": _refuse(_CALLBACK),
     "io_callback": _refuse(_CALLBACK),
-    "ffi_call": _refuse("it is compiled code of this machine"),
+    "ffi_call": _refuse(_COMPILED),
     "get": _refuse(_STATE),
     "swap": _refuse(_STATE),
     "addupdate": _refuse(_STATE),
