@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, IntEnum
 from itertools import product
 from typing import assert_never
@@ -82,20 +82,27 @@ class Array:
         return self.part, self.output, self.input, self.input2
 
 
-def arrays(derivative: Derivative, chosen: Selection) -> tuple[Array, ...]:
-    """Returns the arrays of an answer, in order: values last, but first for what tiles fill (Jacobians and Hessians)."""
+def arrays(derivative: Derivative, chosen: Selection, batch: int = 0) -> tuple[Array, ...]:
+    """Returns the arrays of an answer, in order: values last, but first for what tiles fill (Jacobians, Hessians and batches of products).
+
+    Args:
+        derivative: What is asked for.
+        chosen: The leaves it is about.
+        batch: Of a product with the derivative, the number of seeds: its arrays then have a further first axis. 0: one seed, without that axis.
+    """
     values = [_row(Part.VALUE, type_, output=leaf) for leaf, type_ in zip(chosen.values, chosen.value_types, strict=True)]
     outputs = list(zip(chosen.outputs, chosen.output_types, strict=True))
     inputs = list(enumerate(chosen.wrt_types))
     match derivative:
         case Derivative.EVALUATE:
             return tuple(values)
-        case Derivative.JVP:
-            return (*(_row(Part.TANGENT, type_, output=leaf) for leaf, type_ in outputs), *values)
-        case Derivative.VJP:
-            return (*(_row(Part.COTANGENT, type_, input=at) for at, type_ in inputs), *values)
-        case Derivative.HVP:
-            return (*(_row(Part.PRODUCT, type_, input=at) for at, type_ in inputs), *values)
+        case Derivative.JVP | Derivative.VJP | Derivative.HVP:
+            if derivative is Derivative.JVP:
+                single = [_row(Part.TANGENT, type_, output=leaf) for leaf, type_ in outputs]
+            else:
+                part = Part.COTANGENT if derivative is Derivative.VJP else Part.PRODUCT
+                single = [_row(part, type_, input=at) for at, type_ in inputs]
+            return (*values, *(_repeated(array, batch) for array in single)) if batch else (*single, *values)
         case Derivative.GRADIENT:
             return (*(_row(Part.GRADIENT, type_, input=at) for at, type_ in inputs), *values)
         case Derivative.JACOBIAN:
@@ -171,6 +178,15 @@ def block(*types: Type) -> Type:
 
 def _row(part: Part, type_: Type, output: int = 0, input: int = 0) -> Array:
     return Array(part, Type(type_.dtype, type_.shape), 1, type_.size, output=output, input=input)
+
+
+def batched(type_: Type, batch: int) -> Type:
+    """Returns the type of several arrays of one type along a further first axis; of one without that axis if ``batch`` is 0."""
+    return Type(type_.dtype, (batch, *type_.shape)) if batch else type_
+
+
+def _repeated(array: Array, batch: int) -> Array:
+    return replace(array, type=batched(array.type, batch), rows=batch)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,12 @@ def of_tile(found: Sequence[Array], first: int, mode: Mode | None, tile: Tile, c
             yield from _matrix(number, found[number], columns[:, cut.at : cut.at + cut.count], row=0, column=cut.first)
 
 
+def of_batch(found: Sequence[Array], first: int, tile: Tile, results: Sequence[np.ndarray]) -> Iterator[Block]:
+    """Yields the blocks that a tile of a batch contributes: rows of the arrays from ``first`` on."""
+    for number, products in enumerate(results, start=first):
+        yield from _matrix(number, found[number], products.reshape(tile.count, found[number].columns), row=tile.start, column=0)
+
+
 def of_passes(number: int, array: Array, first: int, entries: np.ndarray) -> Iterator[Block]:
     """Yields the blocks of a sparse derivative's entries that some passes yield, ``first`` being the place of the first of them."""
     yield from _matrix(number, array, entries[None, :], row=0, column=first)

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Final
 
 from jacloom_graph import leaves
-from jacloom_graph.answer import Derivative, Selection
+from jacloom_graph.answer import Derivative, Selection, batched
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.limits import MOST_WIDTH
 from jacloom_graph.tensor import INEXACT, nbytes
@@ -25,6 +25,9 @@ SINGLE: Final = {
     Derivative.GRADIENT: Kind.GRADIENT,
 }
 """Derivatives that take one pass."""
+
+PRODUCTS: Final = frozenset({Derivative.JVP, Derivative.VJP, Derivative.HVP})
+"""Those that take a seed, or a batch of them."""
 
 
 class Sparsity(Enum):
@@ -80,6 +83,8 @@ class Call:
     pattern: Pattern | None = None
     structure: str = ""
     """Digest of the structure that the caller holds."""
+    batch: int = 0
+    """Seeds of a product with the derivative, along a first axis of ``seeds``; 0 for one without that axis."""
     request_id: str = ""
 
 
@@ -131,7 +136,7 @@ def operands(call: Call, function: Description, chosen: Selection, blobs: Blobs)
     """Returns a call's arguments, then its seeds, ready to be sent to workers.
 
     Raises:
-        Fault: ARGUMENT_MISMATCH with the field at fault, or BLOB_NOT_FOUND.
+        Fault: ARGUMENT_MISMATCH or INVALID_OPTION with the field at fault, or BLOB_NOT_FOUND.
     """
     match call.derivative:
         case Derivative.JVP | Derivative.HVP:
@@ -146,6 +151,9 @@ def operands(call: Call, function: Description, chosen: Selection, blobs: Blobs)
     if len(call.seeds) != len(wanted):
         message = f"{call.derivative.value} takes {len(wanted)} seeds here ({what}), got {len(call.seeds)}"
         raise Fault(Reason.ARGUMENT_MISMATCH, message, field="seeds")
+    if call.batch and not wanted:
+        raise Fault(Reason.INVALID_OPTION, "a batch has at least one array of seeds, and this call takes none", field="options.batch")
+    wanted = tuple(batched(type_, call.batch) for type_ in wanted)
     found = [
         _operand(argument, type_, f"args[{index}]", blobs) for index, (argument, type_) in enumerate(zip(call.args, function.inputs, strict=True))
     ]
@@ -198,3 +206,6 @@ def _check_options(call: Call) -> None:
         raise Fault(Reason.INVALID_OPTION, f"a request id has at most 64 characters, got {len(call.request_id)}", field="request_id")
     if call.mode is not None and call.derivative is not Derivative.JACOBIAN:
         raise Fault(Reason.INVALID_OPTION, f"mode is an option of Jacobian; {call.derivative.value} has only one way", field="options.mode")
+    if call.batch and call.derivative not in PRODUCTS:
+        text = f"batch is an option of Jvp, Vjp and Hvp; {call.derivative.value} takes no seeds"
+        raise Fault(Reason.INVALID_OPTION, text, field="options.batch")

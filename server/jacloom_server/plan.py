@@ -40,7 +40,7 @@ class Leg:
     """The passes of one mode."""
 
     mode: Mode | None
-    """None of a single pass, which is of the kind that was asked for."""
+    """None of a single pass and of a batch, which are of the kind that was asked for."""
     passes: int
     tile: int = 0
     """Seeds per tile."""
@@ -68,7 +68,7 @@ class Plan:
     """How a derivative is computed."""
 
     strategy: str
-    """``"forward"``, ``"reverse"``, the same coloured, ``"bicoloured"``, ``"star-coloured"``, ``"single pass"`` or ``"empty"``."""
+    """``"forward"``, ``"reverse"``, the same coloured, ``"bicoloured"``, ``"star-coloured"``, ``"single pass"``, ``"batch"`` or ``"empty"``."""
     nbytes: int
     """Size of the answer."""
     legs: tuple[Leg, ...] = ()

@@ -13,7 +13,7 @@ from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.tensor import itemsize, nbytes
 from jacloom_server import colours, strategy
 from jacloom_server.blobs import Blobs
-from jacloom_server.call import Call, Sparsity, pattern_operands
+from jacloom_server.call import SINGLE, Call, Sparsity, pattern_operands
 from jacloom_server.function import Function
 from jacloom_server.functions import Functions
 from jacloom_server.plan import Leg, Mode, Plan, empty
@@ -36,6 +36,8 @@ class Service:
 
 def kernel_of(call: Call, function: Function, chosen: Selection, plan: Plan, leg: Leg) -> Kernel:
     """Returns the kernel of the tiles of some passes of a plan, with its width left open."""
+    if call.batch:
+        return Kernel(function.id, SINGLE[call.derivative], chosen.wrt, chosen.outputs, holomorphic=call.holomorphic)
     coloured = plan.structure is not None
     if call.derivative is Derivative.HESSIAN:
         inner: Inner = "forward" if plan.inner is Mode.FORWARD else "reverse"
@@ -50,7 +52,7 @@ def platform_of(pool: Pool) -> str:
 
 
 async def plan(service: Service, call: Call, function: Function, chosen: Selection) -> Plan:
-    """Returns how a Jacobian or a Hessian is computed.
+    """Returns how a Jacobian, a Hessian or a batch of products is computed.
 
     Raises:
         Fault: MODE_UNAVAILABLE if it has none; INVALID_OPTION for a sparsity that it cannot have; and what keeps workers from answering.
@@ -58,8 +60,11 @@ async def plan(service: Service, call: Call, function: Function, chosen: Selecti
     required = call.sparsity is Sparsity.SPARSE
     if call.sparsity is not Sparsity.AUTO or call.pattern is not None:
         _check_sparsity(call, chosen)
-    size = total_bytes(arrays(call.derivative, chosen))
+    size = total_bytes(arrays(call.derivative, chosen, call.batch))
     problem = Problem(chosen.wrt_types, chosen.output_types, size, function.description.loops)
+    if call.batch:
+        survey = await function.survey(service.pool, chosen.wrt, chosen.outputs, call.holomorphic)
+        return strategy.batch(problem, survey, call.derivative, call.batch, workers=service.pool.workers_for_tiles(), tile=call.tile)
     if not problem.n or not problem.m:
         found = await _structure(service, call, function, chosen, Prices(1.0, 1.0)) if required else None
         return empty(0 if required else size, found if isinstance(found, Structure) else None)

@@ -41,7 +41,7 @@ async def replies(service: Service, call: Call) -> AsyncGenerator[Reply]:
     function = await _function(service, call)
     chosen = select(call, function.description)
     sent = operands(call, function.description, chosen, service.blobs)
-    kind = _single if call.derivative in SINGLE else _tiled
+    kind = _single if call.derivative in SINGLE and not call.batch else _tiled
     # Closed at once when this is: what is under way is cancelled then, and not when the generator is collected.
     async with aclosing(kind(service, call, function, chosen, sent, started)) as answers:
         async for reply in answers:
@@ -122,7 +122,8 @@ async def _tiled(
     # Every tile needs the arguments: those that are not small are stored once.
     shared = [Operand(operand.type, ray.put(operand.data)) if is_large(operand) else operand for operand in sent]
     parts = service.structures.operands(plan.structure) if plan.structure is not None else ()
-    request = Request(call, function, chosen, plan, expected, tuple(shared), parts)
+    count = len(function.description.inputs)
+    request = Request(call, function, chosen, plan, expected, tuple(shared[:count]), tuple(shared[count:]), parts)
     with service.pool.lane() as lane:
         weaver = Weaver(service.pool, lane, request, started)
         blocks: list[Block] = []
@@ -152,7 +153,7 @@ def _expected(call: Call, chosen: Selection, plan: Plan) -> tuple[tuple[Array, .
     """Returns the arrays of an answer, and the size of the matrix where it is sparse."""
     found = plan.structure
     if found is None:
-        return arrays(call.derivative, chosen), None
+        return arrays(call.derivative, chosen, call.batch), None
     sizes = Sizes(*found.shape, len(found.indices), found.entries, found.passes)
     return sparse_arrays(call.derivative, chosen, sizes, structured=call.structure != found.digest), sizes
 

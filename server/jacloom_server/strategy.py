@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from jacloom_graph.answer import Derivative
 from jacloom_graph.errors import Fault, Reason
-from jacloom_graph.tensor import itemsize
+from jacloom_graph.tensor import itemsize, nbytes
 from jacloom_graph.types import Type
 from jacloom_server.plan import Considered, Leg, Mode, Plan, below, empty, fitting
 from jacloom_worker.protocol import Cost, Survey
@@ -137,6 +138,21 @@ def hessian(problem: Problem, survey: Survey, *, workers: int, tile: int = 0) ->
     price = seconds(cost) / max(seconds(survey.value), 1e-12)
     alone = Considered(f"forward over {inner.value}", problem.n, price, "one column of second derivatives a pass")
     return Plan(Mode.FORWARD.value, problem.nbytes, (columns,), min(workers, columns.tiles), (alone,), inner)
+
+
+def batch(problem: Problem, survey: Survey, derivative: Derivative, count: int, *, workers: int, tile: int = 0) -> Plan:
+    """Returns the plan for products of the derivative and ``count`` seeds, in tiles.
+
+    Whether there are such products is for the workers to say: a survey follows the conventions for whole Jacobians, by which complex numbers leave
+    fewer. Without a price, a pass counts as one evaluation.
+    """
+    known = survey.forward if derivative is Derivative.JVP else survey.reverse
+    cost = survey.value if isinstance(known, Fault) else known
+    if derivative is Derivative.HVP:  # forward over all that the gradient does
+        cost = Cost(cost.flops * 3, cost.bytes * 3, cost.peak * 2)
+    results = problem.outputs if derivative is Derivative.JVP else problem.wrt
+    found = _tiled(Leg(None, count), cost, sum(nbytes(type_) for type_ in results), workers, tile)
+    return Plan("batch", problem.nbytes, (found,), min(workers, found.tiles))
 
 
 def seconds(cost: Cost) -> float:

@@ -27,7 +27,7 @@ from jacloom_worker.protocol import Done, Kernel, Kind, Task
 
 _WINDOW_BYTES: Final = 256 << 20
 """Most bytes of one call's tiles between their workers and the reader. They lie in shared memory, outside the server's own."""
-_TILED: Final = frozenset({Part.JACOBIAN, Part.HESSIAN, Part.ENTRIES})
+_TILED: Final = frozenset({Part.JACOBIAN, Part.HESSIAN, Part.ENTRIES, Part.TANGENT, Part.COTANGENT, Part.PRODUCT})
 """The arrays that tiles fill."""
 _AHEAD: Final = 2
 """Tiles under way beyond those that fill every worker's credit: computed, and waiting for the reader."""
@@ -43,6 +43,9 @@ class Request:
     plan: Plan
     arrays: tuple[Array, ...]
     operands: tuple[Operand, ...]
+    """The point."""
+    seeds: tuple[Operand, ...] = ()
+    """Those of a batch, all of them along the first axis."""
     parts: tuple[tuple[Operand, ...], ...] = ()
     """What coloured tiles take besides, by leg of the plan."""
 
@@ -100,7 +103,7 @@ class Weaver:
             while strand.cutter.left and self._under_way < self._window(strand):
                 tile = strand.cutter.take(strand.tuner.next(strand.cutter.left, self._request.plan.workers))
                 task = Task(replace(strand.kernel, width=tile.width), point=strand.point, start=tile.start, count=tile.count)
-                operands = self._request.operands + (self._request.parts[strand.number] if strand.kernel.coloured else ())
+                operands = (*self._request.operands, *self._besides(strand, tile))
                 self._submit((strand, tile), work.compute(Desk.TILES, task, operands, self._request.function.load, str(tile)))
 
     async def arrived(self, seconds: float) -> Iterable[Block]:
@@ -134,6 +137,8 @@ class Weaver:
         if structure is not None:
             place = strand.first + int(structure.parts[strand.number].bounds[tile.start])
             return blocks.of_passes(self._first, request.arrays[self._first], place, result.arrays[0])
+        if request.call.batch:
+            return blocks.of_batch(request.arrays, self._first, tile, result.arrays)
         mode = None if request.call.derivative is Derivative.HESSIAN else strand.leg.mode
         return blocks.of_tile(request.arrays, self._first, mode, tile, request.chosen, result.arrays)
 
@@ -148,6 +153,12 @@ class Weaver:
         width = max((strand.tuner.best for strand in self._strands), default=0) if self._tiles else 0
         return Summary(self._passes, self._tiles, self._lane.retries, len(self._lane.seats), seconds, width)
 
+    def _besides(self, strand: _Strand, tile: Tile) -> tuple[Operand, ...]:
+        """Returns what a tile takes besides the point: its part of the structure, or its seeds; where these have numbers, nothing."""
+        if strand.kernel.coloured:
+            return self._request.parts[strand.number]
+        return tuple(seeds.rows(tile.start, tile.count) for seeds in self._request.seeds)
+
     def _submit_values(self) -> None:
         kernel = Kernel(self._request.function.id, Kind.VALUE, (), (), self._request.chosen.values)
         self._submit(None, work.compute(Desk.PASSES, Task(kernel), self._request.operands, self._request.function.load, "the value"))
@@ -157,7 +168,8 @@ class Weaver:
         request, found, first = self._request, [], 0
         for number, leg in enumerate(request.plan.legs):
             kernel = kernel_of(request.call, request.function, request.chosen, request.plan, leg)
-            fixed = bool(request.call.tile)
+            # Batches differ in size from call to call, so a width that was found for one of them says little of the next.
+            fixed = bool(request.call.tile or request.call.batch)
             tuner = Tuner(leg.tile, fixed=True) if fixed else request.function.tuner(kernel, platform_of(self._pool), leg)
             found.append(_Strand(number, leg, kernel, secrets.token_hex(8), first, Cutter(leg.passes), tuner))
             if request.plan.structure is not None:

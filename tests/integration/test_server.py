@@ -117,6 +117,41 @@ def test_jvp_vjp_and_their_values(client: Client, mixed: str) -> None:
     np.testing.assert_allclose(pulled.arrays[1], cotangent @ np.tanh(INNER), rtol=1e-12)
 
 
+@pytest.mark.parametrize("tile", [0, 2])
+def test_a_batch_of_products_is_one_call(client: Client, mixed: str, tile: int) -> None:
+    jacobian = np.concatenate([2.0 * SLOPE[:, None] * graphs.WEIGHTS, 2 * X[None]])  # [output entry, x]
+    tangents, scales = np.arange(15.0).reshape(5, 3), np.zeros(5)
+    call = request(mixed, [X, S, K], (0, 1), [tangents, scales], outputs=[0, 1], values=[2], batch=5, tile=tile)
+    pushed = client.call("Jvp", call)
+    assert [array.part for array in pushed.header.arrays] == [pb.VALUE, pb.TANGENT, pb.TANGENT]
+    np.testing.assert_array_equal(pushed.arrays[0], K)
+    np.testing.assert_allclose(pushed.arrays[1], tangents @ jacobian[:2].T, rtol=1e-13)
+    np.testing.assert_allclose(pushed.arrays[2], tangents @ jacobian[2], rtol=1e-13)
+    assert (pushed.header.plan.strategy, pushed.header.plan.passes, pushed.summary.passes) == ("batch", 5, 5)
+    if tile:
+        assert pushed.summary.tiles == 3
+    cotangents, sums = np.arange(10.0).reshape(5, 2), np.linspace(-1, 1, 5)
+    pulled = client.call("Vjp", request(mixed, [X, S, K], (0,), [cotangents, sums], outputs=[0, 1], batch=5, tile=tile))
+    np.testing.assert_allclose(pulled.arrays[0], np.column_stack([cotangents, sums]) @ jacobian, rtol=1e-13)
+    products = client.call("Hvp", request(mixed, [X, S, K], (0,), [tangents], outputs=[1], batch=5, tile=tile))
+    np.testing.assert_allclose(products.arrays[0], 2 * tangents, rtol=1e-13)
+
+
+def test_a_large_batch_is_cut_where_it_lies(client: Client) -> None:
+    n, k = 40_000, 6
+    function = client.register(graphs.cubes(n))
+    x, seeds = np.linspace(0, 1, n), np.random.default_rng(3).normal(size=(k, n))
+    tensors = [graph_pb2.Tensor(dtype="float64", shape=array.shape, blob=client.put(array.tobytes()).name) for array in (x, seeds)]
+    answer = client.call("Hvp", request(function, tensors[:1], seeds=tensors[1:], batch=k, tile=4))
+    np.testing.assert_allclose(answer.arrays[0], seeds * 6 * x, rtol=1e-13)
+
+
+def test_what_is_no_batch_is_refused(client: Client, mixed: str) -> None:
+    assert refused(client, "Jacobian", request(mixed, [X, S, K], batch=2)).fields == ["options.batch"]
+    assert refused(client, "Jvp", request(mixed, [X, S, K], (), [], batch=2)).fields == ["options.batch"]
+    assert refused(client, "Jvp", request(mixed, [X, S, K], (0,), [X], batch=2)).fields == ["seeds[0]"]
+
+
 def test_gradient_hvp_and_hessian(client: Client) -> None:
     name = client.register(graphs.cubes(3))
     gradient = client.call("Gradient", request(name, [X], values=[0]))

@@ -67,6 +67,18 @@ class TestRun:
         np.testing.assert_allclose(block, [[8.0, 6.0], [4.0, 3.0], [0.0, 2.0], [2.0, 0.0]])
         assert block.flags.c_contiguous
 
+    @pytest.mark.parametrize("count", [1, 2, 3])
+    def test_a_batch_without_its_padding(self, count: int) -> None:
+        seeds = np.arange(12.0).reshape(3, 4)[:count]
+        (tangents,) = arrays(Engine().run(task(LAYER, Kind.JVP, count=count, width=3), X, seeds))
+        assert tangents.shape == (count, 3)
+        np.testing.assert_allclose(tangents, seeds @ JACOBIAN.T, rtol=1e-13)
+
+    def test_a_batch_larger_than_its_kernel_is_refused(self) -> None:
+        assert fault(Engine().run(task(LAYER, Kind.JVP, count=3, width=2), X, np.ones((3, 4)))).field == "seeds[0]"
+        assert fault(Engine().run(task(LAYER, Kind.JVP, count=3, width=2), X, np.ones((2, 4)))).field == "seeds"
+        assert fault(Engine().run(task(LAYER, Kind.JVP, count=3, width=4), X, np.ones((2, 4)))).field == "seeds[0]"
+
     def test_single_passes(self) -> None:
         here, x, three = Engine(), np.array([1.0, 2.0, 3.0, 4.0]), np.int32(3)
         v = np.array([1.0, 0.0, 0.0, -1.0])

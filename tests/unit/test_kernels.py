@@ -303,3 +303,31 @@ class TestRequirements:
     )
     def test_allowed(self, kernel: Kernel) -> None:
         requirements.check(kernel, self.INPUTS, self.OUTPUTS)
+
+
+class TestBatches:
+    @pytest.mark.parametrize("kind", [Kind.JVP, Kind.VJP])
+    def test_a_batch_is_its_seeds_one_by_one(self, subject: Subject, kind: Kind) -> None:
+        leaves = [LEAVES[index] for index in WRT] if kind is Kind.JVP else [np.float32(2.0), np.zeros((3, 2)), np.zeros((0, 2))]
+        seeds = [np.stack([np.full_like(leaf, number + 0.5) for number in range(3)]) for leaf in leaves]
+        batch = compute(subject, kind, *LEAVES, *seeds, wrt=WRT, outputs=OUTPUTS, values=(2,), width=3)
+        assert batch[-1] == 4, "values are those of the point, which is one"
+        for number in range(3):
+            single = compute(subject, kind, *LEAVES, *(seed[number] for seed in seeds), wrt=WRT, outputs=OUTPUTS)
+            for several, one in zip(batch[:-1], single, strict=True):
+                assert (several.dtype, several.shape) == (one.dtype, (3, *one.shape))
+                close(several[number], one, tolerance=1e-6)
+
+    def test_a_batch_of_hessian_products(self) -> None:
+        subject = subject_of(lambda x: [jnp.prod(x)], np.zeros(3))
+        (got,) = compute(subject, Kind.HVP, np.array([1.0, 2.0, 3.0]), np.eye(3)[:2], wrt=(0,), outputs=(0,), width=2)
+        close(got, np.array([[0.0, 3.0, 2.0], [3.0, 0.0, 1.0]]))
+
+    @pytest.mark.parametrize("kind", [Kind.JVP, Kind.VJP])
+    def test_the_point_is_computed_once_a_batch(self, kind: Kind) -> None:
+        subject = subject_of(lambda w, x: [jnp.tanh(w @ x)], np.zeros((5, 7)), np.zeros(7))
+        computation = kernels.computation(subject, Kernel("f", kind, (1,), (0,), width=3))
+        jaxpr = jax.make_jaxpr(computation.call)((), *map(infer.struct, computation.arguments))
+        products = [eqn.outvars[0].aval.shape for eqn in jaxpr.eqns if eqn.primitive.name == "dot_general"]
+        assert (5,) in products
+        assert len(products) == 2

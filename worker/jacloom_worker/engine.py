@@ -196,6 +196,8 @@ class Engine:
         if kernel.coloured:
             part = _part(task, arrays[compiled.leaves :])
             arrays = [*arrays[: compiled.leaves], part.colours]
+        if kernel.batched:
+            arrays = [*arrays[: compiled.leaves], *(_padded(task, seeds) for seeds in arrays[compiled.leaves :])]
         _check_arguments(compiled, task, arrays)
         arguments = self._placed(task, compiled, arrays)
         started = time.perf_counter()
@@ -233,7 +235,8 @@ class Engine:
             # On a CPU the arrays already lie in the device's memory, and a copy would only double it.
             point = self._points.get(task.point)
             if point is None:
-                point = [jax.device_put(array) for array in arrays]  # of a coloured kernel the colours, too
+                shared = arrays[: compiled.leaves] if task.kernel.batched else arrays  # of a coloured kernel the colours, too
+                point = [jax.device_put(array) for array in shared]
                 self._points.put(task.point, point, sum(array.nbytes for array in point))
             arguments[: len(point)] = point
         return arguments
@@ -300,16 +303,26 @@ def _check_arguments(compiled: Compiled, task: Task, arrays: Sequence[np.ndarray
             where = f"args[{index}]" if index < compiled.leaves else f"seeds[{index - compiled.leaves}]"
             text = f"{where} must be {dtype} of shape {shape}, got {array.dtype} of shape {array.shape}; nothing is cast, convert it first"
             raise Fault(Reason.ARGUMENT_MISMATCH, text, field=where)
-    if tile and not (0 <= task.count <= task.kernel.width and task.start >= 0):
+    if (tile or task.kernel.batched) and not (0 <= task.count <= task.kernel.width and task.start >= 0):
         text = f"a tile has 0 to {task.kernel.width} seeds from a start of at least 0, got {task.count} from {task.start}"
         raise Fault(Reason.INVALID_OPTION, text, field="seeds")
 
 
+def _padded(task: Task, seeds: np.ndarray) -> np.ndarray:
+    """Returns seeds, shape ``(count, ...)``, with zeros for the rest of the kernel's width."""
+    if seeds.shape[:1] != (task.count,) or task.count >= task.kernel.width:
+        return seeds  # of the right size, or refused soon
+    return np.concatenate([seeds, np.zeros((task.kernel.width - task.count, *seeds.shape[1:]), seeds.dtype)])
+
+
 def _trimmed(task: Task, results: list[np.ndarray]) -> tuple[np.ndarray, ...]:
-    """Returns a tile's blocks without the padding of its last seeds."""
-    kind, count = task.kernel.kind, task.count
-    if kind not in requirements.TILES or count == task.kernel.width:
+    """Returns a tile's blocks, or a batch's products, without the padding of its last seeds."""
+    kernel, kind, count = task.kernel, task.kernel.kind, task.count
+    if not (kind in requirements.TILES or kernel.batched) or count == kernel.width:
         return tuple(results)
+    if kernel.batched:
+        values = len(results) - len(kernel.values)
+        return (*(product[:count] for product in results[:values]), *results[values:])
     if kind is Kind.REVERSE:
         return tuple(block[:count] for block in results)
     return tuple(np.ascontiguousarray(block[:, :count]) for block in results)

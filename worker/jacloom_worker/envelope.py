@@ -33,6 +33,14 @@ class Operand:
     offset: int = 0
     """Where in ``data`` the elements begin, in bytes."""
 
+    def rows(self, start: int, count: int) -> Operand:
+        """Returns ``count`` rows along the first axis from ``start`` on: a view of what is stored, a copy of what travels along."""
+        row = nbytes(Type(self.type.dtype, self.type.shape[1:]))
+        first, type_ = self.offset + start * row, Type(self.type.dtype, (count, *self.type.shape[1:]))
+        if isinstance(self.data, bytes):
+            return Operand(type_, self.data[first : first + count * row])
+        return Operand(type_, self.data, first)
+
 
 @dataclass(frozen=True, slots=True)
 class Note:

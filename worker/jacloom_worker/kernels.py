@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
+from jacloom_graph.answer import batched
 from jacloom_graph.tensor import DTYPES, promote, storage
 from jacloom_graph.types import Type
 from jacloom_worker import seeds
@@ -58,8 +59,8 @@ class Computation:
     """``(constants, *arguments) -> results``."""
     constants: tuple[Any, ...]
     arguments: tuple[Type, ...]
-    """One per input leaf, then the seeds: one per wrt leaf or output, or ``START`` for tiles, with the colours before it if they are coloured. Keys
-    are passed as their raw data."""
+    """One per input leaf, then the seeds: one per wrt leaf or output, of a batch with a first axis, or ``START`` for tiles, with the colours before it
+    if they are coloured. Keys are passed as their raw data."""
     leaves: int
     """How many of the arguments are input leaves."""
     results: tuple[Type, ...]
@@ -73,17 +74,21 @@ def computation(subject: Subject, kernel: Kernel) -> Computation:
     values = tuple(_stored_type(subject.outputs[index]) for index in kernel.values)
     extra: tuple[Type, ...] = (START,)
     method: Callable[..., list[jax.Array]]
+
+    def several(types: tuple[Type, ...]) -> tuple[Type, ...]:
+        return tuple(batched(type_, kernel.width) for type_ in types)
+
     match kernel.kind:
         case Kind.VALUE:
             method, extra, results = _Point.value, (), values
         case Kind.JVP:
-            method, extra, results = _Point.jvp, wrt, outputs + values
+            method, extra, results = _Point.jvp, several(wrt), several(outputs) + values
         case Kind.VJP:
-            method, extra, results = _Point.vjp, outputs, wrt + values
+            method, extra, results = _Point.vjp, several(outputs), several(wrt) + values
         case Kind.GRADIENT:
             method, extra, results = _Point.gradient, (), wrt + values
         case Kind.HVP:
-            method, extra, results = _Point.hvp, wrt, wrt + values
+            method, extra, results = _Point.hvp, several(wrt), several(wrt) + values
         case Kind.FORWARD:
             method, results = _Point.forward, tuple(Type(output.dtype, (output.size, kernel.width)) for output in outputs)
         case Kind.REVERSE:
@@ -129,12 +134,11 @@ class _Point:
         return self.restricted()[1]
 
     def jvp(self, *tangents: jax.Array) -> list[jax.Array]:
-        _, out, values = jax.jvp(self.restricted, self.active, tangents, has_aux=True)
-        return [*out, *values]
+        return self.along(lambda *seed: jax.jvp(self.restricted, self.active, seed, has_aux=True)[1:], tangents)
 
     def vjp(self, *cotangents: jax.Array) -> list[jax.Array]:
         _, pullback, values = jax.vjp(self.restricted, *self.active, has_aux=True)
-        return [*pullback(list(cotangents)), *values]
+        return self.along(lambda *seed: (pullback(list(seed)), values), cotangents)
 
     def gradient(self) -> list[jax.Array]:
         if self.kernel.inner == "forward":
@@ -146,8 +150,12 @@ class _Point:
 
     def hvp(self, *tangents: jax.Array) -> list[jax.Array]:
         # Forward over reverse: a few times the cost of the gradient whatever its size, and the only order that a checkpointed loop supports.
-        _, product, values = jax.jvp(self.slope, self.active, tangents, has_aux=True)
-        return [*product, *values]
+        return self.along(lambda *seed: jax.jvp(self.slope, self.active, seed, has_aux=True)[1:], tangents)
+
+    def along(self, product: Callable[..., tuple[Sequence[jax.Array], Sequence[jax.Array]]], given: tuple[jax.Array, ...]) -> list[jax.Array]:
+        """Returns the product with one seed, or with each seed of a batch, then the values; ``product`` returns both for one seed."""
+        products, values = self.batched(product, given, (0, None)) if self.kernel.batched else product(*given)
+        return [*products, *values]
 
     def forward(self, start: jax.Array) -> list[jax.Array]:
         columns = self.columns(self.differentiated, self.active, self.numbers(start))
@@ -188,7 +196,7 @@ class _Point:
             tangents: Sequence[jax.Array] = jax.jvp(function, self.active, tuple(seeds.coloured(number, colours, self.wrt)))[1]
             return tangents
 
-        columns = self.batched(column, numbers, 0)
+        columns = self.batched(column, (numbers,), 0)
         if not second:
             return [column.reshape(width, output.size) for column, output in zip(columns, self.outputs, strict=True)]
         blocks = zip(columns, _hessian_blocks(self.outputs, self.wrt, width), strict=True)
@@ -222,7 +230,7 @@ class _Point:
 
         # vmap of jvp, not jax.linearize. One thread, tiles of 64: Lorenz-96 (n = 512, 400 steps) 1.10 s against 1.25 s, tanh(W x) 49 ms
         # against 54 ms; tiles of 16: 1.42 s against 1.79 s. Under jit both compute the primal once a tile.
-        return list(self.batched(column, numbers, -1))
+        return list(self.batched(column, (numbers,), -1))
 
     def columns_and_values(self, numbers: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
         """Returns the columns of the differentiated outputs' Jacobian that ``numbers`` name, as ``columns``, and the values."""
@@ -231,18 +239,19 @@ class _Point:
             _, tangents, values = jax.jvp(self.restricted, self.active, tuple(seeds.unit(number, self.wrt)), has_aux=True)
             return tangents, values
 
-        columns, values = self.batched(column, numbers, (-1, None))
+        columns, values = self.batched(column, (numbers,), (-1, None))
         return list(columns), list(values)
 
-    def batched(self, column: Callable[[jax.Array], Any], numbers: jax.Array, out_axes: Any) -> Any:
-        """Returns what one forward pass yields, for each of some seeds: ``jax.vmap``."""
+    def batched(self, column: Callable[..., Any], batch: tuple[jax.Array, ...], out_axes: Any) -> Any:
+        """Returns what one pass yields, for each of some seeds or of their numbers, which lie along first axes: ``jax.vmap``."""
         if self.subject.reverse_rules:
             # JAX refuses to batch a JVP that there is not, also where nothing comes of it: a rule that calls its function again, say, whose value is
             # not needed. What is left of one pass has none, if it can be had.
-            closed, shapes = jax.make_jaxpr(column, return_shape=True)(jax.ShapeDtypeStruct((), numbers.dtype))
+            one = (jax.ShapeDtypeStruct(several.shape[1:], several.dtype) for several in batch)
+            closed, shapes = jax.make_jaxpr(column, return_shape=True)(*one)
             flat, structure = jaxpr_as_fun(ClosedJaxpr(pruned(closed.jaxpr), closed.consts)), jax.tree.structure(shapes)
-            column = lambda number: jax.tree.unflatten(structure, flat(number))  # noqa: E731
-        return jax.vmap(column, out_axes=out_axes)(numbers)
+            column = lambda *seed: jax.tree.unflatten(structure, flat(*seed))  # noqa: E731
+        return jax.vmap(column, out_axes=out_axes)(*batch)
 
     def rows(self, active: tuple[jax.Array, ...], numbers: jax.Array) -> list[jax.Array]:
         """Returns the rows of the Jacobian that ``numbers`` name: one ``(len(numbers), *shape(leaf))`` per wrt leaf."""

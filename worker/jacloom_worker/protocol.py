@@ -16,7 +16,8 @@ Inner = Literal["forward", "reverse"]
 
 
 class Kind(Enum):
-    """What a kernel computes. The first five are single passes; the last three compute a tile of seeds and return matrices."""
+    """What a kernel computes. The first five are single passes, JVP, VJP and HVP also those of a batch of seeds; the last three compute a tile of
+    seeds, given by number, and return matrices."""
 
     VALUE = "value"
     JVP = "jvp"
@@ -45,12 +46,17 @@ class Kernel:
     values: tuple[int, ...] = ()
     """Output leaves whose values are wanted too (single-pass kinds only)."""
     width: int = 0
-    """Seeds per call for tile kinds; 0 for single-pass kinds."""
+    """Seeds per call for tile kinds, and for a JVP, VJP or HVP of a batch; 0 for a single pass."""
     holomorphic: bool = False
     inner: Inner = "reverse"
     """GRADIENT and HESSIAN: the mode of the first derivative. A Hessian differentiates that forward."""
     coloured: bool = False
     """Tile kinds: each seed is the sum of those that have one colour, and seeds number the colours. Of a HESSIAN there is one scalar output."""
+
+    @property
+    def batched(self) -> bool:
+        """Whether it takes a batch of seeds as arrays with a first axis of length ``width``, and gives products with that axis."""
+        return self.width > 0 and self.kind in (Kind.JVP, Kind.VJP, Kind.HVP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,7 @@ class Task:
     start: int = 0
     """First seed (tile kinds)."""
     count: int = 0
-    """Seeds wanted, at most ``kernel.width``; the rest of the width is padding and is cut off before the answer."""
+    """Seeds wanted, at most ``kernel.width``; the rest of the width is padding and is cut off before the answer. A batch comes without padding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +91,7 @@ class Done:
     """A task's answer.
 
     ``arrays`` in order. VALUE: ``values``. JVP: tangents of ``outputs``, then ``values``. VJP: cotangents of ``wrt``, then ``values``.
-    GRADIENT and HVP: one per wrt leaf, then ``values``. FORWARD: one ``(size_i, count)`` per output i, dtype of the output.
+    GRADIENT and HVP: one per wrt leaf, then ``values``. Of a batch, products have a first axis of length ``count``. FORWARD: one ``(size_i, count)`` per output i, dtype of the output.
     REVERSE: one ``(count, size_j)`` per wrt leaf j, dtype of the leaf. HESSIAN: for each output i, for each wrt leaf j, one
     ``(size_i * size_j, count)``, dtype ``np.result_type(output i, leaf j)``. All C-contiguous; where the answer's dtype is wider, the server widens.
     A coloured kernel of any kind gives one array: the entries that these passes yield, one pass after the other, as ``Part`` has them.
@@ -349,5 +355,5 @@ class Hello:
     """The device in words."""
 
 
-PROTOCOL = 5
+PROTOCOL = 6
 """Version of this module's messages; server and workers must agree."""

@@ -172,7 +172,9 @@ class CallRequest(_message.Message):
 
     @_builtins.property
     def seeds(self) -> _containers.RepeatedCompositeFieldContainer[_graph_pb2.Tensor]:
-        """Jvp and Hvp: one tangent per wrt leaf. Vjp: one cotangent per differentiated output. Types as the leaves they belong to."""
+        """Jvp and Hvp: one tangent per wrt leaf. Vjp: one cotangent per differentiated output. Types as the leaves they belong to, in a batch with an axis
+        in front.
+        """
 
     @_builtins.property
     def options(self) -> Global___Options:
@@ -249,6 +251,7 @@ class Options(_message.Message):
     HOLOMORPHIC_FIELD_NUMBER: _builtins.int
     SPARSITY_FIELD_NUMBER: _builtins.int
     STRUCTURE_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
     mode: Global___Mode.ValueType
     """Which derivative passes are used for Jacobian. Default: the cheaper."""
     tile: _builtins.int
@@ -259,6 +262,11 @@ class Options(_message.Message):
     """Whether the sparsity of a Jacobian, or of the Hessian of one scalar, is used. Default: where it pays."""
     structure: _builtins.str
     """The digest of the structure that the caller holds, from the header of an earlier answer: if it is this one again, it is not sent once more."""
+    batch: _builtins.int
+    """Jvp, Vjp and Hvp: how many seeds there are. Each tensor of `seeds` then has a further first axis of this length, and so has each array of part
+    TANGENT, COTANGENT or PRODUCT in the answer, where values come first. They are computed in tiles, like the rows of a Jacobian: the function's own
+    value once for each tile. Default 0: one seed, without that axis.
+    """
     def __init__(
         self,
         *,
@@ -267,10 +275,11 @@ class Options(_message.Message):
         holomorphic: _builtins.bool = ...,
         sparsity: Global___Sparsity.ValueType = ...,
         structure: _builtins.str = ...,
+        batch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["holomorphic", b"holomorphic", "mode", b"mode", "sparsity", b"sparsity", "structure", b"structure", "tile", b"tile"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "holomorphic", b"holomorphic", "mode", b"mode", "sparsity", b"sparsity", "structure", b"structure", "tile", b"tile"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -278,7 +287,7 @@ Global___Options: _TypeAlias = Options  # noqa: Y015
 
 @_typing.final
 class Array(_message.Message):
-    """One array that the answer will fill."""
+    """One array that the answer will fill. In a batch (see Options.batch) TANGENT, COTANGENT and PRODUCT have one row for each seed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -382,9 +391,9 @@ class Plan(_message.Message):
     SECONDS_FIELD_NUMBER: _builtins.int
     CONSIDERED_FIELD_NUMBER: _builtins.int
     strategy: _builtins.str
-    """"forward", "reverse", "coloured forward", "coloured reverse", "bicoloured", "star-coloured", "single pass" or "empty"."""
+    """"forward", "reverse", "coloured forward", "coloured reverse", "bicoloured", "star-coloured", "single pass", "batch" or "empty"."""
     mode: Global___Mode.ValueType
-    """The passes it is made of; unspecified for "bicoloured", which has both, for "single pass" and "empty"."""
+    """The passes it is made of; unspecified for "bicoloured", which has both, for "single pass", "batch" and "empty"."""
     passes: _builtins.int
     """JVPs or VJPs in all."""
     tile: _builtins.int

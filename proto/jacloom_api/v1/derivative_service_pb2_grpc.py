@@ -94,7 +94,8 @@ class DerivativeServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Jvp(self, request, context):
-        """One JVP: the product of the Jacobian and `seeds`, one tangent per wrt leaf. Arrays of part TANGENT, and VALUE for `values`.
+        """One JVP: the product of the Jacobian and `seeds`, one tangent per wrt leaf. Arrays of part TANGENT, and VALUE for `values`. Of several seeds at
+        once, here as in the next two methods, see Options.batch.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

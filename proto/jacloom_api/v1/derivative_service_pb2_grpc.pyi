@@ -36,7 +36,9 @@ class DerivativeServiceStub:
     Evaluate: _grpc.UnaryStreamMultiCallable[_derivative_service_pb2.CallRequest, _derivative_service_pb2.CallReply]
     """The function's value."""
     Jvp: _grpc.UnaryStreamMultiCallable[_derivative_service_pb2.CallRequest, _derivative_service_pb2.CallReply]
-    """One JVP: the product of the Jacobian and `seeds`, one tangent per wrt leaf. Arrays of part TANGENT, and VALUE for `values`."""
+    """One JVP: the product of the Jacobian and `seeds`, one tangent per wrt leaf. Arrays of part TANGENT, and VALUE for `values`. Of several seeds at
+    once, here as in the next two methods, see Options.batch.
+    """
     Vjp: _grpc.UnaryStreamMultiCallable[_derivative_service_pb2.CallRequest, _derivative_service_pb2.CallReply]
     """One VJP: the product of `seeds`, one cotangent per output in `outputs`, and the Jacobian. Arrays of part COTANGENT."""
     Hvp: _grpc.UnaryStreamMultiCallable[_derivative_service_pb2.CallRequest, _derivative_service_pb2.CallReply]
@@ -62,7 +64,9 @@ class DerivativeServiceAsyncStub(DerivativeServiceStub):
     Evaluate: _aio.UnaryStreamMultiCallable[_derivative_service_pb2.CallRequest, _derivative_service_pb2.CallReply]  # type: ignore[assignment]
     """The function's value."""
     Jvp: _aio.UnaryStreamMultiCallable[_derivative_service_pb2.CallRequest, _derivative_service_pb2.CallReply]  # type: ignore[assignment]
-    """One JVP: the product of the Jacobian and `seeds`, one tangent per wrt leaf. Arrays of part TANGENT, and VALUE for `values`."""
+    """One JVP: the product of the Jacobian and `seeds`, one tangent per wrt leaf. Arrays of part TANGENT, and VALUE for `values`. Of several seeds at
+    once, here as in the next two methods, see Options.batch.
+    """
     Vjp: _aio.UnaryStreamMultiCallable[_derivative_service_pb2.CallRequest, _derivative_service_pb2.CallReply]  # type: ignore[assignment]
     """One VJP: the product of `seeds`, one cotangent per output in `outputs`, and the Jacobian. Arrays of part COTANGENT."""
     Hvp: _aio.UnaryStreamMultiCallable[_derivative_service_pb2.CallRequest, _derivative_service_pb2.CallReply]  # type: ignore[assignment]
@@ -97,7 +101,9 @@ class DerivativeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _derivative_service_pb2.CallRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_derivative_service_pb2.CallReply], _abc.AsyncIterator[_derivative_service_pb2.CallReply]]:
-        """One JVP: the product of the Jacobian and `seeds`, one tangent per wrt leaf. Arrays of part TANGENT, and VALUE for `values`."""
+        """One JVP: the product of the Jacobian and `seeds`, one tangent per wrt leaf. Arrays of part TANGENT, and VALUE for `values`. Of several seeds at
+        once, here as in the next two methods, see Options.batch.
+        """
 
     @_abc_1.abstractmethod
     def Vjp(

@@ -115,6 +115,7 @@ def decode(derivative: Derivative, request: pb.CallRequest) -> Call:
         sparsity=sparsity,
         pattern=_pattern(request.pattern) if request.HasField("pattern") else None,
         structure=options.structure,
+        batch=options.batch,
         request_id=request.request_id,
     )
 
