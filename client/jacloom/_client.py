@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jacloom import _tracing
 from jacloom._argnums import Argnums, normal
@@ -13,6 +13,7 @@ from jacloom._diagnosis import Diagnosis
 from jacloom._errors import ArgumentError, OptionError
 from jacloom._examination import Examination
 from jacloom._function import Function
+from jacloom._linear import Linear
 from jacloom._options import CallOptions, Mode, OnProgress, Tile, check_mode, check_tile
 from jacloom._plan import Plan
 from jacloom._products import HessianProduct, Pullback, Pushforward, require_primals
@@ -21,6 +22,9 @@ from jacloom._session import AnyFunction, Session
 from jacloom._signature import display_name, label_of, parse_id
 from jacloom._sparsity import Output, Sparsity, check_output, pattern
 from jacloom._transform import Evaluation, Gradient, Hessian, Jacobian, Transform
+
+if TYPE_CHECKING:
+    from jacloom._operator import DerivativeOperator  # loaded where it is needed: with it comes SciPy's linear algebra
 
 
 class Client:
@@ -217,6 +221,45 @@ class Client:
             array([6., 0.])
         """
         return self._product(f, HessianProduct(), primals, tangents, CallOptions(timeout, on_progress))
+
+    def linear_operator(
+        self,
+        f: AnyFunction,
+        *args: Any,
+        argnums: Argnums = 0,
+        has_aux: bool = False,
+        derivative: Literal["jacobian", "hessian"] = "jacobian",
+        holomorphic: bool = False,
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> DerivativeOperator:
+        """Returns the derivative of ``f`` at a point as a ``scipy.sparse.linalg.LinearOperator``, for SciPy's solvers; the matrix is never computed.
+
+        Its shape is ``(m, n)``: rows are the entries of all output leaves one after the other, each in C order, columns those of all leaves that are
+        differentiated. ``matvec`` is a JVP, ``rmatvec`` a VJP, with complex numbers the product with the conjugate transpose; ``matmat`` and
+        ``rmatmat`` send all columns in one call, spread over the workers. Vectors are converted to the leaves' dtypes. The arguments are copied, and
+        large ones are sent once and stay on the service until the operator is closed, as by a ``with`` block, or nobody refers to it any more.
+
+        Args:
+            f: Any function of floating-point inputs and outputs. Where it has a derivative in one mode only, the other product is refused.
+            *args: The point.
+            argnums: Which positional arguments to differentiate, as for ``jacobian``.
+            has_aux: Whether ``f`` returns ``(out, aux)``; ``aux`` is left alone.
+            derivative: ``"jacobian"``; or ``"hessian"`` of a scalar function, shape ``(n, n)``, whose products are those of ``hvp``.
+            holomorphic: Whether ``f`` is a holomorphic function of complex inputs.
+            timeout: Seconds for each product; see the class.
+            **kwargs: Arguments of ``f`` by name; never differentiated.
+
+        Example:
+            >>> J = client.linear_operator(lambda x: x**2, np.array([1.0, 2.0, 3.0]))
+            >>> J @ np.array([1.0, 1.0, 0.0]), J.shape
+            (array([2., 4., 0.]), (3, 3))
+        """
+        from jacloom._operator import DerivativeOperator
+
+        if derivative not in ("jacobian", "hessian"):
+            raise OptionError(f"`client.linear_operator({_label(f)}, derivative={derivative!r})`: derivative must be 'jacobian' or 'hessian'.")
+        return DerivativeOperator(self._session, f, args, kwargs, Linear(normal(argnums), has_aux, derivative, holomorphic), timeout)
 
     def explain(
         self,

@@ -28,6 +28,8 @@ class Query:
     """Whether no pattern is to be used."""
     pattern: Pattern | None = None
     """The pattern to use in place of one that the service finds."""
+    batch: int = 0
+    """Seeds along a further first axis; 0 for one without that axis."""
 
     def sparse_arrays(self, sizes: Sizes, *, structured: bool) -> Mapping[ArrayKey, Array]:
         """Returns the arrays that the answer has to have where it is sparse.
@@ -85,3 +87,9 @@ def query(
     )
     expected = {array.key: array for array in arrays(derivative, chosen)}
     return Query(derivative, chosen, expected, mode, tile, holomorphic, sparse, dense, pattern)
+
+
+def products(derivative: Derivative, chosen: Selection, batch: int, holomorphic: bool) -> Query:
+    """Returns a query for products of a derivative and a batch of seeds, or one seed if ``batch`` is 0."""
+    expected = {array.key: array for array in arrays(derivative, chosen, batch)}
+    return Query(derivative, chosen, expected, holomorphic=holomorphic, batch=batch)

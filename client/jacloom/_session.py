@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -17,17 +19,19 @@ from jacloom._diagnosis import Diagnosis, from_message
 from jacloom._errors import ArgumentError, BlobNotFoundError, FunctionNotFoundError, JacloomError, ModeUnavailableError
 from jacloom._examination import Examination
 from jacloom._function import Function
+from jacloom._linear import Linear, Side
 from jacloom._options import CallOptions
 from jacloom._plan import Plan
+from jacloom._point import Point
 from jacloom._progress import Watch
-from jacloom._query import Query
+from jacloom._query import Query, products
 from jacloom._question import Question
 from jacloom._registry import Registry, not_registered
 from jacloom._remote import RemoteFunction
 from jacloom._signature import inexact, parse_id
 from jacloom._sparsity import Structure
 from jacloom._transform import Transform
-from jacloom_graph.answer import ArrayKey, Derivative, Part
+from jacloom_graph.answer import ArrayKey, Derivative, Part, Selection, batched
 from jacloom_graph.framing import Pieces
 from jacloom_graph.types import Type
 
@@ -48,6 +52,8 @@ class Session:
         self.connection = connection
         self.registry = Registry(connection)
         self._structures: Recent[Structure] = Recent(_MOST_STRUCTURES)
+        self._discarded: SimpleQueue[str] = SimpleQueue()
+        """Names of leased blobs that nobody uses any more. Of a ``SimpleQueue`` finalizers may be users."""
 
     def run(self, f: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any], transform: Transform, given: Any, options: CallOptions) -> Any:
         """Returns a transformation's result at a point.
@@ -112,6 +118,67 @@ class Session:
                 raise
         return found[-1]
 
+    def product(
+        self, point: Point, question: Linear, chosen: Selection, side: Side, seeds: Sequence[np.ndarray], batch: int, options: CallOptions
+    ) -> Mapping[ArrayKey, np.ndarray]:
+        """Returns products with a derivative at a point that stays with the service.
+
+        Args:
+            point: The function and its arguments.
+            question: What they are products with, for tracing the function again if it refuses.
+            chosen: The leaves that it is about.
+            side: The side that the derivative is multiplied from.
+            seeds: One array per leaf of ``side.seeds``.
+            batch: Length of their further first axis; 0 if they have none.
+            options: How the call is made.
+
+        Raises:
+            ModeUnavailableError: if there are no products from this side.
+        """
+        deadline = Deadline(options.timeout)
+        query = products(side.derivative, chosen, batch, question.holomorphic)
+        types = [batched(type_, batch) for type_ in side.seeds]
+        self._release_discarded()
+
+        def step(binding: Binding) -> Mapping[ArrayKey, np.ndarray]:
+            asked = _call.request(binding.signature.name, chosen, _call.options(query))
+
+            def attempt() -> Mapping[ArrayKey, np.ndarray]:
+                self._ensure(binding, deadline)
+                sent = point.sent(self.connection, deadline)
+                tensors, leased = _upload.tensors(self.connection, seeds, types, deadline)
+                try:
+                    with Watch(f"{question.call} of {binding.signature.label}", options.on_progress) as watch:
+                        message = _call.serialized(asked, sent.tensors, tensors)
+                        return _call.compute(self.connection, message, query, deadline, watch).arrays
+                except BlobNotFoundError:
+                    point.lost(self.connection, sent)
+                    raise
+                finally:
+                    _upload.release(self.connection, leased)
+
+            found: Mapping[ArrayKey, np.ndarray] = self._reviving(binding, attempt)
+            return found
+
+        args, kwargs = point.arguments
+        found: Mapping[ArrayKey, np.ndarray] = self._narrowing(point.f, args, kwargs, point.binding, question, step)
+        return found
+
+    def discard(self, point: Point) -> None:
+        """Has a point that nobody uses any more released with the next call.
+
+        For finalizers, which run at any moment, also in a thread that is inside gRPC just then: they must not call anything there, nor take a lock.
+        """
+        for name in point.leased:
+            self._discarded.put(name)
+
+    def _release_discarded(self) -> None:
+        names = []
+        with suppress(Empty):
+            while True:
+                names.append(self._discarded.get_nowait())
+        _upload.release(self.connection, names)
+
     def bind(self, f: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any], deadline: Deadline) -> tuple[Binding, list[Any]]:
         """Returns how the arguments become the function's inputs, and their leaves.
 
@@ -139,21 +206,33 @@ class Session:
         deadline: Deadline,
         step: Callable[[Binding, list[Any]], Any],
     ) -> Any:
-        """Runs a step; where custom rules refuse some inputs of the function, with the function traced for those inputs only that matter."""
+        """Binds the arguments and runs a step, as ``_narrowing`` does."""
         binding, leaves = self.bind(f, args, kwargs, deadline)
+        return self._narrowing(f, args, kwargs, binding, question, lambda binding: step(binding, leaves))
+
+    def _narrowing(
+        self,
+        f: AnyFunction,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        binding: Binding,
+        question: Question,
+        step: Callable[[Binding], Any],
+    ) -> Any:
+        """Runs a step; where custom rules refuse some inputs of the function, with the function traced for those inputs only that matter."""
         binding = binding.narrowed.get(question) or binding
         try:
             try:
-                return step(binding, leaves)
+                return step(binding)
             except ModeUnavailableError:
                 narrower = self._narrower(f, args, kwargs, binding, question.chosen(binding).wrt)
                 if narrower is None:
                     raise
-            result = step(narrower, leaves)
+            result = step(narrower)
             binding.narrowed.put(question, narrower)
             return result
         except JacloomError as error:
-            _locate(error, binding)
+            locate(error, binding)
             raise
 
     def _narrower(self, f: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any], binding: Binding, wrt: tuple[int, ...]) -> Binding | None:
@@ -201,6 +280,7 @@ class Session:
         self, binding: Binding, arrays: Sequence[np.ndarray], types: Sequence[Type], deadline: Deadline, send: Callable[[list[Pieces]], Any]
     ) -> Any:
         """Returns what ``send`` returns, given arrays as messages, once the service holds the function and those of them that are large."""
+        self._release_discarded()
 
         def attempt() -> Any:
             self._ensure(binding, deadline)
@@ -242,7 +322,7 @@ def _read(answer: _call.Answer, query: Query) -> Mapping[ArrayKey, Any]:
     return found | answer.structure.blocks(entries, query.derivative, query.chosen)
 
 
-def _locate(error: JacloomError, binding: Binding) -> None:
+def locate(error: JacloomError, binding: Binding) -> None:
     """Adds the user's own words for what the service says in numbers: the source line of a node, the path of an argument."""
     if error.place is not None and error.source is None and binding.function is not None:
         error.source = binding.function.source(error.place)

@@ -147,9 +147,9 @@ def test_a_large_batch_is_cut_where_it_lies(client: Client) -> None:
 
 
 def test_what_is_no_batch_is_refused(client: Client, mixed: str) -> None:
-    assert refused(client, "Jacobian", request(mixed, [X, S, K], batch=2)).fields == ["options.batch"]
-    assert refused(client, "Jvp", request(mixed, [X, S, K], (), [], batch=2)).fields == ["options.batch"]
-    assert refused(client, "Jvp", request(mixed, [X, S, K], (0,), [X], batch=2)).fields == ["seeds[0]"]
+    assert refused(client, "Jacobian", request(mixed, [X, S, K], outputs=[0, 1], batch=2)).fields == ["options.batch"]
+    assert refused(client, "Jvp", request(mixed, [X, S, K], (), [], outputs=[0], batch=2)).fields == ["options.batch"]
+    assert refused(client, "Jvp", request(mixed, [X, S, K], (0,), [X], outputs=[0], batch=2)).fields == ["seeds[0]"]
 
 
 def test_gradient_hvp_and_hessian(client: Client) -> None:

@@ -17,7 +17,8 @@ Inner = Literal["forward", "reverse"]
 
 class Kind(Enum):
     """What a kernel computes. The first five are single passes, JVP, VJP and HVP also those of a batch of seeds; the last three compute a tile of
-    seeds, given by number, and return matrices."""
+    seeds, given by number, and return matrices.
+    """
 
     VALUE = "value"
     JVP = "jvp"
