@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import grpc
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -252,10 +253,12 @@ def held(process: service.Process, function: str, name: str) -> bool:
         argument = graph_pb2.Tensor(dtype="float64", shape=[LARGE], blob=name)
         try:
             raw.call("Evaluate", service.request(function, [argument], wrt=()))
-        except Exception as error:
-            assert service.failure(error).reason == "BLOB_NOT_FOUND"  # type: ignore[arg-type]
-            return False
-        return True
+        except grpc.RpcError as error:
+            reason = service.failure(error).reason
+        else:
+            return True
+    assert reason == "BLOB_NOT_FOUND"
+    return False
 
 
 def test_closing_and_forgetting_release_the_point(client: jl.Client, process: service.Process) -> None:

@@ -59,8 +59,8 @@ class Computation:
     """``(constants, *arguments) -> results``."""
     constants: tuple[Any, ...]
     arguments: tuple[Type, ...]
-    """One per input leaf, then the seeds: one per wrt leaf or output, of a batch with a first axis, or ``START`` for tiles, with the colours before it
-    if they are coloured. Keys are passed as their raw data."""
+    """One per input leaf, then the seeds: one per wrt leaf or output, of a batch with a first axis, or ``START`` for tiles, with the colours before
+    it if they are coloured. Keys are passed as their raw data."""
     leaves: int
     """How many of the arguments are input leaves."""
     results: tuple[Type, ...]

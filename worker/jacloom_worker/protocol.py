@@ -16,8 +16,10 @@ Inner = Literal["forward", "reverse"]
 
 
 class Kind(Enum):
-    """What a kernel computes. The first five are single passes, JVP, VJP and HVP also those of a batch of seeds; the last three compute a tile of
-    seeds, given by number, and return matrices.
+    """What a kernel computes.
+
+    The first five are single passes, JVP, VJP and HVP also those of a batch of seeds; the last three compute a tile of seeds, given by number, and
+    return matrices.
     """
 
     VALUE = "value"
@@ -92,7 +94,8 @@ class Done:
     """A task's answer.
 
     ``arrays`` in order. VALUE: ``values``. JVP: tangents of ``outputs``, then ``values``. VJP: cotangents of ``wrt``, then ``values``.
-    GRADIENT and HVP: one per wrt leaf, then ``values``. Of a batch, products have a first axis of length ``count``. FORWARD: one ``(size_i, count)`` per output i, dtype of the output.
+    GRADIENT and HVP: one per wrt leaf, then ``values``. Of a batch, products have a first axis of length ``count``.
+    FORWARD: one ``(size_i, count)`` per output i, dtype of the output.
     REVERSE: one ``(count, size_j)`` per wrt leaf j, dtype of the leaf. HESSIAN: for each output i, for each wrt leaf j, one
     ``(size_i * size_j, count)``, dtype ``np.result_type(output i, leaf j)``. All C-contiguous; where the answer's dtype is wider, the server widens.
     A coloured kernel of any kind gives one array: the entries that these passes yield, one pass after the other, as ``Part`` has them.
