@@ -11,7 +11,7 @@ from jacloom_graph import answer
 from jacloom_graph.answer import Array, Derivative, Part, Selection
 from jacloom_graph.tensor import DTYPES
 from jacloom_graph.types import Type
-from jacloom_server.blocks import of_tile, whole
+from jacloom_server.blocks import of_batch, of_tile, whole
 from jacloom_server.plan import Mode
 from jacloom_server.reply import Block
 from jacloom_server.tiling import Tile
@@ -71,3 +71,22 @@ def test_keys_are_cut_by_whole_keys() -> None:
     array = Array(Part.VALUE, Type("key<threefry2x32>", (2,)), 1, 2)
     (block,) = whole(0, array, np.array([[1, 2], [3, 4]], np.uint32))
     assert (block.columns, bytes(block.data)) == (2, np.array([1, 2, 3, 4], np.uint32).tobytes())
+
+
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_batches_fill_rows(width: int) -> None:
+    arrays = answer.arrays(Derivative.JVP, CHOSEN, batch=5)
+    assert [(array.part, array.type.shape, array.rows) for array in arrays] == [
+        (Part.VALUE, (2,), 1),
+        (Part.TANGENT, (5, 4), 5),
+        (Part.TANGENT, (5, 1, 2), 5),
+    ]
+    products = [np.arange(20.0).reshape(5, 4).astype(np.float32), np.arange(10.0).reshape(5, 1, 2)]
+    blocks = [
+        block
+        for start in range(0, 5, width)
+        for block in of_batch(arrays, 1, Tile(start, min(width, 5 - start), width), [each[start : start + width] for each in products])
+    ]
+    _, first, second = fill(arrays, blocks)
+    np.testing.assert_array_equal(first, products[0])
+    np.testing.assert_array_equal(second, products[1].reshape(5, 2))

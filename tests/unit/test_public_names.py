@@ -65,6 +65,7 @@ METHODS = [
     "hvp",
     "jacobian",
     "jvp",
+    "linear_operator",
     "register",
     "value_and_grad",
     "vjp",

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from jacloom_graph.answer import Derivative
 from jacloom_graph.errors import Fault, Place, Reason
 from jacloom_graph.limits import MOST_WIDTH
 from jacloom_graph.types import Type
@@ -184,3 +185,17 @@ def test_the_gradient_of_a_loop_goes_the_cheaper_way(survey: Survey, n: int, mod
 def test_a_gradient_of_mixed_types_goes_in_reverse() -> None:
     mixed = Problem((Type("float32"),), (Type("float64"),), 4)
     assert strategy.gradient(mixed, Survey(VALUE, FORWARD, REVERSE)) is Mode.REVERSE
+
+
+def test_a_batch_is_cut_for_all_workers() -> None:
+    survey = Survey(Cost(2e6, 2e5, 1000), Cost(2e8, 2e6, 1000), Cost(4e8, 4e6, 1000))
+    made = strategy.batch(problem(30, 20), survey, Derivative.JVP, 64, workers=2)
+    assert (made.strategy, made.mode, made.passes, made.tile, made.tiles, made.workers) == ("batch", None, 64, 16, 4, 2)
+    assert strategy.batch(problem(30, 20), survey, Derivative.JVP, 64, workers=2, tile=5).tiles == 13
+    assert made.seconds < strategy.batch(problem(30, 20), survey, Derivative.VJP, 64, workers=2).seconds
+
+
+@pytest.mark.parametrize("derivative", [Derivative.JVP, Derivative.VJP, Derivative.HVP])
+def test_a_batch_without_a_price_is_planned_all_the_same(derivative: Derivative) -> None:
+    made = strategy.batch(problem(30, 20), Survey(VALUE, REFUSED, REFUSED), derivative, 7, workers=2)
+    assert (made.passes, made.seconds > 0) == (7, True)
