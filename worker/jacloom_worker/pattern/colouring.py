@@ -74,8 +74,8 @@ def symmetric(pattern: csr_array) -> Colouring:
     Args:
         pattern: Boolean, shape ``(n, n)``, symmetric.
     """
-    colours, _, _ = color_symmetric(_pattern(pattern))
-    return Colouring(_packed(colours), _none(pattern.shape[0]))
+    colours = _packed(color_symmetric(_pattern(pattern))[0]) if pattern.nnz else _none(pattern.shape[0])
+    return Colouring(colours, _none(pattern.shape[0]))
 
 
 def _cover(pattern: csr_array, forward: float, reverse: float) -> Colouring:
