@@ -31,6 +31,7 @@ from jacloom._remote import RemoteFunction
 from jacloom._signature import inexact, parse_id
 from jacloom._sparsity import Structure
 from jacloom._transform import Transform
+from jacloom_api.v1 import derivative_service_pb2 as pb
 from jacloom_graph.answer import ArrayKey, Derivative, Part, Selection, batched
 from jacloom_graph.framing import Pieces
 from jacloom_graph.types import Type
@@ -80,12 +81,13 @@ class Session:
         def step(binding: Binding, leaves: list[Any]) -> Plan:
             query = transform.prepared(binding).query
 
-            def attempt() -> Plan:
-                self._ensure(binding, deadline)
+            def send(pattern: list[Pieces]) -> Plan:
                 message = _call.request(binding.signature.name, query.chosen, _call.options(query), binding.signature.inputs)
-                return _call.explain(self.connection, message, query.derivative, deadline)
+                whole = pb.CallRequest.FromString(_call.serialized(message, [], [], pattern))
+                return _call.explain(self.connection, whole, query.derivative, deadline)
 
-            plan: Plan = self._reviving(binding, attempt)
+            arrays, types = _pattern(query)
+            plan: Plan = self._sent(binding, arrays, types, deadline, send)
             return plan
 
         plan: Plan = self._with_activity(f, args, kwargs, transform, deadline, step)
@@ -258,9 +260,8 @@ class Session:
             arrays += prepared.seeds(given)
             types += query.chosen.output_types if query.derivative is Derivative.VJP else query.chosen.wrt_types
         count, seeded = len(signature.inputs), len(arrays)
-        if query.pattern is not None:
-            arrays += [query.pattern.pointers, query.pattern.indices]
-            types += tuple(Type(array.dtype.name, array.shape) for array in arrays[seeded:])
+        pattern, pattern_types = _pattern(query)
+        arrays, types = [*arrays, *pattern], types + pattern_types
         key = (signature.id, query.derivative, query.chosen, query.mode, query.holomorphic, query.sparse, query.pattern)
         known = self._structures.get(key)
 
@@ -309,6 +310,12 @@ class Session:
                 # A constant may be meant: registering again uploads what is missing.
                 self.registry.forget(binding.signature.id)
         return attempt()
+
+
+def _pattern(query: Query) -> tuple[list[np.ndarray], tuple[Type, ...]]:
+    """Returns the arrays of the pattern that a query comes with, and their types."""
+    arrays = [] if query.pattern is None else [query.pattern.pointers, query.pattern.indices]
+    return arrays, tuple(Type(array.dtype.name, array.shape) for array in arrays)
 
 
 def _read(answer: _call.Answer, query: Query) -> Mapping[ArrayKey, Any]:

@@ -66,14 +66,14 @@ class Structure:
     bounds: np.ndarray
 
     def matrix(self, entries: np.ndarray) -> sparse.csr_array:
-        """Returns the derivative as one matrix whose arrays nobody else holds.
+        """Returns the derivative as one matrix whose arrays nobody else holds, in float32 where its entries are shorter.
 
         Args:
             entries: As they came: shape ``(computed,)``.
         """
         from scipy import sparse
 
-        found = sparse.csr_array((entries[self.sources], self.indices.copy(), self.pointers.copy()), (self.sizes.rows, self.sizes.columns))
+        found = sparse.csr_array((self._spread(entries), self.indices.copy(), self.pointers.copy()), (self.sizes.rows, self.sizes.columns))
         found.has_canonical_format = True
         return found
 
@@ -81,7 +81,7 @@ class Structure:
         """Returns the blocks of a dense answer."""
         from scipy import sparse
 
-        whole = sparse.csr_array((entries[self.sources], self.indices, self.pointers), (self.sizes.rows, self.sizes.columns))
+        whole = sparse.csr_array((self._spread(entries), self.indices, self.pointers), (self.sizes.rows, self.sizes.columns))
         above = chosen.wrt_types if derivative is Derivative.HESSIAN else chosen.output_types
         rows, columns = _offsets([type_.size for type_ in above]), _offsets([type_.size for type_ in chosen.wrt_types])
         place = {leaf: at for at, leaf in enumerate(chosen.outputs)}
@@ -94,6 +94,12 @@ class Structure:
             part = whole if alone else whole[rows[row] : rows[row + 1], columns[column] : columns[column + 1]]
             found[array.key] = part.toarray().astype(tensor.DTYPES[array.type.dtype], copy=False).reshape(array.type.shape)
         return found
+
+    def _spread(self, entries: np.ndarray) -> np.ndarray:
+        """Returns the value of each entry of the matrix."""
+        values = entries[self.sources]
+        # SciPy has no floating-point numbers shorter than float32, which holds them exactly.
+        return values.astype(np.float32) if values.itemsize < np.dtype(np.float32).itemsize else values
 
 
 def read_structure(described: Described, received: Mapping[ArrayKey, np.ndarray]) -> Structure:
@@ -150,11 +156,17 @@ def pattern(call: str, given: Any) -> Pattern | None:
     if isinstance(given, str) or not (sparse.issparse(given) or hasattr(given, "__array__") or isinstance(given, list)):
         raise OptionError(f"`{call}`: {advice}; got {given!r:.100}.")
     if not sparse.issparse(given):
-        given = np.asarray(given)
-        if given.ndim != 2 or given.dtype == object:
-            raise OptionError(f"`{call}`: {advice}; got an array of shape {given.shape}.")
-    found = sparse.csr_array(given, copy=True)
-    found.eliminate_zeros()
+        try:
+            given = np.asarray(given)
+        except ValueError as error:
+            raise OptionError(f"`{call}`: {advice}; got lists of different lengths ({error}).") from None
+    if given.ndim != 2 or given.dtype.kind in "OSU":
+        raise OptionError(f"`{call}`: {advice}; got an array of shape {given.shape} and dtype {given.dtype}.")
+    # Of an entry that comes twice either part may differ from zero, whatever their sum is.
+    entries = sparse.coo_array(given if sparse.issparse(given) else given != 0)
+    there = entries.data != 0
+    rows, columns = (axis[there] for axis in entries.coords)
+    found = sparse.csr_array((np.ones(len(rows), bool), (rows, columns)), entries.shape)
     found.sum_duplicates()
     pointers, indices = found.indptr, found.indices.astype(found.indptr.dtype, copy=False)
     digest = hashlib.sha256(repr(found.shape).encode() + pointers.tobytes() + indices.tobytes()).hexdigest()

@@ -54,8 +54,9 @@ class Leg:
 
     def resized(self, width: int) -> Leg:
         """Returns the same passes in tiles of another width, as far as they still fit the window."""
-        width = min(width, self.widest, fitting(self.passes))
-        return self.cut(width)
+        most = min(width, self.widest, fitting(self.passes))
+        # As many tiles as that makes, in the narrowest width that does: no seeds are computed for padding alone.
+        return self.cut(min(most, fitting(math.ceil(self.passes / max(1, math.ceil(self.passes / most))))))
 
     def cut(self, width: int) -> Leg:
         """Returns the same passes in tiles of exactly that width."""

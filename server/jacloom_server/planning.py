@@ -135,6 +135,6 @@ def _check_sparsity(call: Call, chosen: Selection) -> None:
     if call.pattern is not None and call.sparsity is Sparsity.DENSE:
         raise Fault(Reason.INVALID_OPTION, "a pattern comes with the request, and DENSE says not to use it; leave one of them out", field="pattern")
     outputs = sum(type_.size for type_ in chosen.output_types)
-    if call.derivative is Derivative.HESSIAN and call.sparsity is Sparsity.SPARSE and outputs != 1:
+    if call.derivative is Derivative.HESSIAN and (call.sparsity is Sparsity.SPARSE or call.pattern is not None) and outputs != 1:
         text = f"a sparse Hessian is that of one scalar output, got outputs of {outputs} entries; choose one output, or leave sparsity out"
-        raise Fault(Reason.INVALID_OPTION, text, field="options.sparsity")
+        raise Fault(Reason.INVALID_OPTION, text, field="options.sparsity" if call.pattern is None else "pattern")

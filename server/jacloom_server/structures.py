@@ -80,6 +80,7 @@ class Structures:
             raise
         assert isinstance(answer, Structure | Dense)
         self._found[question] = answer
+        self._found.move_to_end(question)
         self._make_room()
         return answer
 

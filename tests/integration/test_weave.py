@@ -14,7 +14,7 @@ from jacloom_graph.answer import Derivative
 from jacloom_graph.types import Type
 from jacloom_server import run
 from jacloom_server.blobs import Blobs
-from jacloom_server.call import Argument, Call
+from jacloom_server.call import Argument, Call, Sparsity
 from jacloom_server.cluster import Cluster
 from jacloom_server.config import Config
 from jacloom_server.functions import Functions
@@ -45,7 +45,7 @@ async def service(cluster: Cluster) -> AsyncIterator[Service]:
 async def test_a_call_that_ends_during_its_trial_leaves_the_trial_to_the_next(service: Service) -> None:
     function = await service.functions.register(graphs.serialized(graphs.decay(N, 20_000)))
     point = Argument(Type("float64", (N,)), np.ones(N).tobytes())
-    call = Call(derivative=Derivative.JACOBIAN, function=function.name, args=(point,), wrt=(0,))
+    call = Call(derivative=Derivative.JACOBIAN, function=function.name, args=(point,), wrt=(0,), sparsity=Sparsity.DENSE)
     trial = None
     async with aclosing(run.replies(service, call)) as replies:
         async for _ in replies:

@@ -16,6 +16,8 @@ Passes = Sequence[np.ndarray]
 
 MOST_LINES: Final = 256
 """Columns, or rows, that one tile computes again at most."""
+_PATIENCE: Final = 16
+"""So many of them in a row that come out as they were are enough."""
 
 
 def entries(passes: Passes, part: Part, start: int, count: int) -> NDArray[np.inexact]:
@@ -37,11 +39,11 @@ def entries(passes: Passes, part: Part, start: int, count: int) -> NDArray[np.in
 
 
 def repair(found: NDArray[np.inexact], part: Part, start: int, width: int, run: Callable[[np.ndarray], Passes], most: int = MOST_LINES) -> int:
-    """Computes what is not finite in coloured entries once more, each of their columns (or rows) alone.
+    """Computes what is NaN in coloured entries once more, each of their columns (or rows) alone.
 
     In a pass that sums several columns, an infinite one may spoil its neighbours: where the function multiplies it by zero on the way to their rows,
-    that is NaN. Alone a column has what belongs to it. Where the derivative itself is not finite in many places, most lines come out as they were:
-    after a batch in which nothing became finite no more are computed.
+    that is NaN. Alone a column has what belongs to it. Where the derivative itself is NaN in many places, most lines come out as they were: after
+    some in a row that did, no more are computed. What is infinite is so by itself.
 
     Args:
         found: What ``entries`` returned; repaired in place.
@@ -54,25 +56,24 @@ def repair(found: NDArray[np.inexact], part: Part, start: int, width: int, run: 
     Returns:
         The number of passes that this took.
     """
-    bad = np.flatnonzero(~np.isfinite(found))
+    bad = np.flatnonzero(np.isnan(found))
     if not len(bad):
         return 0
-    # Of each entry that is not finite, the line to compute alone, and what to take of it.
+    # Of each entry that is NaN, the line to compute alone, and what to take of it.
     first = int(part.bounds[start])
     lines, across = part.along[first + bad], part.lines[first + bad]
-    alone, passes = np.unique(lines)[:most], 0
+    alone, passes, fruitless = np.unique(lines)[:most], 0, 0
     for batch in (alone[at : at + width] for at in range(0, len(alone), width)):
         colours = np.full_like(part.colours, -1)
         colours[batch] = np.arange(len(batch), dtype=np.int32)
         given = run(colours)
         passes += len(batch)
-        healed = False
         for number, line in enumerate(batch):
             mine = lines == line
             values = _line(given, number).take(across[mine], mode="clip")
             found[bad[mine]] = values
-            healed = healed or bool(np.isfinite(values).any())
-        if not healed:
+            fruitless = fruitless + 1 if np.isnan(values).all() else 0
+        if fruitless >= _PATIENCE:
             break
     return passes
 

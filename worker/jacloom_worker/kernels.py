@@ -22,9 +22,9 @@ from jacloom_worker.infer import Apply, abstract, enter, leave, struct
 from jacloom_worker.protocol import Kernel, Kind
 from jacloom_worker.pruning import pruned
 
-_REVERSE = frozenset({Kind.VJP, Kind.HVP, Kind.REVERSE})
-"""The kinds that differentiate the function in reverse; an HVP then goes forward over that."""
-_EITHER = frozenset({Kind.GRADIENT, Kind.HESSIAN})
+_REVERSE = frozenset({Kind.VJP, Kind.REVERSE})
+"""The kinds that differentiate the function in reverse."""
+_EITHER = frozenset({Kind.GRADIENT, Kind.HVP, Kind.HESSIAN})
 """The kinds whose first derivative is taken in the mode ``Kernel.inner``."""
 
 START = Type("int64")
@@ -141,15 +141,12 @@ class _Point:
         return self.along(lambda *seed: (pullback(list(seed)), values), cotangents)
 
     def gradient(self) -> list[jax.Array]:
-        if self.kernel.inner == "forward":
-            columns, values = self.columns_and_values(seeds.numbers(0, sum(leaf.size for leaf in self.wrt)))
-            parts = _split(columns[0].reshape(1, -1), [leaf.size for leaf in self.wrt], axis=1)
-            return [*(part.reshape(leaf.shape).astype(DTYPES[leaf.dtype]) for part, leaf in zip(parts, self.wrt, strict=True)), *values]
         gradient, values = self.slope(*self.active)
         return [*gradient, *values]
 
     def hvp(self, *tangents: jax.Array) -> list[jax.Array]:
-        # Forward over reverse: a few times the cost of the gradient whatever its size, and the only order that a checkpointed loop supports.
+        # Forward over reverse, if not asked otherwise: a few times the cost of the gradient whatever its size, and the only order that a
+        # checkpointed loop supports.
         return self.along(lambda *seed: jax.jvp(self.slope, self.active, seed, has_aux=True)[1:], tangents)
 
     def along(self, product: Callable[..., tuple[Sequence[jax.Array], Sequence[jax.Array]]], given: tuple[jax.Array, ...]) -> list[jax.Array]:
@@ -218,6 +215,10 @@ class _Point:
 
     def slope(self, *active: jax.Array) -> tuple[tuple[jax.Array, ...], list[jax.Array]]:
         """Returns the gradient of the one scalar output, and the values."""
+        if self.kernel.inner == "forward":
+            columns, values = self.columns_and_values(active, seeds.numbers(0, sum(leaf.size for leaf in self.wrt)))
+            parts = _split(columns[0].reshape(1, -1), [leaf.size for leaf in self.wrt], axis=1)
+            return tuple(part.reshape(leaf.shape).astype(DTYPES[leaf.dtype]) for part, leaf in zip(parts, self.wrt, strict=True)), values
         (out,), pullback, values = jax.vjp(self.restricted, *active, has_aux=True)
         return pullback([jnp.ones_like(out)]), values
 
@@ -232,11 +233,11 @@ class _Point:
         # against 54 ms; tiles of 16: 1.42 s against 1.79 s. Under jit both compute the primal once a tile.
         return list(self.batched(column, (numbers,), -1))
 
-    def columns_and_values(self, numbers: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+    def columns_and_values(self, active: tuple[jax.Array, ...], numbers: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
         """Returns the columns of the differentiated outputs' Jacobian that ``numbers`` name, as ``columns``, and the values."""
 
         def column(number: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
-            _, tangents, values = jax.jvp(self.restricted, self.active, tuple(seeds.unit(number, self.wrt)), has_aux=True)
+            _, tangents, values = jax.jvp(self.restricted, active, tuple(seeds.unit(number, self.wrt)), has_aux=True)
             return tangents, values
 
         columns, values = self.batched(column, (numbers,), (-1, None))

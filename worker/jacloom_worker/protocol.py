@@ -52,7 +52,7 @@ class Kernel:
     """Seeds per call for tile kinds, and for a JVP, VJP or HVP of a batch; 0 for a single pass."""
     holomorphic: bool = False
     inner: Inner = "reverse"
-    """GRADIENT and HESSIAN: the mode of the first derivative. A Hessian differentiates that forward."""
+    """GRADIENT, HVP and HESSIAN: the mode of the first derivative. The last two differentiate that forward."""
     coloured: bool = False
     """Tile kinds: each seed is the sum of those that have one colour, and seeds number the colours. Of a HESSIAN there is one scalar output."""
 
@@ -217,7 +217,7 @@ class Structure:
     parts: tuple[Part, ...]
     """None of them without passes."""
     digest: str
-    """SHA-256 of the above, 64 hex digits: same structure, same order of entries."""
+    """SHA-256 of the above, 64 hex digits: same structure, same passes, same order of entries."""
     strategy: str
     """How it is coloured: ``"coloured forward"``, ``"coloured reverse"``, ``"bicoloured"`` or ``"star-coloured"``."""
     weighed: tuple[Weighed, ...]

@@ -37,7 +37,9 @@ def structure(subject: Subject, kernel: Kernel, prices: Prices, most: int = MOST
         Fault: Whatever keeps the derivative from being traced.
     """
     started = time.perf_counter()
-    requirements.check(replace(kernel, width=1), subject.inputs, subject.outputs)
+    # Which entries there are does not depend on the mode: columns of a function that has only rows have the same pattern.
+    checked = kernel if kernel.kind is Kind.HESSIAN else replace(kernel, kind=Kind.JVP)
+    requirements.check(replace(checked, width=1), subject.inputs, subject.outputs)
     try:
         found = _given(subject, kernel, given) if len(given) else pattern(subject, kernel, most)
     except TooDense:
@@ -61,7 +63,7 @@ def pattern(subject: Subject, kernel: Kernel, most: int = MOST) -> csr_array:
         Fault: Whatever keeps the derivative from being traced.
     """
     if kernel.kind is Kind.HESSIAN:
-        return _products(subject, Kernel("", Kind.HVP, kernel.wrt, kernel.outputs), most)
+        return _products(subject, Kernel("", Kind.HVP, kernel.wrt, kernel.outputs, inner=kernel.inner), most)
     try:
         return _products(subject, Kernel("", Kind.JVP, kernel.wrt, kernel.outputs), most)
     except TooDense:

@@ -12,6 +12,9 @@ from jacloom_worker.protocol import Prices, Weighed
 _WORTH: int = 3
 """Both directions are tried together only where one alone takes more passes than this: two is the least that both together take."""
 
+_EMPTY: int = 4
+"""And only where at most one entry in so many is there: what is left of a fuller matrix without some lines is as full."""
+
 
 def cheapest(pattern: csr_array, prices: Prices) -> tuple[Colouring, tuple[Weighed, ...]]:
     """Returns the colouring of a pattern whose passes cost least, and all that were weighed, this one first.
@@ -41,7 +44,8 @@ def cheapest(pattern: csr_array, prices: Prices) -> tuple[Colouring, tuple[Weigh
         if price * passes < least:
             best, least, winner = found, price * passes, name
     assert best is not None
-    if len(bounds) == 2 and best.forward + best.reverse > _WORTH and prices.forward is not None and prices.reverse is not None:
+    rather_empty = _EMPTY * pattern.nnz < pattern.shape[0] * pattern.shape[1]
+    if len(bounds) == 2 and rather_empty and best.forward + best.reverse > _WORTH and prices.forward is not None and prices.reverse is not None:
         relative = prices.reverse / prices.forward if prices.forward else 1.0
         both = colouring.by_both(pattern, relative)
         if both.forward and both.reverse:

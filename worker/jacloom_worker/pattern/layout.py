@@ -42,7 +42,9 @@ def arrange(pattern: csr_array, colours: Colouring, weighed: tuple[Weighed, ...]
         parts.append(part)
     pointers, indices = pattern.indptr.astype(sources.dtype, copy=False), pattern.indices.astype(sources.dtype, copy=False)
     shape: tuple[int, int] = pattern.shape
-    digest = _digest(np.array(shape), pointers, indices, sources, *(part.bounds for part in parts))
+    # Modes and colours, too: columns and rows may be computed in the same order of entries, and tiles of the one are not those of the other.
+    passes = (array for part in parts for array in (np.array([part.mode == "reverse"]), part.colours, part.bounds))
+    digest = _digest(np.array(shape), pointers, indices, sources, *passes)
     return Structure(shape, pointers, indices, sources, tuple(parts), digest, weighed[0].strategy, weighed, 0.0)
 
 
