@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jacloom as jl
-from benchmarks import constants, first_call, gradients, growth, jacobians, loops, memory, products, startup, tracing
+from benchmarks import constants, first_call, gradients, growth, jacobians, loops, memory, products, sparse, startup, tracing
 from benchmarks.measure import Report, settle
 
 _WITH_CLIENT: dict[str, Callable[[jl.Client], Report]] = {
@@ -22,6 +22,8 @@ _WITH_CLIENT: dict[str, Callable[[jl.Client], Report]] = {
     "jacobian-product": jacobians.product,
     "jacobian-flow": jacobians.flow,
     "gradient": gradients.network,
+    "sparse-grid": sparse.grid,
+    "sparse-line": sparse.line,
 }
 
 _ALONE: dict[str, Callable[[], Report]] = {
@@ -32,6 +34,7 @@ _ALONE: dict[str, Callable[[], Report]] = {
     "first-call": first_call.until_compiling,
     "constants": constants.registration,
     "loops": loops.reversed_loop,
+    "detection": sparse.detection,
 }
 """Benchmarks that need no service, or start one of their own."""
 

@@ -6,12 +6,17 @@ import operator
 from collections.abc import Sequence
 
 from jacloom._errors import ArgumentError
+from jacloom._outline import described
 
 Argnums = int | Sequence[int]
 
 
-def normal(argnums: Argnums) -> int | tuple[int, ...]:
+def normal(argnums: Argnums, returning: str = "") -> int | tuple[int, ...]:
     """Returns ``argnums`` as an int or a tuple of ints.
+
+    Args:
+        argnums: What the user gave.
+        returning: The user's call, where a function comes back that takes the arguments: a beginner may have given them here.
 
     Raises:
         ArgumentError: if it is neither an integer nor a sequence of them.
@@ -19,10 +24,12 @@ def normal(argnums: Argnums) -> int | tuple[int, ...]:
     try:
         return tuple(map(operator.index, argnums)) if isinstance(argnums, Sequence) else operator.index(argnums)
     except TypeError:
-        raise ArgumentError(f"argnums must be an integer or a sequence of integers, got {argnums!r}") from None
+        call = f"`{returning[:-1]}, argnums)`: " if returning else ""
+        hint = f" A point goes to the function that comes back: `{returning}(x)`." if returning else ""
+        raise ArgumentError(f"{call}argnums must be an integer or a sequence of integers, got {described(argnums)}.{hint}") from None
 
 
-def positions(call: str, label: str, argnums: int | tuple[int, ...], count: int) -> tuple[int, ...]:
+def positions(call: str, label: str, argnums: int | tuple[int, ...], count: int, named: Sequence[str]) -> tuple[int, ...]:
     """Returns the numbers of the arguments meant, each from 0 on, in the order given.
 
     Args:
@@ -30,6 +37,7 @@ def positions(call: str, label: str, argnums: int | tuple[int, ...], count: int)
         label: The function's name, for errors.
         argnums: One number or several; negative ones count from the end.
         count: Number of positional arguments.
+        named: Names of the arguments that were passed by keyword.
 
     Raises:
         ArgumentError: if a number is out of range or occurs twice.
@@ -37,8 +45,9 @@ def positions(call: str, label: str, argnums: int | tuple[int, ...], count: int)
     found = []
     for number in (argnums,) if isinstance(argnums, int) else argnums:
         if not -count <= number < count:
-            takes = f"{label} takes {count} positional argument{'' if count == 1 else 's'}"
-            raise ArgumentError(f"`{call}`: {takes}, so argnums must be {_range(count)}; got {number}.")
+            given = f"{label} got {count} positional argument{'' if count == 1 else 's'}"
+            keywords = f" Keyword arguments are never differentiated: pass {' and '.join(named)} by position." if named else ""
+            raise ArgumentError(f"`{call}`: {given}, so argnums must be {_range(count)}; got {number}.{keywords}")
         if number % count in found:
             raise ArgumentError(f"`{call}`: argnums names argument {number % count} twice; name each once.")
         found.append(number % count)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jacloom import _leaves
 from jacloom._cache import Recent
 from jacloom._errors import ArgumentError
+from jacloom._outline import ARRAY, described, outline
 from jacloom._prepared import Prepared
 from jacloom._signature import Signature
 from jacloom._structure import Structure
@@ -41,6 +42,14 @@ class Binding:
     def positional(self) -> tuple[Structure, ...]:
         """The structure of each positional argument."""
         return (self.arguments.children[0] if self.keywords else self.arguments).children
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Names of the arguments that are passed by keyword."""
+        if not self.keywords:
+            return ()
+        kwargs = self.arguments.children[1]
+        return tuple(kwargs.unflatten(range(kwargs.count)))
 
     @cached_property
     def spans(self) -> tuple[range, ...]:
@@ -85,7 +94,11 @@ def bind_traced(
     """
     keywords = bool(kwargs)
     leaves = _match(signature, (args, dict(kwargs)) if keywords else args, keywords)
-    keys: Hashable = (keywords, *map(_leaves.key, leaves))
+    try:
+        keys: Hashable = (keywords, *map(_leaves.key, leaves))
+    except ArgumentError:
+        _checked(signature, function, leaves, keywords)  # says which argument it is
+        raise
     found = known.get(keys)
     if found is None:
         found = known.put(keys, _checked(signature, function, leaves, keywords))
@@ -94,13 +107,30 @@ def bind_traced(
 
 def _match(signature: Signature, value: Any, keywords: bool) -> list[Any]:
     try:
-        return signature.arguments.match(value)
+        leaves = signature.arguments.match(value)
     except ValueError as error:
-        hint = " Arguments that were fixed while tracing are None here." if "None" in str(error) else ""
-        passed = "(args, kwargs)" if keywords else "args"
-        raise ArgumentError(
-            f"the arguments of {signature.label} must have the containers {signature.arguments}; as {passed}, {error}.{hint}"
-        ) from None
+        raise ArgumentError(_misfit(signature, value, keywords, str(error))) from None
+    # A function of two arguments takes (args, kwargs) for these.
+    if keywords and any(type(leaf) in (tuple, dict) for leaf in leaves):
+        raise ArgumentError(_misfit(signature, value, keywords, ""))
+    return leaves
+
+
+def _misfit(signature: Signature, value: Any, keywords: bool, reason: str) -> str:
+    """Returns what is wrong with arguments whose containers are not those of the function, as one call beside the other."""
+    whole = signature.arguments.unflatten(signature.fixed.get(at, ARRAY) for at in range(signature.arguments.count))
+    # A function that was not traced here does not say whether it was with keywords; a call with some means that it was, if it can have been.
+    named = signature.keywords or (keywords and list(map(type, whole)) == [tuple, dict])
+    expected, got = _call(signature.label, whole, named), _call(signature.label, value, keywords)
+    text = f"the arguments must be passed as when {signature.label} was traced: expected {expected}, got {got}"
+    if expected == got:
+        return f"{text}; {reason}"
+    return f"{text}. What was fixed while tracing is None here." if "None" in expected else f"{text}."
+
+
+def _call(label: str, value: Any, keywords: bool) -> str:
+    args, kwargs = value if keywords else (value, {})
+    return f"`{label}({', '.join([*map(outline, args), *(f'{name}={outline(part)}' for name, part in kwargs.items())])})`"
 
 
 def _checked(signature: Signature, function: Function | None, leaves: list[Any], keywords: bool) -> Binding:
@@ -120,13 +150,19 @@ def _checked(signature: Signature, function: Function | None, leaves: list[Any],
         count += 1
         got = _type_of(leaf)
         fits = got is not None and (got.dtype, got.shape) == (expected.dtype, expected.shape)
-        lines.append((fits, paths[at], str(expected) + ("" if fits else f" expected, got {got or type(leaf).__name__}")))
+        lines.append((fits, paths[at], str(expected) if fits else f"{expected} expected, got {got or described(leaf)}{_remedy(leaf, expected)}"))
     if not all(fits for fits, _, _ in lines):
         width = max(len(path) for _, path, _ in lines)
         table = "\n".join(f"  {'✓' if fits else '✗'} {path:<{width}}  {text}" for fits, path, text in lines)
         advice = "Its types are fixed and nothing is cast: convert the arguments, or trace the function again for these."
         raise ArgumentError(f"the arguments do not fit {signature.label}:\n{table}\n{advice}")
     return Binding(signature, function, signature.arguments, keywords, tuple(slots))
+
+
+def _remedy(leaf: Any, expected: Type) -> str:
+    # How arrays are converted, all know.
+    found = "" if _leaves.is_array(leaf) else _leaves.remedy(leaf, expected)
+    return f": {found}" if found else ""
 
 
 def _type_of(leaf: Any) -> Type | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 
@@ -17,6 +18,7 @@ from jacloom._plan import Plan, plan_from_message, summary_from_message
 from jacloom._progress import Watch
 from jacloom._query import Query
 from jacloom._retry import retrying
+from jacloom._sparsity import Structure, read_structure, sizes_of
 from jacloom_api.v1 import derivative_service_pb2 as pb
 from jacloom_api.v1 import graph_pb2
 from jacloom_graph.answer import ArrayKey, Derivative, Selection
@@ -38,25 +40,38 @@ def request(name: str, chosen: Selection, options: pb.Options | None = None, typ
     )
 
 
-def options(query: Query) -> pb.Options:
-    """Returns how a query wants its derivatives computed."""
-    return _options(query.mode, 0 if query.tile == "auto" else query.tile, query.holomorphic)
+def options(query: Query, structure: str = "") -> pb.Options:
+    """Returns how a query wants its derivatives computed; ``structure``: the digest of that which the caller holds."""
+    sparsity = pb.SPARSE if query.sparse else pb.DENSE if query.dense else pb.SPARSITY_UNSPECIFIED
+    return _options(query.mode, 0 if query.tile == "auto" else query.tile, query.holomorphic, sparsity, structure)
 
 
-def serialized(message: pb.CallRequest, args: Sequence[Pieces], seeds: Sequence[Pieces]) -> bytes:
-    """Returns a request as it travels, with arguments and seeds as ``_upload.tensors`` makes them."""
+def serialized(message: pb.CallRequest, args: Sequence[Pieces], seeds: Sequence[Pieces], pattern: Sequence[Pieces] = ()) -> bytes:
+    """Returns a request as it travels, with arguments, seeds and a pattern's pointers and indices as ``_upload.tensors`` makes them."""
     numbers = pb.CallRequest.ARGS_FIELD_NUMBER, pb.CallRequest.SEEDS_FIELD_NUMBER
-    fields = (field(number, *pieces) for number, tensors in zip(numbers, (args, seeds), strict=True) for pieces in tensors)
+    fields = [field(number, *pieces) for number, tensors in zip(numbers, (args, seeds), strict=True) for pieces in tensors]
+    if pattern:
+        inner = (field(number, *pieces) for number, pieces in enumerate(pattern, start=pb.Pattern.POINTERS_FIELD_NUMBER))
+        fields.append(field(pb.CallRequest.PATTERN_FIELD_NUMBER, *chain.from_iterable(inner)))
     return b"".join([message.SerializeToString(), *chain.from_iterable(fields)])
 
 
 @lru_cache(maxsize=256)
-def _options(mode: str, tile: int, holomorphic: bool) -> pb.Options:
-    return pb.Options(mode=_MODES[mode], tile=tile, holomorphic=holomorphic)
+def _options(mode: str, tile: int, holomorphic: bool, sparsity: pb.Sparsity.ValueType, structure: str) -> pb.Options:
+    return pb.Options(mode=_MODES[mode], tile=tile, holomorphic=holomorphic, sparsity=sparsity, structure=structure)
 
 
-def compute(connection: Connection, message: bytes, query: Query, deadline: Deadline, watch: Watch) -> Mapping[ArrayKey, np.ndarray]:
-    """Returns the arrays of the answer to a serialized request, all complete.
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer, all of it."""
+
+    arrays: Mapping[ArrayKey, np.ndarray]
+    structure: Structure | None = None
+    """What its entries are, where it is sparse."""
+
+
+def compute(connection: Connection, message: bytes, query: Query, deadline: Deadline, watch: Watch, known: Structure | None = None) -> Answer:
+    """Returns the answer to a serialized request.
 
     A service that is unavailable before the first reply is asked again. When this call is interrupted, the service is told to stop.
 
@@ -66,9 +81,9 @@ def compute(connection: Connection, message: bytes, query: Query, deadline: Dead
     """
     begun = False
 
-    def attempt() -> Mapping[ArrayKey, np.ndarray]:
+    def attempt() -> Answer:
         nonlocal begun
-        assembly = Assembly(query.expected)
+        assembly, described = Assembly(query.expected), None
         complete = False
         try:
             with connection.stubs(deadline) as stubs:
@@ -76,7 +91,9 @@ def compute(connection: Connection, message: bytes, query: Query, deadline: Dead
                 try:
                     for reply in stream:
                         begun = True
-                        complete = _take(reply, assembly, watch)
+                        if reply.HasField("header") and reply.header.HasField("structure"):
+                            described = reply.header.structure
+                        complete = _take(reply, assembly, query, known, watch)
                 except BaseException:
                     stream.cancel()  # type: ignore[no-untyped-call]  # does nothing to one that has failed
                     raise
@@ -88,7 +105,10 @@ def compute(connection: Connection, message: bytes, query: Query, deadline: Dead
         if not complete:
             raise ProtocolError("the answer ended without its summary, so it may be incomplete; it is not used")
         connection.service.answered()
-        return assembly.finish()
+        arrays = assembly.finish()
+        if described is None or (known is not None and known.digest == described.digest):
+            return Answer(arrays, known if described is not None else None)
+        return Answer(arrays, read_structure(described, arrays))
 
     return retrying(attempt, deadline, again=lambda: not begun)
 
@@ -120,11 +140,13 @@ def diagnose(connection: Connection, message: bytes, deadline: Deadline) -> pb.D
     return retrying(attempt, deadline)
 
 
-def _take(reply: pb.CallReply, assembly: Assembly, watch: Watch) -> bool:
+def _take(reply: pb.CallReply, assembly: Assembly, query: Query, known: Structure | None, watch: Watch) -> bool:
     """Takes in one reply; returns whether it is the last."""
     last = reply.HasField("summary")
     if reply.HasField("header"):
-        assembly.begin(reply.header.arrays)
+        sparse = reply.header.structure if reply.header.HasField("structure") else None
+        structured = sparse is not None and (known is None or known.digest != sparse.digest)
+        assembly.begin(reply.header.arrays, None if sparse is None else query.sparse_arrays(sizes_of(sparse), structured=structured))
         if watch.heard or not last:
             watch.planned(plan_from_message(reply.header.plan))
     for block in reply.blocks:

@@ -18,7 +18,8 @@ from jacloom._plan import Plan
 from jacloom._products import HessianProduct, Pullback, Pushforward, require_primals
 from jacloom._remote import RemoteFunction
 from jacloom._session import AnyFunction, Session
-from jacloom._signature import label_of, parse_id
+from jacloom._signature import display_name, label_of, parse_id
+from jacloom._sparsity import Output, Sparsity, check_output, pattern
 from jacloom._transform import Evaluation, Gradient, Hessian, Jacobian, Transform
 
 
@@ -64,7 +65,7 @@ class Client:
             >>> client.grad(lambda x: (x**2).sum())(np.array([1.0, 2.0]))
             array([2., 4.])
         """
-        return self._deferred(f, Gradient(normal(argnums), has_aux, holomorphic), CallOptions(timeout, on_progress))
+        return self._deferred(f, Gradient(normal(argnums, f"client.grad({_label(f)})"), has_aux, holomorphic), CallOptions(timeout, on_progress))
 
     def value_and_grad(
         self,
@@ -77,7 +78,8 @@ class Client:
         on_progress: OnProgress | None = None,
     ) -> Callable[..., Any]:
         """Returns a function that computes ``(value, gradient)``, or with ``has_aux`` ``((value, aux), gradient)``. Arguments as for ``grad``."""
-        return self._deferred(f, Gradient(normal(argnums), has_aux, holomorphic, value=True), CallOptions(timeout, on_progress))
+        chosen = normal(argnums, f"client.value_and_grad({_label(f)})")
+        return self._deferred(f, Gradient(chosen, has_aux, holomorphic, value=True), CallOptions(timeout, on_progress))
 
     def jacobian(
         self,
@@ -86,6 +88,8 @@ class Client:
         has_aux: bool = False,
         *,
         mode: Mode = "auto",
+        sparsity: Sparsity = "auto",
+        output: Output = "dense",
         holomorphic: bool = False,
         tile: Tile = "auto",
         timeout: float | None = None,
@@ -101,6 +105,10 @@ class Client:
             argnums: Which positional arguments to differentiate: one number gives a bare tree, a sequence a tuple.
             has_aux: Whether ``f`` returns ``(out, aux)``; the result is then ``(jacobian, aux)``.
             mode: ``"forward"`` computes columns by JVPs, ``"reverse"`` rows by VJPs, ``"auto"`` what costs less.
+            sparsity: ``"auto"`` finds out which entries are zero for every input and computes only the others, where that costs less; ``"dense"``
+                does not; a pattern says it: a sparse matrix or a two-dimensional boolean array, shape ``(m, n)``.
+            output: ``"dense"`` for blocks; ``"csr"``, ``"csc"`` or ``"coo"`` for one sparse SciPy array, shape ``(m, n)``, whose rows are the
+                entries of all output leaves one after the other, each in C order, its columns those of all leaves that are differentiated.
             holomorphic: Whether ``f`` is a holomorphic function of complex inputs.
             tile: Seeds that a worker takes at a time; ``"auto"`` leaves it to the service.
             timeout: Seconds; see the class.
@@ -112,7 +120,8 @@ class Client:
             array([[0., 4.],
                    [5., 1.]])
         """
-        transform = Jacobian(normal(argnums), has_aux, holomorphic, mode, tile)
+        asked = normal(argnums, f"client.jacobian({_label(f)})")
+        transform = Jacobian(asked, has_aux, holomorphic, mode, tile, *_sparse("jacobian", f, sparsity, output))
         _check(f, transform, mode, tile)
         return self._deferred(f, transform, CallOptions(timeout, on_progress))
 
@@ -122,13 +131,19 @@ class Client:
         argnums: Argnums = 0,
         has_aux: bool = False,
         *,
+        sparsity: Sparsity = "auto",
+        output: Output = "dense",
         holomorphic: bool = False,
         tile: Tile = "auto",
         timeout: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> Callable[..., Any]:
-        """Returns a function that computes all second derivatives of ``f``, as ``jax.hessian``. Arguments as for ``jacobian``."""
-        transform = Hessian(normal(argnums), has_aux, holomorphic, tile)
+        """Returns a function that computes all second derivatives of ``f``, as ``jax.hessian``. Arguments as for ``jacobian``.
+
+        A pattern, and a sparse output, are for functions that return one scalar: shape ``(n, n)``.
+        """
+        asked = normal(argnums, f"client.hessian({_label(f)})")
+        transform = Hessian(asked, has_aux, holomorphic, tile, *_sparse("hessian", f, sparsity, output))
         _check(f, transform, "auto", tile)
         return self._deferred(f, transform, CallOptions(timeout, on_progress))
 
@@ -211,6 +226,8 @@ class Client:
         argnums: Argnums = 0,
         has_aux: bool = False,
         mode: Mode = "auto",
+        sparsity: Sparsity = "auto",
+        output: Output = "dense",
         holomorphic: bool = False,
         tile: Tile = "auto",
         timeout: float | None = None,
@@ -225,6 +242,8 @@ class Client:
             argnums: As for the derivative explained; the same for the options that follow.
             has_aux: As for the derivative.
             mode: As for ``jacobian``.
+            sparsity: As for the derivative.
+            output: As for the derivative.
             holomorphic: As for the derivative.
             tile: As for the derivative.
             timeout: Seconds; see the class.
@@ -232,9 +251,9 @@ class Client:
         """
         transform: Transform
         if derivative == "jacobian":
-            transform = Jacobian(normal(argnums), has_aux, holomorphic, mode, tile)
+            transform = Jacobian(normal(argnums), has_aux, holomorphic, mode, tile, *_sparse("explain", f, sparsity, output))
         elif derivative == "hessian" and mode == "auto":
-            transform = Hessian(normal(argnums), has_aux, holomorphic, tile)
+            transform = Hessian(normal(argnums), has_aux, holomorphic, tile, *_sparse("explain", f, sparsity, output))
         elif derivative == "hessian":
             raise OptionError(f"`client.explain({_label(f)}, derivative='hessian', mode={mode!r})`: a Hessian has no mode; leave it out.")
         else:
@@ -272,12 +291,12 @@ class Client:
         Args:
             f: A callable, or a ``jl.Function``, whose types are fixed already and which takes no examples.
             *example: Arrays, numbers or shapes, as for ``jl.trace``.
-            name: For people; default: the function's own.
+            name: For people, at most 128 characters; default: the function's own.
             timeout: Seconds; see the class.
             **kwargs: Further examples by name.
 
         Raises:
-            ArgumentError: if examples are given for a ``jl.Function``.
+            ArgumentError: if examples are given for a ``jl.Function``, or the name is none.
             GraphError: if the service finds the graph at fault.
         """
         if isinstance(f, Function):
@@ -288,7 +307,7 @@ class Client:
             function = _tracing.trace(f, *example, **kwargs)
         else:
             raise ArgumentError(f"`client.register(f, *example)`: f must be a callable or a jl.Function, got {type(f).__name__}.")
-        return self._session.registry.register(function, name or _label(f), Deadline(timeout))
+        return self._session.registry.register(function, display_name(name or _label(f)), Deadline(timeout))
 
     def function(self, function_id: str, *, timeout: float | None = None) -> RemoteFunction:
         """Returns a registered function by its id.
@@ -308,7 +327,7 @@ class Client:
         Raises:
             FunctionNotFoundError: if the service does not hold it.
         """
-        function_id = parse_id(function) if isinstance(function, str) else function.id
+        function_id = function.id if isinstance(function, RemoteFunction | Function) else parse_id(function)
         self._session.registry.delete(function_id, Deadline(timeout))
 
     def close(self) -> None:
@@ -336,6 +355,13 @@ class Client:
 
 def _label(f: AnyFunction) -> str:
     return "f" if isinstance(f, str | Function | RemoteFunction) else label_of(f)
+
+
+def _sparse(method: str, f: AnyFunction, sparsity: Sparsity, output: Output) -> tuple[Any, Output]:
+    call = f"client.{method}({_label(f)}, ...)"
+    given = pattern(call, sparsity)
+    check_output(call, output, sparsity)
+    return sparsity if given is None else given, output
 
 
 def _check(f: AnyFunction, transform: Transform, mode: str, tile: object) -> None:

@@ -20,13 +20,13 @@ class NonFinite:
 
     kind: Literal["nan", "inf"]
     op: str
-    """The operation that made it. Empty where it came in with an input or a constant, or where no single operation can be named."""
+    """The operation that made it. Empty where it came in with an input or a constant, where an error check failed, or no operation can be named."""
     count: int
     """Entries of the array that are so."""
     size: int
     """Entries of the array."""
     source: str | None = None
-    """The user's ``"file:line (function)"``; None where the function was not traced in this process."""
+    """The user's ``"file:line (function)"``, of a constant where it is used; None where the function was not traced in this process."""
     place: Place | None = None
     """The same in the graph."""
     path: str = ""
@@ -39,19 +39,24 @@ class NonFinite:
     """Least and greatest finite entry of each operand, by absolute value of complex ones; None where there is none."""
     cause: NonFinite | None = None
     """Of a NaN that was made of an Inf: where that came from."""
+    check: str | None = None
+    """Where a library's error check failed, for which the service yields NaN: what it would have said, empty if that depends on values. Else None."""
 
     def __str__(self) -> str:
         what = "NaN" if self.kind == "nan" else "Inf"
+        where = f"{_near(self.source)}" if self.source else f"{self.place}"
+        if self.check is not None:
+            return f"{what} because an error check failed{self._share()}, at {where}{f': {self.check}' if self.check else ''}"
         if self.path:
-            return f"{what} already in {self.path}{self._share()}"
+            return f"{what} already in {self.path}{self._share()}{f', used at {where}' if self.source or self.place else ''}"
         if not self.op:
             return f"{what}{self._share()}, but no operation makes one when they are computed one by one"
         text = f"{what} first in {self.op}{f' (result {self.result})' if self.result else ''}{self._share()}"
-        text += f", at {_near(self.source)}" if self.source else f", at {self.place}"
+        text += f", at {where}"
         if self.iterations:
             text += f", in iteration {' of iteration '.join(map(str, reversed(self.iterations)))}"
         if any(self.operands):
-            text += f"; operand{'s' if len(self.operands) > 1 else ''} {' and '.join(map(_range, self.operands))}"
+            text += f"; {_ranges(self.operands)}"
         return f"{text}; made of: {self.cause}" if self.cause is not None else text
 
     def _share(self) -> str:
@@ -122,20 +127,24 @@ def from_message(message: pb.DiagnoseReply, binding: Binding, chosen: Selection)
 
 def _non_finite(message: pb.NonFinite, binding: Binding) -> NonFinite:
     origin = message.WhichOneof("origin")
-    place = _place(message.place) if origin == "place" else None
-    path = binding.path(message.input) if origin == "input" else "a constant" if origin == "constant" else ""
+    calls = [*map(_place, message.calls)]
+    check = binding.function.failed_check(calls) if origin == "constant" and calls and binding.function is not None else None
+    path = binding.path(message.input) if origin == "input" else "a constant" if origin == "constant" and check is None else ""
+    # A constant is nowhere itself: the last of the nodes that lead to it is the one that uses it.
+    place = _place(message.place) if origin == "place" else calls.pop() if origin == "constant" and calls else None
     return NonFinite(
         kind="nan" if message.kind == pb.NonFinite.NOT_A_NUMBER else "inf",
-        op=place.op if place is not None else "",
+        op=place.op if place is not None and origin == "place" else "",
         count=message.count,
         size=message.size,
-        source=_source(place, binding),
+        source=_source(place, binding, calls),
         place=place,
         path=path,
         result=message.result,
         iterations=tuple(message.iterations),
         operands=tuple((each.low, each.high) if each.HasField("low") else None for each in message.operands),
         cause=_non_finite(message.cause, binding) if message.HasField("cause") else None,
+        check=check,
     )
 
 
@@ -156,8 +165,8 @@ def _place(message: pb.NodePlace) -> Place:
     return Place(message.function, message.node, message.op)
 
 
-def _source(place: Place | None, binding: Binding) -> str | None:
-    return binding.function.source(place) if place is not None and binding.function is not None else None
+def _source(place: Place | None, binding: Binding, calls: Sequence[Place] = ()) -> str | None:
+    return binding.function.source(place, calls) if place is not None and binding.function is not None else None
 
 
 def _whereabouts(place: Place, binding: Binding) -> str:
@@ -169,6 +178,14 @@ def _near(source: str) -> str:
     """Returns a source line with its file as one would name it from here."""
     here = os.path.join(os.getcwd(), "")
     return source.removeprefix(here)
+
+
+def _ranges(operands: Sequence[tuple[float, float] | None]) -> str:
+    """Returns the ranges of operands, those that several share once."""
+    *most, last = dict.fromkeys(map(_range, operands))
+    if most:
+        return f"operands {', '.join(most)} and {last}"
+    return f"operands {last} each" if len(operands) > 1 else f"operand {last}"
 
 
 def _range(extent: tuple[float, float] | None) -> str:

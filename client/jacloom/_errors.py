@@ -95,7 +95,7 @@ class QuotaError(JacloomError):
 
 
 class OutOfMemoryError(JacloomError, MemoryError):
-    """The computation needed more memory than a worker has."""
+    """The computation needed more memory than a worker has, or its result more than this process has."""
 
 
 class TooSlowError(JacloomError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +20,7 @@ from jacloom_graph.types import Graph, Tree, Type
 
 if TYPE_CHECKING:
     from jacloom._binding import Binding
+    from jacloom._trace.lines import Lines
 
 _FILE_LIMITS = Limits(graph_bytes=(2 << 30) - 1)
 """Files hold their constants inline; anything else about a graph is limited as on a service."""
@@ -42,7 +43,7 @@ class Function:
         label: str = "f",
         keywords: bool = False,
         notes: tuple[str, ...] = (),
-        source: Callable[[Place], str | None] | None = None,
+        lines: Lines | None = None,
         retrace: Callable[[Collection[int]], Function] | None = None,
     ) -> None:
         """Wraps a canonical graph.
@@ -56,7 +57,7 @@ class Function:
             label: What messages call the function.
             keywords: Whether ``arguments`` is of ``(args, kwargs)``.
             notes: What tracing left out, for people.
-            source: Yields the user's ``file:line`` of a node.
+            lines: Where nodes came from, in the tracing process.
             retrace: Traces again with fewer inputs active.
         """
         self._graph = graph
@@ -67,7 +68,7 @@ class Function:
         self._label = label
         self._keywords = keywords
         self._notes = notes
-        self._source = source
+        self._lines = lines
         self._retrace = retrace
         self.bindings: Recent[Binding] = Recent()
 
@@ -132,9 +133,18 @@ class Function:
         """
         Path(path).write_bytes(self._to_bytes())
 
-    def source(self, place: Place) -> str | None:
-        """Returns the user's ``"file:line (function)"`` of a place in the graph, where this process traced it."""
-        return self._source(place) if self._source is not None else None
+    def source(self, place: Place, calls: Sequence[Place] = ()) -> str | None:
+        """Returns the user's ``"file:line (function)"`` of a place in the graph, where this process traced it.
+
+        Args:
+            place: The place.
+            calls: The nodes that lead to it, the outermost first, where they are known.
+        """
+        return self._lines.line(place, calls) if self._lines is not None else None
+
+    def failed_check(self, calls: Sequence[Place]) -> str | None:
+        """Returns what the error check says that the last of some nodes, each of which leads to the next, stands for; None if for none."""
+        return self._lines.check(calls) if self._lines is not None else None
 
     def narrowed(self, active: Collection[int]) -> Function | None:
         """Returns the function traced again for derivatives with respect to fewer inputs, or None where this process cannot."""

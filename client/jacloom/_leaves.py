@@ -73,7 +73,10 @@ def key(leaf: Any) -> Key:
     try:
         hash(leaf)
     except TypeError:
-        raise ArgumentError(f"arguments must be arrays, numbers, or hashable values that are fixed while tracing; got {kind.__name__}") from None
+        raise ArgumentError(
+            f"arguments must be arrays, numbers, or hashable values that are fixed while tracing; got {kind.__name__}, which has no hash. "
+            "Close over it instead of passing it or, if it holds arrays, make its class a JAX pytree (jax.tree_util.register_dataclass)."
+        ) from None
     return Static(leaf)
 
 
@@ -138,6 +141,19 @@ def from_array(array: np.ndarray, type_: Type) -> Any:
     except ImportError:
         return array
     return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=implementation)
+
+
+def remedy(leaf: Any, type_: Type) -> str:
+    """Returns how to write what came where an array of some type belongs; empty where there is nothing to say."""
+    if isinstance(leaf, tuple | list):
+        if len(leaf) == 1 and getattr(leaf[0], "shape", None) == type_.shape:
+            return f"pass its item alone, without the {type(leaf).__name__} around it"
+        return f"pass np.asarray(..., {type_.dtype!r})"
+    if type(leaf) in (bool, int, float, complex):
+        return f"pass np.asarray({leaf!r}, {type_.dtype!r})"
+    if isinstance(leaf, np.ndarray) and leaf.shape == type_.shape:
+        return f"pass it as .astype({type_.dtype!r})"
+    return ""
 
 
 def _key_implementation(dtype: Any) -> str | None:

@@ -11,8 +11,8 @@ import numpy as np
 from jacloom._query import Query
 from jacloom_graph.answer import ArrayKey
 
-Arrays = Mapping[ArrayKey, np.ndarray]
-"""The arrays of an answer."""
+Arrays = Mapping[ArrayKey, Any]
+"""The arrays of an answer; in the place of a sparse derivative's entries, the matrix that they are the entries of."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

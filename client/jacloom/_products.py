@@ -11,6 +11,7 @@ import numpy as np
 from jacloom import _leaves
 from jacloom._binding import Binding
 from jacloom._errors import ArgumentError
+from jacloom._outline import described
 from jacloom._prepared import Arrays, Prepared
 from jacloom._query import query
 from jacloom._signature import inexact
@@ -159,12 +160,13 @@ def _checked(call: str, leaves: Sequence[Any], paths: Sequence[str], types: Sequ
             # A Python number takes the dtype of the scalar that it belongs to.
             arrays.append(np.asarray(leaf, DTYPES[type_.dtype]))
             continue
-        if type(leaf) is not np.ndarray:
-            _leaves.key(leaf)
-            leaf = _leaves.to_array(leaf) if _leaves.is_array(leaf) else leaf
+        if type(leaf) is not np.ndarray and _leaves.is_array(leaf):
+            _leaves.key(leaf)  # refuses what JAX is tracing
+            leaf = _leaves.to_array(leaf)
         if not isinstance(leaf, np.ndarray) or leaf.dtype != DTYPES[type_.dtype] or leaf.shape != type_.shape:
-            got = f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" if isinstance(leaf, np.ndarray) else f"{type(leaf).__name__} {leaf!r}"
-            raise ArgumentError(f"`{call}`: {paths[at]} must be {type_}, as what it belongs to; got {got}.")
+            got = f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" if isinstance(leaf, np.ndarray) else described(leaf)
+            remedy = _leaves.remedy(leaf, type_)
+            raise ArgumentError(f"`{call}`: {paths[at]} must be {type_}, as what it belongs to; got {got}{remedy and f': {remedy}'}.")
         arrays.append(leaf)
     return arrays
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from jacloom._options import Mode, Tile
-from jacloom_graph.answer import Array, ArrayKey, Derivative, Selection, arrays
+from jacloom._sparsity import Pattern, check_sizes
+from jacloom_graph.answer import Array, ArrayKey, Derivative, Selection, Sizes, arrays, sparse_arrays
 from jacloom_graph.types import Type
 
 
@@ -21,6 +22,25 @@ class Query:
     mode: Mode = "auto"
     tile: Tile = "auto"
     holomorphic: bool = False
+    sparse: bool = False
+    """Whether the answer has to be sparse; else the service chooses."""
+    dense: bool = False
+    """Whether no pattern is to be used."""
+    pattern: Pattern | None = None
+    """The pattern to use in place of one that the service finds."""
+
+    def sparse_arrays(self, sizes: Sizes, *, structured: bool) -> Mapping[ArrayKey, Array]:
+        """Returns the arrays that the answer has to have where it is sparse.
+
+        Args:
+            sizes: Of the matrix, as the answer's header tells.
+            structured: Whether the structure comes along.
+
+        Raises:
+            ProtocolError: if it is not the matrix that was asked for.
+        """
+        check_sizes(sizes, self.derivative, self.chosen)
+        return {array.key: array for array in sparse_arrays(self.derivative, self.chosen, sizes, structured=structured)}
 
 
 def query(
@@ -34,6 +54,9 @@ def query(
     mode: Mode = "auto",
     tile: Tile = "auto",
     holomorphic: bool = False,
+    sparse: bool = False,
+    dense: bool = False,
+    pattern: Pattern | None = None,
 ) -> Query:
     """Returns a query about a function of the given types, with the arrays that its answer must have.
 
@@ -47,6 +70,9 @@ def query(
         mode: Which passes a Jacobian is made of.
         tile: Seeds per tile.
         holomorphic: Differentiate complex leaves as a holomorphic function's.
+        sparse: The answer has to be sparse.
+        dense: The answer must not be.
+        pattern: The entries that may differ from zero.
     """
     wrt, outputs, values = tuple(wrt), tuple(outputs), tuple(values)
     chosen = Selection(
@@ -58,4 +84,4 @@ def query(
         tuple(results[leaf] for leaf in values),
     )
     expected = {array.key: array for array in arrays(derivative, chosen)}
-    return Query(derivative, chosen, expected, mode, tile, holomorphic)
+    return Query(derivative, chosen, expected, mode, tile, holomorphic, sparse, dense, pattern)

@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jacloom._binding import Binding
 from jacloom._cache import Recent
 from jacloom._deadline import Deadline
+from jacloom._derivatives import Derivatives, input_paths
 from jacloom._errors import ClientStateError
 from jacloom._function import Function
+from jacloom._outline import arrow
 from jacloom._signature import Signature
 from jacloom._structure import PlainStructure
 from jacloom_graph.types import Tree, Type
 
-if TYPE_CHECKING:
-    from jacloom._derivatives import Derivatives
-
 
 @dataclass(frozen=True, eq=False)
 class RemoteFunction:
-    """A function registered on a service: prepared once, evaluated many times. Its types are fixed; which arguments are differentiated is not."""
+    """A function registered on a service: prepared once, evaluated many times. Its types are fixed; which arguments are differentiated is not.
+
+    ``print`` it for its id and the types of its leaves.
+    """
 
     id: str
     """64 hex digits."""
@@ -90,6 +92,15 @@ class RemoteFunction:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, ask=None, bindings=Recent())
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         shown = f"{self.display_name} " if self.display_name else ""
-        return f"{shown}functions/{self.id[:12]}…: ({', '.join(map(str, self.inputs))}) -> ({', '.join(map(str, self.outputs))})"
+        return f"<jacloom.RemoteFunction {shown}{self.id[:12]}: {arrow(self.inputs, self.outputs)}>"
+
+    def __str__(self) -> str:
+        signature = self.signature
+        paths = [*input_paths(signature), *signature.result.paths("out")]
+        leaves = list(zip(paths, (*signature.inputs, *signature.outputs), strict=True))
+        width = max((len(path) for path, _ in leaves), default=0)
+        lines = [f"{path:<{width}}  {type_}" for path, type_ in leaves]
+        since = f", registered {self.created}" if self.created else ""
+        return "\n".join([f"{self.display_name or 'f'}: {self.nodes:,} node{'' if self.nodes == 1 else 's'}{since}", self.name, *lines])

@@ -10,6 +10,7 @@ import numpy as np
 
 from jacloom import _call, _leaves, _tracing, _upload
 from jacloom._binding import Binding, bind_traced
+from jacloom._cache import Recent
 from jacloom._connection import Connection
 from jacloom._deadline import Deadline
 from jacloom._diagnosis import Diagnosis, from_message
@@ -19,12 +20,15 @@ from jacloom._function import Function
 from jacloom._options import CallOptions
 from jacloom._plan import Plan
 from jacloom._progress import Watch
+from jacloom._query import Query
 from jacloom._question import Question
 from jacloom._registry import Registry, not_registered
 from jacloom._remote import RemoteFunction
 from jacloom._signature import inexact, parse_id
+from jacloom._sparsity import Structure
 from jacloom._transform import Transform
-from jacloom_graph.answer import ArrayKey, Derivative
+from jacloom_api.v1 import derivative_service_pb2 as pb
+from jacloom_graph.answer import ArrayKey, Derivative, Part
 from jacloom_graph.framing import Pieces
 from jacloom_graph.types import Type
 
@@ -33,6 +37,8 @@ AnyFunction = Callable[..., Any] | Function | RemoteFunction | str
 
 _REVIVALS = 4
 """Times that a call sends its function again before it is given up: on a crowded service others may need the room at once."""
+_MOST_STRUCTURES = 32
+"""Sparsity structures that are kept, so that they are not sent again."""
 _FIELD = re.compile(r"args\[(\d+)\]")
 
 
@@ -42,6 +48,7 @@ class Session:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.registry = Registry(connection)
+        self._structures: Recent[Structure] = Recent(_MOST_STRUCTURES)
 
     def run(self, f: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any], transform: Transform, given: Any, options: CallOptions) -> Any:
         """Returns a transformation's result at a point.
@@ -68,12 +75,13 @@ class Session:
         def step(binding: Binding, leaves: list[Any]) -> Plan:
             query = transform.prepared(binding).query
 
-            def attempt() -> Plan:
-                self._ensure(binding, deadline)
+            def send(pattern: list[Pieces]) -> Plan:
                 message = _call.request(binding.signature.name, query.chosen, _call.options(query), binding.signature.inputs)
-                return _call.explain(self.connection, message, query.derivative, deadline)
+                whole = pb.CallRequest.FromString(_call.serialized(message, [], [], pattern))
+                return _call.explain(self.connection, whole, query.derivative, deadline)
 
-            plan: Plan = self._reviving(binding, attempt)
+            arrays, types = _pattern(query)
+            plan: Plan = self._sent(binding, arrays, types, deadline, send)
             return plan
 
         plan: Plan = self._with_activity(f, args, kwargs, transform, deadline, step)
@@ -172,14 +180,23 @@ class Session:
         if prepared.seeds is not None:
             arrays += prepared.seeds(given)
             types += query.chosen.output_types if query.derivative is Derivative.VJP else query.chosen.wrt_types
-        count = len(signature.inputs)
+        count, seeded = len(signature.inputs), len(arrays)
+        pattern, pattern_types = _pattern(query)
+        arrays, types = [*arrays, *pattern], types + pattern_types
+        key = (signature.id, query.derivative, query.chosen, query.mode, query.holomorphic, query.sparse, query.pattern)
+        known = self._structures.get(key)
 
-        def send(tensors: list[Pieces]) -> Mapping[ArrayKey, np.ndarray]:
-            message = _call.serialized(_call.request(signature.name, query.chosen, _call.options(query)), tensors[:count], tensors[count:])
+        def send(tensors: list[Pieces]) -> _call.Answer:
+            asked = _call.request(signature.name, query.chosen, _call.options(query, "" if known is None else known.digest))
+            message = _call.serialized(asked, tensors[:count], tensors[count:seeded], tensors[seeded:])
             with Watch(f"{transform.call} of {signature.label}", options.on_progress) as watch:
-                return _call.compute(self.connection, message, query, deadline, watch)
+                return _call.compute(self.connection, message, query, deadline, watch, known)
 
-        return prepared.build(self._sent(binding, arrays, types, deadline, send))
+        answer: _call.Answer = self._sent(binding, arrays, types, deadline, send)
+        if answer.structure is not None and answer.structure is not known:
+            self._structures.drop(key)
+            self._structures.put(key, answer.structure)
+        return prepared.build(_read(answer, query))
 
     def _sent(
         self, binding: Binding, arrays: Sequence[np.ndarray], types: Sequence[Type], deadline: Deadline, send: Callable[[list[Pieces]], Any]
@@ -213,6 +230,23 @@ class Session:
                 # A constant may be meant: registering again uploads what is missing.
                 self.registry.forget(binding.signature.id)
         return attempt()
+
+
+def _pattern(query: Query) -> tuple[list[np.ndarray], tuple[Type, ...]]:
+    """Returns the arrays of the pattern that a query comes with, and their types."""
+    arrays = [] if query.pattern is None else [query.pattern.pointers, query.pattern.indices]
+    return arrays, tuple(Type(array.dtype.name, array.shape) for array in arrays)
+
+
+def _read(answer: _call.Answer, query: Query) -> Mapping[ArrayKey, Any]:
+    """Returns an answer's arrays as they were asked for: of a sparse one its blocks, or the matrix in the place of its entries."""
+    if answer.structure is None:
+        return answer.arrays
+    entries = answer.arrays[Part.ENTRIES, 0, 0, 0]
+    found = {key: array for key, array in answer.arrays.items() if key[0] == Part.VALUE}
+    if query.sparse:
+        return found | {(Part.ENTRIES, 0, 0, 0): answer.structure.matrix(entries)}
+    return found | answer.structure.blocks(entries, query.derivative, query.chosen)
 
 
 def _locate(error: JacloomError, binding: Binding) -> None:

@@ -52,16 +52,32 @@ def is_complex(type_: Type) -> bool:
     return type_.dtype.startswith("complex")
 
 
-def parse_id(text: str) -> str:
+def parse_id(text: object) -> str:
     """Returns the 64 hex digits of a function's id, given with or without ``functions/``.
 
     Raises:
         ArgumentError: if the text is not an id.
     """
-    found = _NAME.fullmatch(text)
+    found = _NAME.fullmatch(text) if isinstance(text, str) else None
     if found is None:
         raise ArgumentError(f"a function's id is 'functions/' and 64 hex digits, or the digits alone; got {text!r}")
     return found[1]
+
+
+def display_name(name: object) -> str:
+    """Returns a name that a user gives a function, if a service can take it.
+
+    Raises:
+        ArgumentError: if it cannot.
+    """
+    if not isinstance(name, str) or len(name) > _LABEL:
+        got = f"{len(name):,} characters" if isinstance(name, str) else type(name).__name__
+        raise ArgumentError(f"`client.register(f, name=...)`: name must be a str of at most {_LABEL} characters, got {got}.")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ArgumentError(f"`client.register(f, name={name!r})`: name has a lone surrogate, which no message can hold; leave it out.") from None
+    return name
 
 
 def label_of(f: object) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jacloom._errors import ArgumentError
+from jacloom._outline import ARRAY, outline
 from jacloom_graph import tree as trees
 from jacloom_graph.types import Tree, TreeKind
 
@@ -56,15 +57,7 @@ class Structure(ABC):
         """Returns the structure with None in place of some leaves."""
 
     def __str__(self) -> str:
-        return str(self.unflatten([_STAR] * self.count))
-
-
-class _Star:
-    def __repr__(self) -> str:
-        return "*"
-
-
-_STAR = _Star()
+        return outline(self.unflatten([ARRAY] * self.count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +163,9 @@ def require_match(structure: Structure, value: Any, what: str) -> list[Any]:
     try:
         return structure.match(value)
     except ValueError as error:
-        raise ArgumentError(f"{what}: expected the containers {structure}, got {type(value).__name__}; {error}") from None
+        expected, got = str(structure), outline(value)
+        # What the outline does not show, such as the metadata of a class of the user's, is in the words of who compared it.
+        raise ArgumentError(f"{what}: expected {expected}, got {got}{f'; {error}' if got == expected else '.'}") from None
 
 
 def _match(tree: Tree, value: Any, leaves: list[Any]) -> None:

@@ -137,7 +137,7 @@ def _function(
         label=label_of(f),
         keywords=keywords,
         notes=traced.notes,
-        source=traced.source,
+        lines=traced.lines,
         retrace=retrace if keep else None,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from jacloom import _leaves
 from jacloom._argnums import positions
@@ -16,6 +16,7 @@ from jacloom._prepared import Arrays, Prepared
 from jacloom._query import query
 from jacloom._question import Question
 from jacloom._signature import inexact, is_complex
+from jacloom._sparsity import Output, Pattern, check_shape, formatted
 from jacloom._structure import Structure
 from jacloom_graph.answer import Derivative, Part, Selection
 from jacloom_graph.types import Type
@@ -104,6 +105,8 @@ class Jacobian(Transform):
     holomorphic: bool = False
     mode: Mode = "auto"
     tile: Tile = "auto"
+    sparsity: Literal["auto", "dense"] | Pattern = "auto"
+    output: Output = "dense"
 
     @property
     def call(self) -> str:
@@ -126,7 +129,14 @@ class Jacobian(Transform):
             mode=mode,
             tile=self.tile,
             holomorphic=self.holomorphic,
+            sparse=self.output != "dense",
+            dense=self.sparsity == "dense",
+            pattern=self.sparsity if isinstance(self.sparsity, Pattern) else None,
         )
+        if asked.pattern is not None:
+            check_shape(call, asked.pattern, asked.derivative, asked.chosen)
+        if self.output != "dense":
+            return Prepared(asked, lambda arrays: self._matrix(arrays, aux))
 
         def build(arrays: Arrays) -> Any:
             rows = (inner([arrays[Part.JACOBIAN, out, at, 0] for at in range(len(wrt))]) for out in outputs)
@@ -134,6 +144,10 @@ class Jacobian(Transform):
             return (jacobian, aux.build(arrays)) if self.has_aux else jacobian
 
         return Prepared(asked, build)
+
+    def _matrix(self, arrays: Arrays, aux: Auxiliary) -> Any:
+        matrix = formatted(arrays[Part.ENTRIES, 0, 0, 0], self.output)
+        return (matrix, aux.build(arrays)) if self.has_aux else matrix
 
     def _mode(self, call: str, inputs: Sequence[Type], outputs: Sequence[Type]) -> Mode:
         """Returns the mode, narrowed where complex numbers leave only one: real to complex has columns, complex to real has rows."""
@@ -158,6 +172,8 @@ class Hessian(Transform):
     has_aux: bool = False
     holomorphic: bool = False
     tile: Tile = "auto"
+    sparsity: Literal["auto", "dense"] | Pattern = "auto"
+    output: Output = "dense"
 
     @property
     def call(self) -> str:
@@ -182,7 +198,14 @@ class Hessian(Transform):
             values=aux.leaves,
             tile=self.tile,
             holomorphic=self.holomorphic,
+            sparse=self.output != "dense",
+            dense=self.sparsity == "dense",
+            pattern=self.sparsity if isinstance(self.sparsity, Pattern) else None,
         )
+        if asked.pattern is not None:
+            check_shape(call, asked.pattern, asked.derivative, asked.chosen)
+        if self.output != "dense":
+            return Prepared(asked, lambda arrays: self._matrix(arrays, aux))
         columns = range(len(wrt))
 
         def build(arrays: Arrays) -> Any:
@@ -193,6 +216,10 @@ class Hessian(Transform):
             return (hessian, aux.build(arrays)) if self.has_aux else hessian
 
         return Prepared(asked, build)
+
+    def _matrix(self, arrays: Arrays, aux: Auxiliary) -> Any:
+        matrix = formatted(arrays[Part.ENTRIES, 0, 0, 0], self.output)
+        return (matrix, aux.build(arrays)) if self.has_aux else matrix
 
 
 _HOLOMORPHIC = "pass holomorphic=True if it is a holomorphic function of complex inputs"
@@ -213,19 +240,16 @@ def differentiated(call: str, binding: Binding, argnums: int | tuple[int, ...]) 
     Raises:
         ArgumentError: if an argument does not exist, or an input cannot be differentiated.
     """
-    chosen = positions(call, binding.signature.label, argnums, len(binding.positional))
+    chosen = positions(call, binding.signature.label, argnums, len(binding.positional), binding.named)
     wrt: list[int] = []
     for position in chosen:
         for leaf in binding.spans[position]:
             slot = binding.slots[leaf]
             type_ = None if slot is None else binding.signature.inputs[slot]
             if slot is None or type_ is None or not inexact(type_):
-                value = binding.signature.fixed.get(leaf)
-                got = f"the Python {type(value).__name__} {value!r}" if type_ is None else str(type_)
-                raise ArgumentError(
-                    f"`{call}`: {binding.paths[leaf]} is {got}, and only floating-point and complex inputs have derivatives. "
-                    "Pass a float, or leave the argument out of argnums."
-                )
+                got, advice = _fixed(binding.signature.fixed.get(leaf), len(binding.spans[position])) if type_ is None else (str(type_), _ARGNUMS)
+                text = f"`{call}`: {binding.paths[leaf]} is {got}, and only floating-point and complex inputs have derivatives. {advice}"
+                raise ArgumentError(text)
             wrt.append(slot)
     trees = [binding.positional[position] for position in chosen]
     if isinstance(argnums, int):
@@ -238,6 +262,23 @@ def differentiated(call: str, binding: Binding, argnums: int | tuple[int, ...]) 
     return tuple(wrt), several
 
 
+_ARGNUMS = "Pass a float, or leave the argument out of argnums."
+
+
+def _fixed(value: Any, leaves: int) -> tuple[str, str]:
+    """Returns what a leaf is that is no array, and what to do, given the number of leaves of the argument that it is part of."""
+    if isinstance(value, bool | int | float | complex | str):
+        return f"the Python {type(value).__name__} {value!r}", _ARGNUMS
+    name = getattr(value, "__name__", None) if callable(value) else None
+    got = f"the function {name}" if isinstance(name, str) else f"a Python object of class {type(value).__name__}"
+    if leaves > 1:
+        return got, (
+            "Separate the arrays of the argument from the rest: with equinox, `arrays, rest = eqx.partition(model, eqx.is_array)`, differentiate "
+            "`lambda arrays: f(eqx.combine(arrays, rest))`, which closes over the rest."
+        )
+    return got, "Close over it instead of passing it or, if it holds arrays, make its class a JAX pytree (jax.tree_util.register_dataclass)."
+
+
 def parts(call: str, binding: Binding, has_aux: bool) -> tuple[Structure, Sequence[int], Auxiliary]:
     """Returns structure and leaves of the result that is differentiated, and the auxiliary rest.
 
@@ -248,10 +289,17 @@ def parts(call: str, binding: Binding, has_aux: bool) -> tuple[Structure, Sequen
     if not has_aux:
         return whole, range(whole.count), Auxiliary()
     if not whole.is_pair:
-        raise ArgumentError(f"`{call}`: with has_aux=True, {binding.signature.label} must return a pair (out, aux); it returns {whole}.")
+        raise ArgumentError(
+            f"`{call}`: with has_aux=True, {binding.signature.label} must return a pair (out, aux); it returns {_returned(whole)}. "
+            "Write `return out, aux`, or leave has_aux out."
+        )
     result, aux = whole.children
     rest = range(result.count, whole.count)
     return result, range(result.count), Auxiliary(rest, lambda arrays: values(arrays, binding, aux, rest))
+
+
+def _returned(result: Structure) -> str:
+    return "one array" if result.is_leaf else str(result)
 
 
 def values(arrays: Arrays, binding: Binding, structure: Structure, leaves: Sequence[int]) -> Any:

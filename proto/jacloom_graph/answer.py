@@ -36,6 +36,11 @@ class Part(IntEnum):
     GRADIENT = 5
     JACOBIAN = 6
     HESSIAN = 7
+    ENTRIES = 8
+    POINTERS = 9
+    INDICES = 10
+    SOURCES = 11
+    BOUNDS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,51 @@ def arrays(derivative: Derivative, chosen: Selection) -> tuple[Array, ...]:
             return (*values, *seconds)
         case _:
             assert_never(derivative)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The size of a sparse derivative: a matrix whose rows are the entries of all outputs, its columns those of all wrt leaves."""
+
+    rows: int
+    columns: int
+    nonzeros: int
+    """Entries that the pattern has."""
+    computed: int
+    """Entries that are computed and sent; fewer than ``nonzeros`` of a symmetric matrix."""
+    passes: int
+
+
+def sparse_arrays(derivative: Derivative, chosen: Selection, sizes: Sizes, *, structured: bool) -> tuple[Array, ...]:
+    """Returns the arrays of a sparse answer: values, the structure if that is sent too, and the entries, which tiles fill.
+
+    Args:
+        derivative: A Jacobian or a Hessian.
+        chosen: The leaves it is about.
+        sizes: Of the matrix.
+        structured: Whether the structure is sent.
+    """
+    values = [_row(Part.VALUE, type_, output=leaf) for leaf, type_ in zip(chosen.values, chosen.value_types, strict=True)]
+    index = "int32" if max(sizes.rows, sizes.columns, sizes.nonzeros) < 1 << 31 else "int64"
+    structure = [
+        _row(Part.POINTERS, Type(index, (sizes.rows + 1,))),
+        _row(Part.INDICES, Type(index, (sizes.nonzeros,))),
+        _row(Part.SOURCES, Type(index, (sizes.nonzeros,))),
+        _row(Part.BOUNDS, Type("int64", (sizes.passes + 1,))),
+    ]
+    entries = Type(entries_dtype(chosen), (sizes.computed,))
+    return (*values, *(structure if structured else ()), _row(Part.ENTRIES, entries))
+
+
+def entries_dtype(chosen: Selection) -> str:
+    """Returns the dtype of a sparse derivative's entries: that which holds those of all its blocks."""
+    return promote(*(type_.dtype for type_ in (*chosen.output_types, *chosen.wrt_types)))
+
+
+def matrix_shape(derivative: Derivative, chosen: Selection) -> tuple[int, int]:
+    """Returns rows and columns of a Jacobian as one matrix, or of the Hessian of a scalar."""
+    columns = sum(type_.size for type_ in chosen.wrt_types)
+    return (columns if derivative is Derivative.HESSIAN else sum(type_.size for type_ in chosen.output_types)), columns
 
 
 def total_bytes(found: Sequence[Array]) -> int:

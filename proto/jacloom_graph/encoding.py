@@ -182,7 +182,10 @@ def _type(type_: Type) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _string(text: str) -> bytes:
-    data = text.encode()
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:
+        raise Fault(Reason.INVALID_GRAPH, f"the name {text!r} has a lone surrogate, which no message can hold; rename it") from None
     return _int(len(data)) + data
 
 

@@ -1,4 +1,4 @@
-"""``python -m jacloom_server``: the command line of the server. Loads neither Ray nor gRPC before it knows its settings."""
+"""``jacloom serve``, or ``python -m jacloom_server``: the command line of the server. Loads neither Ray nor gRPC before it knows its settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return supervise(given)
         return _serve(config, parent)
     except ConfigError as error:
-        print(f"jacloom_server: {error}", file=sys.stderr)
+        print(f"jacloom serve: {error}", file=sys.stderr)
         return MISTAKE
 
 
@@ -39,7 +39,7 @@ def _serve(config: Config, parent: bool) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m jacloom_server",
+        prog="jacloom serve",
         description="Serves derivatives over gRPC, computed by workers on a Ray cluster. Without flags: on this machine, for this machine.",
         epilog="Every setting can also be given in a TOML file, by the name of its flag with underscores; flags win. Further settings, for the "
         "file only, are described in jacloom_server/config.py.",

@@ -27,9 +27,10 @@ from jacloom_server.edges.derivative import DerivativeServicer
 from jacloom_server.edges.function import FunctionServicer
 from jacloom_server.edges.gate import Gate, read_tokens
 from jacloom_server.functions import Functions
+from jacloom_server.planning import Service
 from jacloom_server.pool import Pool
-from jacloom_server.run import Service
 from jacloom_server.seats import layout
+from jacloom_server.structures import Structures
 from jacloom_worker import launch
 from jacloom_worker.launch import Role
 
@@ -104,7 +105,7 @@ class Server:
                 ("grpc.http2.max_ping_strikes", 0),
             ],
         )
-        service = Service(self.pool, self._functions, self._blobs)
+        service = Service(self.pool, self._functions, self._blobs, Structures())
         DerivativeServicer(service).add_to(self._grpc)
         function_grpc.add_FunctionServiceServicer_to_server(FunctionServicer(self._functions, self.pool), self._grpc)
         BlobServicer(self._blobs).add_to(self._grpc)

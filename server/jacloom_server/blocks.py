@@ -9,8 +9,8 @@ import numpy as np
 
 from jacloom_graph.answer import Array, Selection
 from jacloom_graph.tensor import DTYPES, itemsize, raw
+from jacloom_server.plan import Mode
 from jacloom_server.reply import Block
-from jacloom_server.strategy import Mode
 from jacloom_server.tiling import Tile, rectangles, segments
 
 
@@ -44,6 +44,11 @@ def of_tile(found: Sequence[Array], first: int, mode: Mode | None, tile: Tile, c
         for position, columns in enumerate(results):  # columns: [rows, count], rows being an output's entries, or those of a whole Jacobian block
             number = first + position * len(leaves) + cut.leaf
             yield from _matrix(number, found[number], columns[:, cut.at : cut.at + cut.count], row=0, column=cut.first)
+
+
+def of_passes(number: int, array: Array, first: int, entries: np.ndarray) -> Iterator[Block]:
+    """Yields the blocks of a sparse derivative's entries that some passes yield, ``first`` being the place of the first of them."""
+    yield from _matrix(number, array, entries[None, :], row=0, column=first)
 
 
 def _matrix(number: int, array: Array, values: np.ndarray, row: int, column: int) -> Iterator[Block]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final
 
 from jacloom_graph import leaves
@@ -12,7 +13,7 @@ from jacloom_graph.limits import MOST_WIDTH
 from jacloom_graph.tensor import INEXACT, nbytes
 from jacloom_graph.types import Type
 from jacloom_server.blobs import Blobs
-from jacloom_server.strategy import Mode
+from jacloom_server.plan import Mode
 from jacloom_worker.launch import INLINE_BYTES, Operand
 from jacloom_worker.protocol import Description, Kind
 
@@ -26,6 +27,17 @@ SINGLE: Final = {
 """Derivatives that take one pass."""
 
 
+class Sparsity(Enum):
+    """Whether a derivative is computed by its sparsity pattern."""
+
+    AUTO = "auto"
+    """Where that is cheaper."""
+    DENSE = "dense"
+    """No."""
+    SPARSE = "sparse"
+    """Always, and its entries are all that is sent."""
+
+
 @dataclass(frozen=True, slots=True)
 class Argument:
     """An argument or a seed: its type, and its elements or the blob that holds them."""
@@ -35,6 +47,16 @@ class Argument:
     blob: str = ""
     offset: int = 0
     """First byte of the elements in the blob."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """The places of a sparse matrix's entries."""
+
+    pointers: Argument
+    """Row ``i`` has the entries ``pointers[i]`` to ``pointers[i + 1] - 1``."""
+    indices: Argument
+    """The column of each entry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +76,10 @@ class Call:
     mode: Mode | None = None
     tile: int = 0
     holomorphic: bool = False
+    sparsity: Sparsity = Sparsity.AUTO
+    pattern: Pattern | None = None
+    structure: str = ""
+    """Digest of the structure that the caller holds."""
     request_id: str = ""
 
 
@@ -125,6 +151,23 @@ def operands(call: Call, function: Description, chosen: Selection, blobs: Blobs)
     ]
     found += [_operand(argument, type_, f"seeds[{index}]", blobs) for index, (argument, type_) in enumerate(zip(call.seeds, wanted, strict=True))]
     return found
+
+
+def pattern_operands(pattern: Pattern, rows: int, blobs: Blobs) -> tuple[Operand, ...]:
+    """Returns a pattern's row pointers and column indices, ready to be sent to a worker.
+
+    Raises:
+        Fault: INVALID_OPTION or ARGUMENT_MISMATCH with the field at fault, or BLOB_NOT_FOUND. What the numbers are is the worker's to check.
+    """
+    dtype, entries = pattern.pointers.type.dtype, pattern.indices.type.shape
+    if dtype not in ("int32", "int64") or len(entries) != 1:
+        got = f"{pattern.pointers.type} and {pattern.indices.type}"
+        raise Fault(Reason.INVALID_OPTION, f"a pattern has vectors of int32 or int64 as pointers and indices, got {got}", field="pattern")
+    if pattern.pointers.type.shape != (rows + 1,):
+        text = f"a pattern of {rows:,} rows has {rows + 1:,} row pointers, got {pattern.pointers.type}"
+        raise Fault(Reason.INVALID_OPTION, text, field="pattern.pointers")
+    pointers = _operand(pattern.pointers, Type(dtype, (rows + 1,)), "pattern.pointers", blobs)
+    return pointers, _operand(pattern.indices, Type(dtype, entries), "pattern.indices", blobs)
 
 
 def is_large(operand: Operand) -> bool:

@@ -13,8 +13,8 @@ import ray
 
 from jacloom_server import work
 from jacloom_server.detached import detached
+from jacloom_server.plan import Leg
 from jacloom_server.pool import Pool
-from jacloom_server.strategy import Plan
 from jacloom_server.tuning import Tuner
 from jacloom_worker.launch import INLINE_BYTES
 from jacloom_worker.protocol import DerivativeReport, Description, Kernel, Load, Survey
@@ -60,16 +60,16 @@ class Function:
             self._stored = self.graph if len(self.graph) <= INLINE_BYTES else ray.put(self.graph)
         return Load(self._stored, self.constants, self.description.outputs)
 
-    def tuner(self, kernel: Kernel, platform: str, plan: Plan) -> Tuner:
-        """Returns what is known of a kernel's widths; at first, what the plan says."""
+    def tuner(self, kernel: Kernel, platform: str, leg: Leg) -> Tuner:
+        """Returns what is known of the widths of a kernel that computes these passes; at first, what the plan says."""
         tuner = self.tuners.get((kernel, platform))
         if tuner is None:
-            tuner = self.tuners[kernel, platform] = Tuner(plan.tile, plan.widest)
+            tuner = self.tuners[kernel, platform] = Tuner(leg.tile, leg.widest)
             while len(self.tuners) > _MOST_KNOWN:
                 self.tuners.popitem(last=False)
         return tuner
 
-    async def survey(self, pool: Pool, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool) -> Survey:
+    async def survey(self, pool: Pool, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool, *, second: bool = False) -> Survey:
         """Returns which derivatives the function has with respect to some leaves, and their price; asked once and remembered.
 
         Args:
@@ -77,11 +77,12 @@ class Function:
             wrt: Input leaves.
             outputs: Output leaves.
             holomorphic: As ``Kernel.holomorphic``.
+            second: Whether second derivatives are wanted.
 
         Raises:
             Fault: What keeps the clerk from answering.
         """
-        key = (wrt, outputs, holomorphic)
+        key = (wrt, outputs, holomorphic, second)
         known = self.surveys.get(key)
         if isinstance(known, Survey):
             return known
@@ -89,7 +90,7 @@ class Function:
             known = self.surveys[key] = detached(self._survey(pool, key))
         return await asyncio.shield(known)
 
-    async def _survey(self, pool: Pool, key: tuple[tuple[int, ...], tuple[int, ...], bool]) -> Survey:
+    async def _survey(self, pool: Pool, key: tuple[tuple[int, ...], tuple[int, ...], bool, bool]) -> Survey:
         try:
             answer = await pool.ask(work.survey(self.load(), *key))
         except BaseException:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jacloom_graph.answer import Array
-from jacloom_server.strategy import Plan
+from jacloom_graph.answer import Array, Sizes
+from jacloom_server.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ class Header:
     function: str
     plan: Plan
     arrays: tuple[Array, ...]
+    sizes: Sizes | None = None
+    """Of the matrix, where it comes as the entries of ``plan.structure``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,41 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
+import numpy as np
 import ray
 
-from jacloom_graph.answer import Array, Derivative, Selection, arrays, total_bytes
+from jacloom_graph.answer import Array, Derivative, Part, Selection, Sizes, arrays, sparse_arrays, total_bytes
 from jacloom_graph.errors import Fault
-from jacloom_server import strategy, work
-from jacloom_server.blobs import Blobs
+from jacloom_server import planning, strategy, work
 from jacloom_server.blocks import whole
 from jacloom_server.call import SINGLE, Call, examined, is_large, operands, select
 from jacloom_server.function import Function
-from jacloom_server.functions import Functions
-from jacloom_server.pool import Pool
+from jacloom_server.plan import Mode, Plan, single
+from jacloom_server.planning import Service
 from jacloom_server.reply import Block, Header, Reply, Summary
-from jacloom_server.strategy import Mode, Plan, Problem
+from jacloom_server.strategy import Problem
 from jacloom_server.tiling import BLOCK_BYTES
-from jacloom_server.weave import Request, Weaver, kernel_of, platform_of
+from jacloom_server.weave import Request, Weaver
 from jacloom_server.work import Desk
 from jacloom_worker.launch import Operand
-from jacloom_worker.protocol import Diagnosis, Done, Inner, Kernel, Kind, Task
+from jacloom_worker.protocol import Diagnosis, Done, Inner, Kernel, Kind, Structure, Task
 
 _FLUSH_SECONDS: Final = 0.2
 """Blocks wait this long for others to share their message; then the reader gets what there is, and hears how far the work has come."""
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """What calls need."""
-
-    pool: Pool
-    functions: Functions
-    blobs: Blobs
 
 
 async def replies(service: Service, call: Call) -> AsyncGenerator[Reply]:
@@ -50,10 +41,9 @@ async def replies(service: Service, call: Call) -> AsyncGenerator[Reply]:
     function = await _function(service, call)
     chosen = select(call, function.description)
     sent = operands(call, function.description, chosen, service.blobs)
-    found = arrays(call.derivative, chosen)
     kind = _single if call.derivative in SINGLE else _tiled
     # Closed at once when this is: what is under way is cancelled then, and not when the generator is collected.
-    async with aclosing(kind(service, call, function, chosen, sent, found, started)) as answers:
+    async with aclosing(kind(service, call, function, chosen, sent, started)) as answers:
         async for reply in answers:
             yield reply
 
@@ -66,7 +56,7 @@ async def explain(service: Service, call: Call) -> Plan:
     """
     function = await _function(service, call)
     chosen = select(call, function.description)
-    return await _plan(service, call, function, chosen, total_bytes(arrays(call.derivative, chosen)))
+    return await planning.plan(service, call, function, chosen)
 
 
 async def diagnose(service: Service, call: Call) -> Diagnosis:
@@ -90,17 +80,18 @@ async def _function(service: Service, call: Call) -> Function:
 
 
 async def _single(
-    service: Service, call: Call, function: Function, chosen: Selection, sent: Sequence[Operand], found: Sequence[Array], started: float
+    service: Service, call: Call, function: Function, chosen: Selection, sent: Sequence[Operand], started: float
 ) -> AsyncGenerator[Reply]:
     """Yields the answer of a single pass: one message if it is small."""
     inner: Inner = "reverse"
+    found = arrays(call.derivative, chosen)
     nbytes = total_bytes(found)
-    plan = strategy.single(nbytes, passes=int(call.derivative is not Derivative.EVALUATE))
+    plan = single(nbytes, passes=int(call.derivative is not Derivative.EVALUATE))
     if call.derivative is Derivative.GRADIENT and function.description.loops:
         problem = Problem(chosen.wrt_types, chosen.output_types, nbytes, loops=True)
         survey = await function.survey(service.pool, chosen.wrt, chosen.outputs, call.holomorphic)
         if problem.n and strategy.gradient(problem, survey) is Mode.FORWARD:
-            inner, plan = "forward", replace(plan, mode=Mode.FORWARD, passes=problem.n)
+            inner, plan = "forward", single(nbytes, problem.n, Mode.FORWARD)
     kernel = Kernel(function.id, SINGLE[call.derivative], chosen.wrt, chosen.outputs, chosen.values, 0, call.holomorphic, inner)
     header = Header(function.name, plan, tuple(found))
     planned = time.perf_counter()
@@ -122,18 +113,26 @@ async def _single(
 
 
 async def _tiled(
-    service: Service, call: Call, function: Function, chosen: Selection, sent: Sequence[Operand], found: Sequence[Array], started: float
+    service: Service, call: Call, function: Function, chosen: Selection, sent: Sequence[Operand], started: float
 ) -> AsyncGenerator[Reply]:
     """Yields the answer of a call that takes many passes, tile by tile; one message if it is small and soon done."""
-    plan = await _plan(service, call, function, chosen, total_bytes(found))
-    header: Header | None = Header(function.name, plan, tuple(found))
+    plan = await planning.plan(service, call, function, chosen)
+    expected, sizes = _expected(call, chosen, plan)
+    header: Header | None = Header(function.name, plan, expected, sizes)
     # Every tile needs the arguments: those that are not small are stored once.
     shared = [Operand(operand.type, ray.put(operand.data)) if is_large(operand) else operand for operand in sent]
-    request = Request(call, function, chosen, plan, tuple(found), tuple(shared))
+    parts = service.structures.operands(plan.structure) if plan.structure is not None else ()
+    request = Request(call, function, chosen, plan, expected, tuple(shared), parts)
     with service.pool.lane() as lane:
         weaver = Weaver(service.pool, lane, request, started)
         blocks: list[Block] = []
         size, flushed = 0, time.perf_counter()
+        for block in _structure(expected, plan.structure) if plan.structure is not None else ():
+            blocks.append(block)
+            size += len(block.data)
+            if size >= BLOCK_BYTES:
+                yield Reply(header, blocks)
+                header, blocks, size, flushed = None, [], 0, time.perf_counter()
         while weaver.busy:
             for block in await weaver.arrived(flushed + _FLUSH_SECONDS - time.perf_counter()):
                 blocks.append(block)
@@ -149,20 +148,28 @@ async def _tiled(
         yield Reply(header, blocks, None, _closed(weaver.summary(), started))
 
 
-async def _plan(service: Service, call: Call, function: Function, chosen: Selection, nbytes: int) -> Plan:
-    problem = Problem(chosen.wrt_types, chosen.output_types, nbytes, function.description.loops)
-    if not problem.n or not problem.m:
-        return strategy.empty(nbytes)
-    survey = await function.survey(service.pool, chosen.wrt, chosen.outputs, call.holomorphic)
-    workers = service.pool.workers_for_tiles()
-    if call.derivative is Derivative.HESSIAN:
-        plan = strategy.hessian(problem, survey, workers=workers, tile=call.tile)
-    else:
-        plan = strategy.jacobian(problem, survey, workers=workers, mode=call.mode, tile=call.tile)
-    if call.tile or not plan.passes:
-        return plan
-    tuner = function.tuner(kernel_of(call, function, chosen, plan), platform_of(service.pool), plan)
-    return strategy.resized(plan, tuner.best, workers)
+def _expected(call: Call, chosen: Selection, plan: Plan) -> tuple[tuple[Array, ...], Sizes | None]:
+    """Returns the arrays of an answer, and the size of the matrix where it is sparse."""
+    found = plan.structure
+    if found is None:
+        return arrays(call.derivative, chosen), None
+    sizes = Sizes(*found.shape, len(found.indices), found.entries, found.passes)
+    return sparse_arrays(call.derivative, chosen, sizes, structured=call.structure != found.digest), sizes
+
+
+def _structure(expected: Sequence[Array], structure: Structure) -> Iterator[Block]:
+    """Yields the blocks of a structure, as far as it is among the arrays of an answer."""
+    bounds = [np.zeros(1, np.int64), *(part.bounds[1:] for part in structure.parts)]
+    firsts = np.cumsum([0, 0, *(len(part.lines) for part in structure.parts)])
+    parts = {
+        Part.POINTERS: structure.pointers,
+        Part.INDICES: structure.indices,
+        Part.SOURCES: structure.sources,
+        Part.BOUNDS: np.concatenate([bound + first for bound, first in zip(bounds, firsts, strict=False)]),
+    }
+    for number, array in enumerate(expected):
+        if array.part in parts:
+            yield from whole(number, array, parts[array.part])
 
 
 def _closed(summary: Summary, started: float) -> Summary:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import Final
 
 from jacloom_graph.errors import Fault, Reason
-from jacloom_graph.limits import MOST_WIDTH
 from jacloom_graph.tensor import itemsize
 from jacloom_graph.types import Type
+from jacloom_server.plan import Considered, Leg, Mode, Plan, below, empty, fitting
 from jacloom_worker.protocol import Cost, Survey
 
-WIDTHS: Final = tuple(sorted({1, *(2**power for power in range(1, 13)), *(3 * 2**power for power in range(11))}))
-"""Widths that are chosen: few, so that kernels are compiled once, and at most 1.5 apart, so that little of the last tile is padding."""
 CACHE_BYTES: Final = 6 << 20
 """Intermediates of one tile. Batches that outgrow the caches slow down: of a scan with 36 KiB a seed 64 to 128 were best, 512 took twice as long."""
 RESULT_BYTES: Final = 32 << 20
@@ -39,49 +37,16 @@ NEAR: Final = 1.05
 """Prices this close count as equal; forward mode then wins because it keeps no intermediates."""
 
 
-class Mode(Enum):
-    """Which way derivatives are taken."""
-
-    FORWARD = "forward"
-    """By columns: one JVP for each entry of the wrt leaves."""
-    REVERSE = "reverse"
-    """By rows: one VJP for each entry of the outputs."""
-
-
 @dataclass(frozen=True, slots=True)
-class Considered:
-    """A strategy that was weighed."""
+class Candidate:
+    """A strategy to weigh."""
 
     strategy: str
-    """As ``Plan.strategy``; of a second derivative both modes."""
     passes: int
-    price: float
-    """Price of one pass relative to one evaluation of the function; 0 where it is not available."""
-    verdict: str
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How a derivative is computed."""
-
-    strategy: str
-    """``"forward"``, ``"reverse"``, ``"single pass"`` or ``"empty"``."""
-    mode: Mode | None
-    passes: int
-    tile: int
-    """Seeds per tile; 0 where there are none."""
-    tiles: int
-    workers: int
-    nbytes: int
-    seconds: float = 0.0
-    """Predicted computing time summed over workers; 0 where it is not known."""
-    sweep: float = 0.0
-    """The part of it that every tile takes again, however many seeds it has."""
-    considered: tuple[Considered, ...] = ()
-    inner: Mode | None = None
-    """Mode of the first derivative within a second."""
-    widest: int = MOST_WIDTH
-    """The largest tile whose answer fits the window of tiles."""
+    seconds: float | Fault
+    """Predicted computing time of all passes; or why there are none."""
+    exact: bool = True
+    """Whether it takes so many passes, or at least so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +71,6 @@ class Problem:
         return sum(leaf.size for leaf in self.outputs)
 
 
-def single(nbytes: int, passes: int = 1) -> Plan:
-    """Returns the plan of a single pass (an evaluation counts none)."""
-    return Plan("single pass", None, passes, 0, 0, 1, nbytes)
-
-
-def empty(nbytes: int = 0) -> Plan:
-    """Returns the plan of a derivative that has no entries."""
-    return Plan("empty", None, 0, 0, 0, 0, nbytes)
-
-
 def jacobian(problem: Problem, survey: Survey, *, workers: int, mode: Mode | None = None, tile: int = 0) -> Plan:
     """Returns the plan for a dense Jacobian: the mode whose passes are cheaper in all, unless one is asked for.
 
@@ -132,11 +87,17 @@ def jacobian(problem: Problem, survey: Survey, *, workers: int, mode: Mode | Non
     if not problem.n or not problem.m:
         return empty(problem.nbytes)
     costs = {Mode.FORWARD: survey.forward, Mode.REVERSE: survey.reverse}
-    plans = {each: cost if isinstance(cost, Fault) else _by(each, cost, problem, survey, workers, tile) for each, cost in costs.items()}
-    chosen = _choose({each: plan if isinstance(plan, Fault) else plan.seconds for each, plan in plans.items()}, mode)
-    plan = plans[chosen]
-    assert isinstance(plan, Plan)
-    return replace(plan, considered=_weighed(plans, problem, chosen, mode, seconds(survey.value)))
+    legs = {
+        each: cost if isinstance(cost, Fault) else leg(each, passes(problem, each), cost, problem, survey, workers, tile)
+        for each, cost in costs.items()
+    }
+    times = {each: found if isinstance(found, Fault) else found.seconds for each, found in legs.items()}
+    chosen = _choose(times, mode)
+    best = legs[chosen]
+    assert isinstance(best, Leg)
+    candidates = [Candidate(each.value, passes(problem, each), time) for each, time in times.items()]
+    considered = weighed(candidates, chosen.value, seconds(survey.value), asked=mode is not None)
+    return Plan(chosen.value, problem.nbytes, (best,), min(workers, best.tiles), considered)
 
 
 def gradient(problem: Problem, survey: Survey) -> Mode:
@@ -157,14 +118,13 @@ def gradient(problem: Problem, survey: Survey) -> Mode:
 def hessian(problem: Problem, survey: Survey, *, workers: int, tile: int = 0) -> Plan:
     """Returns the plan for dense second derivatives: forward over the cheaper first derivative, one seed per entry of the wrt leaves.
 
-    Whether forward mode goes through that first derivative is only known when it is compiled: the rows of a function with a reverse rule
-    (a custom_vjp) mostly have it, although the function itself has not.
-
     Raises:
-        Fault: MODE_UNAVAILABLE if the function has no first derivative.
+        Fault: MODE_UNAVAILABLE if the function has no first derivative, or forward mode does not go through it.
     """
     if not problem.n or not problem.m:
         return empty(problem.nbytes)
+    if survey.second is not None:
+        raise survey.second
     costs = {Mode.REVERSE: survey.reverse, Mode.FORWARD: survey.forward}
     firsts = {mode: cost if isinstance(cost, Fault) else _first(mode, cost, problem, survey) for mode, cost in costs.items()}
     inner = _choose({mode: first if isinstance(first, Fault) else seconds(first) for mode, first in firsts.items()}, None)
@@ -173,10 +133,10 @@ def hessian(problem: Problem, survey: Survey, *, workers: int, tile: int = 0) ->
     # One column costs a forward pass over everything that the whole first derivative does, which is about three times its own price.
     cost = Cost(first.flops * 3, first.bytes * 3, first.peak * 2)
     answer = problem.m * problem.n * max(itemsize(type_.dtype) for type_ in (*problem.wrt, *problem.outputs))
-    plan = _tiled(Mode.FORWARD, problem.n, cost, answer, problem.nbytes, workers, tile)
+    columns = _tiled(Leg(Mode.FORWARD, problem.n), cost, answer, workers, tile)
     price = seconds(cost) / max(seconds(survey.value), 1e-12)
-    weighed = Considered(f"forward over {inner.value}", problem.n, price, "one column of second derivatives a pass")
-    return replace(plan, inner=inner, considered=(weighed,))
+    alone = Considered(f"forward over {inner.value}", problem.n, price, "one column of second derivatives a pass")
+    return Plan(Mode.FORWARD.value, problem.nbytes, (columns,), min(workers, columns.tiles), (alone,), inner)
 
 
 def seconds(cost: Cost) -> float:
@@ -184,35 +144,24 @@ def seconds(cost: Cost) -> float:
     return cost.flops / FLOPS + cost.bytes / BYTES
 
 
-def resized(plan: Plan, width: int, workers: int) -> Plan:
-    """Returns a plan with another width, as far as its tiles still fit the window."""
-    width = min(width, plan.widest, fitting(plan.passes))
-    tiles = math.ceil(plan.passes / width)
-    return replace(plan, tile=width, tiles=tiles, workers=min(workers, tiles), seconds=plan.seconds + (tiles - plan.tiles) * plan.sweep)
+def passes(problem: Problem, mode: Mode) -> int:
+    """Returns how many passes a dense Jacobian takes."""
+    return problem.n if mode is Mode.FORWARD else problem.m
 
 
-def fitting(width: int) -> int:
-    """Returns the smallest width to choose that holds ``width`` seeds, or the largest there is."""
-    return next((candidate for candidate in WIDTHS if candidate >= width), MOST_WIDTH)
-
-
-def _by(mode: Mode, cost: Cost, problem: Problem, survey: Survey, workers: int, tile: int) -> Plan:
-    """Returns the plan for a Jacobian in one mode."""
+def leg(mode: Mode, count: int, cost: Cost, problem: Problem, survey: Survey, workers: int, tile: int) -> Leg:
+    """Returns passes of one mode, in tiles of a width by rule, or of that asked for."""
     rows = problem.m if mode is Mode.FORWARD else problem.n
     answer = rows * max(itemsize(type_.dtype) for type_ in (*problem.wrt, *problem.outputs))
-    plan = _tiled(mode, _passes(problem, mode), cost, answer, problem.nbytes, workers, tile)
+    found = _tiled(Leg(mode, count), cost, answer, workers, tile)
     sweep = _sweeps(problem, mode) * seconds(survey.value)
-    return replace(plan, seconds=plan.seconds + plan.tiles * sweep, sweep=sweep)
+    return replace(found, seconds=found.seconds + found.tiles * sweep, sweep=sweep)
 
 
 def _first(mode: Mode, cost: Cost, problem: Problem, survey: Survey) -> Cost:
     """Returns what a whole first derivative costs whose passes are computed at once."""
-    passes, sweeps = _passes(problem, mode), _sweeps(problem, mode)
-    return Cost(cost.flops * passes + survey.value.flops * sweeps, cost.bytes * passes + survey.value.bytes * sweeps, cost.peak * passes)
-
-
-def _passes(problem: Problem, mode: Mode) -> int:
-    return problem.n if mode is Mode.FORWARD else problem.m
+    count, sweeps = passes(problem, mode), _sweeps(problem, mode)
+    return Cost(cost.flops * count + survey.value.flops * sweeps, cost.bytes * count + survey.value.bytes * sweeps, cost.peak * count)
 
 
 def _sweeps(problem: Problem, mode: Mode) -> int:
@@ -220,30 +169,21 @@ def _sweeps(problem: Problem, mode: Mode) -> int:
     return LOOP_SWEEPS if problem.loops and mode is Mode.REVERSE else 0
 
 
-def _tiled(mode: Mode, passes: int, cost: Cost, answer: int, nbytes: int, workers: int, tile: int) -> Plan:
-    widest = _below(RESULT_BYTES // max(1, answer))
-    plan = Plan(mode.value, mode, passes, 0, 0, 0, nbytes, seconds(cost) * passes, widest=widest)
-    if tile:
-        # Asked for, so taken as it is: its kernel may be compiled already.
-        tiles = math.ceil(passes / tile)
-        return replace(plan, tile=tile, tiles=tiles, workers=min(workers, tiles))
-    return resized(plan, _width(passes, cost, workers), workers)
+def _tiled(leg: Leg, cost: Cost, answer: int, workers: int, tile: int) -> Leg:
+    """Returns passes cut into tiles; ``answer``: the bytes that one of them makes."""
+    leg = replace(leg, seconds=seconds(cost) * leg.passes, widest=below(RESULT_BYTES // max(1, answer)))
+    # A width that is asked for is taken as it is: its kernel may be compiled already.
+    return leg.cut(tile) if tile else leg.resized(_width(leg.passes, cost, workers))
 
 
-def _width(passes: int, cost: Cost, workers: int) -> int:
+def _width(count: int, cost: Cost, workers: int) -> int:
     """Returns a width by rule: two tiles for each worker where the work is worth cutting, none slow, intermediates in cache."""
     one = seconds(cost)
-    worth = math.ceil(LEAST_TILE_SECONDS / one) if one > 0 else passes
-    prompt = max(LEAST_BATCH, int(MOST_TILE_SECONDS / one)) if one > 0 else passes
-    share = math.ceil(passes / (2 * max(1, workers)))
+    worth = math.ceil(LEAST_TILE_SECONDS / one) if one > 0 else count
+    prompt = max(LEAST_BATCH, int(MOST_TILE_SECONDS / one)) if one > 0 else count
+    share = math.ceil(count / (2 * max(1, workers)))
     close = max(1, CACHE_BYTES // max(1, cost.peak))
-    return min(fitting(min(prompt, max(worth, share), passes)), _below(close))
-
-
-def _below(width: int) -> int:
-    """Returns the largest width to choose that is not above ``width``."""
-    widest: int = max(candidate for candidate in WIDTHS if candidate <= max(1, width))
-    return widest
+    return min(fitting(min(prompt, max(worth, share), count)), below(close))
 
 
 def _choose(prices: dict[Mode, float | Fault], asked: Mode | None) -> Mode:
@@ -268,21 +208,28 @@ def _choose(prices: dict[Mode, float | Fault], asked: Mode | None) -> Mode:
     return Mode.FORWARD if forward <= reverse * NEAR else Mode.REVERSE
 
 
-def _weighed(plans: dict[Mode, Plan | Fault], problem: Problem, chosen: Mode, asked: Mode | None, value: float) -> tuple[Considered, ...]:
-    """Returns what was weighed, the chosen mode first."""
-    best = plans[chosen]
-    assert isinstance(best, Plan)
+def weighed(candidates: Sequence[Candidate], chosen: str, value: float, *, asked: bool) -> tuple[Considered, ...]:
+    """Returns what was weighed, the chosen strategy first.
+
+    Args:
+        candidates: The strategies.
+        chosen: The name of one of them.
+        value: Seconds that one evaluation takes.
+        asked: Whether it was not chosen, but asked for.
+    """
+    best = next(candidate for candidate in candidates if candidate.strategy == chosen)
+    assert not isinstance(best.seconds, Fault)
     found = []
-    for mode in sorted(plans, key=lambda candidate: candidate is not chosen):
-        plan, passes = plans[mode], _passes(problem, mode)
-        if isinstance(plan, Fault):
-            found.append(Considered(mode.value, passes, 0.0, f"not available: {plan}"))
+    for candidate in sorted(candidates, key=lambda each: each is not best):
+        if isinstance(candidate.seconds, Fault):
+            found.append(Considered(candidate.strategy, candidate.passes, 0.0, f"not available: {candidate.seconds}"))
             continue
-        if mode is chosen:
+        ratio = f"about {candidate.seconds / max(best.seconds, 1e-12):.3g} times the price"
+        verdict = ratio if candidate.exact else f"at least so many passes, {ratio}"
+        if candidate is best:
             verdict = "asked for" if asked else "cheapest"
-        else:
-            verdict = f"about {plan.seconds / max(best.seconds, 1e-12):.3g} times the price"
-        found.append(Considered(mode.value, passes, plan.seconds / passes / max(value, 1e-12), verdict))
+        price = candidate.seconds / max(1, candidate.passes) / max(value, 1e-12)
+        found.append(Considered(candidate.strategy, candidate.passes, price, verdict))
     return tuple(found)
 
 

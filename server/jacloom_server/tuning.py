@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from jacloom_server.strategy import WIDTHS
+from jacloom_server.plan import WIDTHS
 
 _WORTH_SECONDS: Final = 2.0
 _WORTH_COMPILES: Final = 5

@@ -14,18 +14,21 @@ from jacloom_graph.errors import Fault, Reason
 from jacloom_server import blocks, work
 from jacloom_server.call import Call
 from jacloom_server.function import Function
+from jacloom_server.plan import Leg, Plan
+from jacloom_server.planning import kernel_of, platform_of
 from jacloom_server.pool import Pool
 from jacloom_server.reply import Block, Progress, Summary
 from jacloom_server.slot import CREDITS
-from jacloom_server.strategy import Mode, Plan
 from jacloom_server.tiling import Cutter, Tile
 from jacloom_server.tuning import Tuner
 from jacloom_server.work import Desk, Lane
-from jacloom_worker.launch import Operand, Result, Role
-from jacloom_worker.protocol import Done, Inner, Kernel, Kind, Task
+from jacloom_worker.launch import Operand, Result
+from jacloom_worker.protocol import Done, Kernel, Kind, Task
 
 _WINDOW_BYTES: Final = 256 << 20
 """Most bytes of one call's tiles between their workers and the reader. They lie in shared memory, outside the server's own."""
+_TILED: Final = frozenset({Part.JACOBIAN, Part.HESSIAN, Part.ENTRIES})
+"""The arrays that tiles fill."""
 _AHEAD: Final = 2
 """Tiles under way beyond those that fill every worker's credit: computed, and waiting for the reader."""
 
@@ -40,20 +43,23 @@ class Request:
     plan: Plan
     arrays: tuple[Array, ...]
     operands: tuple[Operand, ...]
+    parts: tuple[tuple[Operand, ...], ...] = ()
+    """What coloured tiles take besides, by leg of the plan."""
 
 
-def kernel_of(call: Call, function: Function, chosen: Selection, plan: Plan) -> Kernel:
-    """Returns the kernel of a call's tiles, with its width left open."""
-    if call.derivative is Derivative.HESSIAN:
-        inner: Inner = "forward" if plan.inner is Mode.FORWARD else "reverse"
-        return Kernel(function.id, Kind.HESSIAN, chosen.wrt, chosen.outputs, holomorphic=call.holomorphic, inner=inner)
-    kind = Kind.REVERSE if plan.mode is Mode.REVERSE else Kind.FORWARD
-    return Kernel(function.id, kind, chosen.wrt, chosen.outputs, holomorphic=call.holomorphic)
+@dataclass(frozen=True, slots=True)
+class _Strand:
+    """A leg of the plan while it is woven."""
 
-
-def platform_of(pool: Pool) -> str:
-    """Returns what tiles are computed on; the best width differs by it."""
-    return "gpu" if pool.ready(Role.GPU) else "cpu"
+    number: int
+    leg: Leg
+    kernel: Kernel
+    point: str
+    """Name of its arguments: those of another leg may be others."""
+    first: int
+    """Place of its first entry among those of all legs, where it is coloured."""
+    cutter: Cutter
+    tuner: Tuner
 
 
 class Weaver:
@@ -68,19 +74,14 @@ class Weaver:
             request: The call.
             started: ``time.perf_counter()`` when the call began.
         """
-        call, plan = request.call, request.plan
         self._pool = pool
         self._lane = lane
         self._request = request
         self._started = started
         self._planned = time.perf_counter()
-        self._kernel = kernel_of(call, request.function, request.chosen, plan)
-        self._point = secrets.token_hex(8)
-        self._first = sum(array.part is Part.VALUE for array in request.arrays)
-        self._cutter = Cutter(plan.passes)
-        own = bool(call.tile) or not plan.passes
-        self._tuner = Tuner(plan.tile, fixed=True) if own else request.function.tuner(self._kernel, platform_of(pool), plan)
-        self._arrivals: asyncio.Queue[tuple[Tile | None, asyncio.Future[Result]]] = asyncio.Queue()
+        self._first = next((number for number, array in enumerate(request.arrays) if array.part in _TILED), len(request.arrays))
+        self._strands = self._begun()
+        self._arrivals: asyncio.Queue[tuple[tuple[_Strand, Tile] | None, asyncio.Future[Result]]] = asyncio.Queue()
         self._under_way = 0
         self._tiles = self._passes = 0
         self._seconds = self._compile_seconds = 0.0
@@ -95,10 +96,12 @@ class Weaver:
 
     def fill(self) -> None:
         """Sends out tiles until the window is full or none are left."""
-        while self._cutter.left and self._under_way < self._window():
-            tile = self._cutter.take(self._tuner.next(self._cutter.left, self._request.plan.workers))
-            task = Task(replace(self._kernel, width=tile.width), point=self._point, start=tile.start, count=tile.count)
-            self._submit(tile, work.compute(Desk.TILES, task, self._request.operands, self._request.function.load, str(tile)))
+        for strand in self._strands:
+            while strand.cutter.left and self._under_way < self._window(strand):
+                tile = strand.cutter.take(strand.tuner.next(strand.cutter.left, self._request.plan.workers))
+                task = Task(replace(strand.kernel, width=tile.width), point=strand.point, start=tile.start, count=tile.count)
+                operands = self._request.operands + (self._request.parts[strand.number] if strand.kernel.coloured else ())
+                self._submit((strand, tile), work.compute(Desk.TILES, task, operands, self._request.function.load, str(tile)))
 
     async def arrived(self, seconds: float) -> Iterable[Block]:
         """Returns the blocks of the next tile that arrives; none if none does within some seconds.
@@ -108,67 +111,86 @@ class Weaver:
         """
         try:
             async with asyncio.timeout(max(seconds, 0.001)):
-                tile, future = await self._arrivals.get()
+                sent, future = await self._arrivals.get()
         except TimeoutError:
             return ()
         self._under_way -= 1
         result = future.result()
         if isinstance(result, Fault):
-            if tile is None or not self._smaller(tile, result):
+            if sent is None or not self._smaller(*sent, result):
                 raise result
             return ()
         assert isinstance(result, Done)
         self._seconds += result.seconds
         self._compile_seconds += result.compile_seconds
         request = self._request
-        if tile is None:
+        if sent is None:
             values = enumerate(zip(request.arrays, result.arrays, strict=False))
             return (block for number, (array, leaf) in values for block in blocks.whole(number, array, leaf))
+        strand, tile = sent
         self._tiles += 1
         self._passes += tile.count
-        return blocks.of_tile(request.arrays, self._first, request.plan.mode, tile, request.chosen, result.arrays)
+        structure = request.plan.structure
+        if structure is not None:
+            place = strand.first + int(structure.parts[strand.number].bounds[tile.start])
+            return blocks.of_passes(self._first, request.arrays[self._first], place, result.arrays[0])
+        mode = None if request.call.derivative is Derivative.HESSIAN else strand.leg.mode
+        return blocks.of_tile(request.arrays, self._first, mode, tile, request.chosen, result.arrays)
 
     def progress(self) -> Progress:
         """Returns how far the call has come."""
-        left = -(-self._cutter.left // max(1, self._tuner.best))
+        left = sum(-(-strand.cutter.left // max(1, strand.tuner.best)) for strand in self._strands)
         return Progress(self._tiles, self._tiles + self._under_way + left, time.perf_counter() - self._started)
 
     def summary(self) -> Summary:
         """Returns what the call took."""
         seconds = {"plan": self._planned - self._started, "compile": self._compile_seconds, "compute": self._seconds}
-        width = self._tuner.best if self._tiles else 0
+        width = max((strand.tuner.best for strand in self._strands), default=0) if self._tiles else 0
         return Summary(self._passes, self._tiles, self._lane.retries, len(self._lane.seats), seconds, width)
 
     def _submit_values(self) -> None:
         kernel = Kernel(self._request.function.id, Kind.VALUE, (), (), self._request.chosen.values)
         self._submit(None, work.compute(Desk.PASSES, Task(kernel), self._request.operands, self._request.function.load, "the value"))
 
-    def _submit(self, tile: Tile | None, assignment: work.Assignment) -> None:
+    def _begun(self) -> list[_Strand]:
+        """Returns the legs of the plan, nothing of them sent out yet."""
+        request, found, first = self._request, [], 0
+        for number, leg in enumerate(request.plan.legs):
+            kernel = kernel_of(request.call, request.function, request.chosen, request.plan, leg)
+            fixed = bool(request.call.tile)
+            tuner = Tuner(leg.tile, fixed=True) if fixed else request.function.tuner(kernel, platform_of(self._pool), leg)
+            found.append(_Strand(number, leg, kernel, secrets.token_hex(8), first, Cutter(leg.passes), tuner))
+            if request.plan.structure is not None:
+                first += len(request.plan.structure.parts[number].lines)
+        return found
+
+    def _submit(self, sent: tuple[_Strand, Tile] | None, assignment: work.Assignment) -> None:
         self._under_way += 1
         future = self._pool.submit(self._lane, assignment)
-        future.add_done_callback(lambda done: self._landed(tile, done))
+        future.add_done_callback(lambda done: self._landed(sent, done))
 
-    def _landed(self, tile: Tile | None, done: asyncio.Future[Result]) -> None:
+    def _landed(self, sent: tuple[_Strand, Tile] | None, done: asyncio.Future[Result]) -> None:
         """Learns from a tile that has ended, whether or not the call is still there to receive it: the tuner waits for the end of a trial."""
-        if tile is not None:
+        if sent is not None:
+            strand, tile = sent
             result = None if done.cancelled() else done.result()
             if isinstance(result, Done):
-                self._tuner.record(tile.width, tile.count, result.seconds, result.compile_seconds)
+                strand.tuner.record(tile.width, tile.count, result.seconds, result.compile_seconds)
             elif isinstance(result, Fault) and result.reason is Reason.OUT_OF_MEMORY and tile.width > 1:
-                self._tuner.limit(tile.width // 2)
+                strand.tuner.limit(tile.width // 2)
             else:
-                self._tuner.forget(tile.width)
-        self._arrivals.put_nowait((tile, done))
+                strand.tuner.forget(tile.width)
+        self._arrivals.put_nowait((sent, done))
 
-    def _window(self) -> int:
+    def _window(self, strand: _Strand) -> int:
         """Returns how many tiles may be under way: the workers' credits and a few more, as far as their answers fit."""
         plan = self._request.plan
-        a_tile = plan.nbytes * self._tuner.best // max(1, plan.passes)
+        a_tile = plan.nbytes * strand.tuner.best // max(1, plan.passes)
         return max(2, min(CREDITS * self._pool.workers_for_tiles() + _AHEAD, _WINDOW_BYTES // max(1, a_tile)))
 
-    def _smaller(self, tile: Tile, fault: Fault) -> bool:
+    def _smaller(self, strand: _Strand, tile: Tile, fault: Fault) -> bool:
         """Returns whether a tile that did not fit into memory can be tried in smaller pieces, and if so has that done."""
         if fault.reason is not Reason.OUT_OF_MEMORY or tile.width == 1 or self._request.call.tile:
             return False
-        self._cutter.give_back(tile)
+        strand.cutter.give_back(tile)
         return True

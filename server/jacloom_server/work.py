@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 from jacloom_worker.launch import Handle, Operand, Result
-from jacloom_worker.protocol import Load, Task
+from jacloom_worker.protocol import Load, Prices, Task
 
 
 class Desk(Enum):
@@ -52,6 +52,15 @@ def diagnose(task: Task, operands: Sequence[Operand], load: Callable[[], Load]) 
     return Assignment(Desk.PASSES, "the diagnosis", lambda handle, lease, _: handle.diagnose(replace(task, load=load()), operands, lease))
 
 
+def structure(task: Task, prices: Prices, most: int, given: Sequence[Operand], load: Callable[[], Load]) -> Assignment:
+    """Returns the question which entries a derivative has; its answer is a ``Structure`` or ``Dense``. The function always goes along."""
+
+    def send(handle: Handle, lease: float, _: bool) -> Future[Any]:
+        return handle.structure(replace(task, load=load()), prices, most, given, lease)
+
+    return Assignment(Desk.PASSES, "the sparsity pattern", send)
+
+
 def describe(graph: Load) -> Assignment:
     """Returns the question what a graph is; its answer is a ``Description``."""
     return Assignment(Desk.CLERK, "reading the graph", lambda handle, lease, _: handle.describe(graph, lease))
@@ -62,9 +71,9 @@ def validate(graph: Load) -> Assignment:
     return Assignment(Desk.CLERK, "checking the graph", lambda handle, lease, _: handle.validate(graph, lease))
 
 
-def survey(graph: Load, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool) -> Assignment:
+def survey(graph: Load, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool, second: bool) -> Assignment:
     """Returns the question which derivatives a function has, and their price; its answer is a ``Survey``."""
-    return Assignment(Desk.CLERK, "surveying the function", lambda handle, lease, _: handle.survey(graph, lease, wrt, outputs, holomorphic))
+    return Assignment(Desk.CLERK, "surveying the function", lambda handle, lease, _: handle.survey(graph, lease, wrt, outputs, holomorphic, second))
 
 
 def derivatives(graph: Load) -> Assignment:

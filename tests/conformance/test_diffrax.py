@@ -26,7 +26,8 @@ def final_state(initial: jax.Array, adjoint: diffrax.AbstractAdjoint) -> jax.Arr
 @pytest.mark.slow
 def test_default_adjoint_in_reverse() -> None:
     traced = assert_same(lambda y: final_state(y, diffrax.RecursiveCheckpointAdjoint()), STATE, transforms=((REVERSE,),))
-    assert traced.notes == ("an error check was replaced: where it would have raised, the result is NaN",)
+    (note,) = traced.notes
+    assert f"an error check was replaced at {__file__}:" in note
 
 
 @pytest.mark.slow

@@ -9,9 +9,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conformance.compare import FORWARD, REVERSE, assert_same
 from conformance.roundtrip import through_bytes
+from jax.experimental import pallas
 
 from jacloom._errors import TraceError
 from jacloom._trace import trace
@@ -143,12 +145,19 @@ def test_sub_functions_are_shared_by_content() -> None:
     assert len(traced.graph.functions) <= 5
 
 
+def _doubling(x: Any, out: Any) -> None:
+    out[...] = 2 * x[...]
+
+
 @pytest.mark.parametrize(
     ("fun", "reason"),
     [
         (lambda x: jax.pure_callback(np.sin, x, x), "calls back into this Python process"),
-        (lambda x: jax.experimental.io_callback(np.sin, x, x), "calls back into this Python process"),
+        (lambda x: jax.experimental.io_callback(np.sin, x, x), "calls back into this Python process; write it in jnp or jax.lax, or compute"),
+        (lambda x: jax.ffi.ffi_call("an_op", x)(x), "compiled code of this machine; use the operation's version in jnp"),
+        (lambda x: pallas.pallas_call(_doubling, out_shape=x)(x), "compiled code, which stays on this machine; use a version of it in jnp"),
     ],
+    ids=["pure_callback", "io_callback", "ffi_call", "pallas_call"],
 )
 def test_what_is_not_data_is_refused_with_the_users_line(fun: object, reason: str) -> None:
     with pytest.raises(Fault, match=reason) as refusal:
@@ -273,9 +282,40 @@ def test_a_node_within_a_function_of_jaxs_has_the_lines_that_call_it() -> None:
     (place,) = places  # shared by content
     assert place.function != 0
     line = fun.__code__.co_firstlineno
-    found = traced.source(place)
+    found = traced.lines.line(place)
     assert found is not None
     assert [part.split(":")[-1].split(" ")[0] for part in found.split(" or ")] == [str(line + 1), str(line + 2)]
+
+
+def test_the_calls_that_lead_to_a_node_tell_its_line() -> None:
+    def fun(x: jax.Array) -> jax.Array:
+        first = jnp.std(x)
+        return first * jnp.std(2 * x)
+
+    traced = trace(fun, (X,))
+    calls = [Place(0, index, node.op) for index, node in enumerate(traced.graph.entry.nodes) if node.op == "call"]
+    (place,) = {
+        Place(number, index, node.op)
+        for number, function in enumerate(traced.graph.functions)
+        for index, node in enumerate(function.nodes)
+        if node.op == "sqrt"
+    }
+    line = fun.__code__.co_firstlineno
+    assert [str(traced.lines.line(place, [call])).split(":")[-1].split(" ")[0] for call in calls] == [str(line + 1), str(line + 2)]
+    assert " or " in str(traced.lines.line(place, [Place(7, 0, "call")]))  # no way from the entry: what is known without one
+
+
+def test_lines_of_installed_packages_give_way_to_those_that_call_them() -> None:
+    def fun(x: jax.Array) -> jax.Array:
+        return eqx.filter_jit(lambda x: x[::-1])(x) + jnp.sum(optax.huber_loss(x, 2 * x))
+
+    traced = trace(fun, (X,))
+    lines = {
+        str(traced.lines.line(Place(number, index, node.op)))
+        for number, function in enumerate(traced.graph.functions)
+        for index, node in enumerate(function.nodes)
+    }
+    assert all("test_functions.py" in line for line in lines)
 
 
 def test_printing_is_dropped_with_a_note() -> None:
@@ -316,9 +356,8 @@ def test_a_list_is_no_vector() -> None:
 
 def test_source_lines_stay_with_the_client() -> None:
     traced = trace(lambda x: jnp.sin(x) * 2, (X,))
-
-    assert "test_functions.py" in str(traced.source(Place(0, 0, "sin")))
-    assert traced.source(Place(9, 9)) is None
+    assert "test_functions.py" in str(traced.lines.line(Place(0, 0, "sin")))
+    assert traced.lines.line(Place(9, 9)) is None
 
 
 def test_a_symmetric_solve_with_a_loop_in_its_product() -> None:

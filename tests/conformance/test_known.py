@@ -73,8 +73,8 @@ WITHIN: dict[str, Callable[[Called], Called]] = {
     "a checkpoint": jax.checkpoint,
     "a branch": lambda called: lambda which, x: jax.lax.cond(x[0] > 0, called, lambda _, x: x, which, x),
     "a scan": lambda called: lambda which, x: jax.lax.scan(lambda carry, _: (called(which, carry), None), x, None, length=3)[0],
-    "a loop": lambda called: lambda which, x: jax.lax.while_loop(
-        lambda state: jnp.sum(called(which, state)) < 9.0, lambda state: called(which, state) + 2.0, x
+    "a loop": lambda called: (
+        lambda which, x: jax.lax.while_loop(lambda state: jnp.sum(called(which, state)) < 9.0, lambda state: called(which, state) + 2.0, x)
     ),
     "a function with a forward rule": _with_jvp,
     "a function with a reverse rule": _with_vjp,

@@ -14,6 +14,8 @@ import pytest
 from integration import graphs, service
 from integration.service import Client, Process, request
 
+from jacloom_api.v1 import derivative_service_pb2 as pb
+
 N = 64
 STEPS = 100_000
 
@@ -59,7 +61,7 @@ def busiest(process: Process) -> psutil.Process | None:
 
 def test_tiles_of_a_killed_worker_are_run_again(client: Client, process: Process) -> None:
     name = client.register(graphs.decay(N, STEPS))
-    call = request(name, [np.zeros(N)], tile=4)
+    call = request(name, [np.zeros(N)], tile=4, sparsity=pb.DENSE)
     stream = client.derivatives.Jacobian(call, timeout=service.TIMEOUT)
     victim = None
     while victim is None:
@@ -77,7 +79,7 @@ def test_a_tile_that_ends_every_worker_fails_alone_with_its_seeds_named(client: 
     name = client.register(graphs.decay(5, 1_000_000_000))
     killed: list[psutil.Process] = []
     with ThreadPoolExecutor(1) as thread:
-        call = thread.submit(client.call, "Jacobian", request(name, [np.zeros(5)], tile=5))
+        call = thread.submit(client.call, "Jacobian", request(name, [np.zeros(5)], tile=5, sparsity=pb.DENSE))
         while not call.done() and len(killed) < 5:
             victim = busiest(process)
             if victim is not None:
@@ -103,7 +105,7 @@ def test_a_call_that_its_client_gives_up_frees_its_worker(client: Client, proces
     name = client.register(graphs.decay(5, 1_000_000_000))
     pids = {worker.pid for worker in process.workers()}
     with pytest.raises(grpc.RpcError) as caught:
-        client.call("Jacobian", request(name, [np.zeros(5)]), timeout=3)
+        client.call("Jacobian", request(name, [np.zeros(5)], sparsity=pb.DENSE), timeout=3)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     service.wait_for(lambda: {worker.pid for worker in process.workers()} != pids, 10)
     service.wait_for(lambda: busiest(process) is None, 30)
@@ -123,7 +125,7 @@ def test_a_slow_reader_slows_the_work_and_does_not_fill_memory(client: Client, p
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        stream = client.derivatives.Jacobian(request(name, [np.zeros(n)]), timeout=service.TIMEOUT)
+        stream = client.derivatives.Jacobian(request(name, [np.zeros(n)], sparsity=pb.DENSE), timeout=service.TIMEOUT)
         received = 0
         for reply in stream:
             received += sum(len(block.data) for block in reply.blocks)

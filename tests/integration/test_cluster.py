@@ -20,6 +20,8 @@ import pytest
 from integration import graphs, service
 from integration.service import request
 
+from jacloom_api.v1 import derivative_service_pb2 as pb
+
 
 @pytest.fixture
 def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
@@ -75,7 +77,7 @@ def test_a_node_that_joins_takes_part_and_one_that_dies_costs_nothing_but_time(h
             places = re.findall(r"narrow worker 0 on node (\w+) is ready", running.log.read_text())
             assert len(set(places)) == 2
             answers: list[service.Answer] = []
-            call = threading.Thread(target=lambda: answers.append(client.call("Jacobian", request(name, [np.zeros(n)], tile=4))))
+            call = threading.Thread(target=lambda: answers.append(client.call("Jacobian", request(name, [np.zeros(n)], tile=4, sparsity=pb.DENSE))))
             call.start()
             (raylet,) = service.named(second.children(recursive=True), "raylet")
             (worker,) = service.named(raylet.children(), r"ray::Worker.*")

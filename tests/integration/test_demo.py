@@ -19,7 +19,7 @@ PASSES = {
     "robot-arm": 7,
     "gaussian-mixture": 1,
     "lorenz-96": 256,
-    "brusselator": 800,
+    "brusselator": 12,
 }
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,6 +97,39 @@ def test_the_trap_of_where_and_sqrt(client: jl.Client) -> None:
     assert (dict(found.forward), dict(found.reverse)) == ({"out": True}, {"args[0]": False})
     assert str(found).splitlines()[2:] == ["  forward: finite", "  reverse: not finite for args[0]"]
     assert np.isnan(client.grad(trap)(np.array([1.0, 0.0, 4.0]))).any()
+
+
+def checked(x: jax.Array) -> jax.Array:
+    y = eqx.error_if(x * 2, jnp.any(x > 9), "x is too large")
+    z = eqx.error_if(y * 3, jnp.any(x < 0), "x is negative")
+    return jnp.sum(jnp.sqrt(z + 100))
+
+
+@pytest.mark.parametrize(("x", "text"), [(np.array([1.0, 10.0, 2.0]), "x is too large"), (X, "x is negative")])
+def test_an_error_check_that_fails(client: jl.Client, x: np.ndarray, text: str) -> None:
+    """Both checks are the same functions of the graph: the calls that lead there tell which of them failed."""
+    with pytest.warns(jl.JacloomWarning) as caught:
+        found = client.diagnose(lambda x: checked(x), x)
+    for said in ("x is too large", "x is negative"):
+        assert any(
+            f"an error check was replaced at {line(checked, said)}: where it would have raised ({said})" in str(each.message) for each in caught
+        )
+    assert found.value is not None
+    assert (found.value.check, found.value.source, found.value.op, found.value.path) == (text, line(checked, text), "", "")
+    assert str(found).splitlines()[0].startswith("value: NaN because an error check failed, ")
+    assert str(found).splitlines()[0].endswith(f": {text}")
+    assert "derivative: not finite, for the same reason" in str(found)
+
+
+def holed(x: jax.Array) -> jax.Array:
+    return x + jnp.array([1.0, np.nan, 2.0])
+
+
+def test_a_constant_that_is_not_finite(client: jl.Client) -> None:
+    found = client.diagnose(holed, X)
+    assert found.value is not None
+    assert (found.value.check, found.value.path, found.value.source) == (None, "a constant", line(holed, "np.nan"))
+    assert "NaN already in a constant, 1 of 3 entries, used at " in str(found)
 
 
 def test_a_loop_is_entered(client: jl.Client) -> None:
@@ -226,6 +260,61 @@ def called(x: jax.Array) -> jax.Array:
 def around(x: jax.Array) -> jax.Array:
     y = x * 2
     return guarded(y, x) * 3
+
+
+@jax.custom_vjp
+def cubed(x: jax.Array) -> jax.Array:
+    return x**3
+
+
+def _ahead(x: jax.Array) -> Any:
+    return cubed(x), x
+
+
+cubed.defvjp(_ahead, lambda x, g: (3 * x**2 * g,))
+
+
+def squared(x: jax.Array) -> jax.Array:
+    return jnp.sum(cubed(x) ** 2)
+
+
+def summed(x: jax.Array) -> jax.Array:
+    return jnp.sum(cubed(x) * 2)
+
+
+def test_a_hessian_through_a_reverse_rule_works_or_says_what_does(client: jl.Client) -> None:
+    np.testing.assert_allclose(client.hessian(summed)(X), np.diag(12 * X))
+    np.testing.assert_allclose(client.hvp(summed, (X,), (X,)), 12 * X**2)
+    assert client.explain(summed, X, derivative="hessian").passes == 3
+    for refused in (
+        lambda: client.hessian(squared)(X),
+        lambda: client.hvp(squared, (X,), (X,)),
+        lambda: client.explain(squared, X, derivative="hessian"),
+    ):
+        with pytest.raises(jl.ModeUnavailableError, match=r"client\.jacobian\(jax\.grad\(f\), mode='reverse'\)") as caught:
+            refused()
+        assert line(_ahead, "cubed(x)") in str(caught.value)
+    np.testing.assert_allclose(client.jacobian(jax.grad(squared), mode="reverse")(X), np.diag(30 * X**4))
+
+
+@eqx.filter_custom_vjp
+def doubled(x: jax.Array) -> jax.Array:
+    return x * 2
+
+
+doubled.def_fwd(lambda perturbed, x: (x * 2, None))
+doubled.def_bwd(lambda residuals, g, perturbed, x: g * 2)
+
+
+def packaged(x: jax.Array) -> jax.Array:
+    y = x + 1
+    return eqx.filter_jit(doubled)(y)
+
+
+def test_a_refusal_within_a_package_names_the_line_that_calls_it(client: jl.Client) -> None:
+    with pytest.raises(jl.ModeUnavailableError, match=r"reverse rule only .*; use reverse mode, or a variant of the function") as caught:
+        client.jvp(packaged, (X,), (X,))
+    assert str(caught.value).endswith(f" (at {line(packaged, 'filter_jit')})")
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ async def test_clerk_and_workers_answer(pool: Pool) -> None:
     described = await pool.ask(work.describe(Load(graph)))
     assert isinstance(described, Description)
     assert described.outputs == (Type("float64", (3,)),)
-    surveyed = await pool.ask(work.survey(Load(graph), (0,), (0,), False))
+    surveyed = await pool.ask(work.survey(Load(graph), (0,), (0,), False, False))
     assert isinstance(surveyed, Survey)
     done = await pool.ask(tile(graphs.sine(3), 3, function=described.id))
     assert isinstance(done, Done)

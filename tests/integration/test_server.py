@@ -286,7 +286,7 @@ def test_health_can_be_watched(client: Client) -> None:
 
 def test_health_answers_while_everything_computes(client: Client) -> None:
     name = client.register(graphs.decay(64, 60_000))
-    call = request(name, [np.ones(64)], tile=8)
+    call = request(name, [np.ones(64)], tile=8, sparsity=pb.DENSE)
     with ThreadPoolExecutor(3) as threads:
         running = [threads.submit(client.call, "Jacobian", call) for _ in range(3)]
         slowest = 0.0
@@ -313,7 +313,7 @@ def test_reflection_names_the_services(process: Process) -> None:
 
 def test_a_call_that_its_client_gives_up_leaves_no_work_behind(client: Client, process: Process) -> None:
     name = client.register(graphs.decay(64, 60_000))
-    stream = client.derivatives.Jacobian(request(name, [np.ones(64)], tile=1), timeout=60)
+    stream = client.derivatives.Jacobian(request(name, [np.ones(64)], tile=1, sparsity=pb.DENSE), timeout=60)
     time.sleep(1.0)
     assert not stream.done()
     stream.cancel()

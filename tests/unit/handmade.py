@@ -60,6 +60,14 @@ REVERSE_ONLY = graph(
     rules=(Rule(1, (True,), VjpRule(2, 3, (0,))),),
 )
 """Cubes a number; by its custom rule the derivative at x is x."""
+REVERSE_TWICE = graph(
+    Function("entry", (SCALAR,), (node("custom_call", 0, rule=0), node("integer_pow", 1, y=2)), (2,)),
+    Function("cube", (SCALAR,), (node("integer_pow", 0, y=3),), (1,)),
+    Function("forward", (SCALAR,), (node("custom_call", 0, rule=0),), (0, 1)),
+    Function("backward", (SCALAR, SCALAR), (node("mul", 0, 1),), (2,)),
+    rules=(Rule(1, (True,), VjpRule(2, 3, (0,))),),
+)
+"""The square of the same; the rule calls the function again, so that its derivative 2 x^4 at x has no JVP, only a VJP."""
 
 
 def load_of(graph: Graph) -> Load:

@@ -12,8 +12,8 @@ from jacloom_graph.answer import Array, Derivative, Part, Selection
 from jacloom_graph.tensor import DTYPES
 from jacloom_graph.types import Type
 from jacloom_server.blocks import of_tile, whole
+from jacloom_server.plan import Mode
 from jacloom_server.reply import Block
-from jacloom_server.strategy import Mode
 from jacloom_server.tiling import Tile
 
 F64, F32 = "float64", "float32"

@@ -18,6 +18,7 @@ from jacloom.cli import app as cli
 from jacloom.cli import doctor
 from jacloom_api.v1 import derivative_service_pb2 as derivative_pb
 from jacloom_api.v1 import function_service_pb2 as pb
+from jacloom_server import __main__ as server
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -42,6 +43,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture
 def service() -> Iterator[tuple[str, jl.RemoteFunction]]:
+    """A service, by its address, that holds one function."""
     leaf = pb.LeafDerivatives(
         forward=pb.Availability(state=pb.Availability.UNAVAILABLE, reason="no JVP", place=derivative_pb.NodePlace(function=0, node=4, op="sort")),
         reverse=pb.Availability(state=pb.Availability.AVAILABLE),
@@ -49,6 +51,12 @@ def service() -> Iterator[tuple[str, jl.RemoteFunction]]:
     script = Script(derivatives=pb.DescribeDerivativesReply(inputs=[leaf], outputs=[0]))
     with serving(script) as port, jl.connect(f"127.0.0.1:{port}") as client:
         yield f"127.0.0.1:{port}", client.register(lambda x: x * 2, np.zeros((2, 3)), name="doubled")
+
+
+@pytest.fixture
+def client(service: tuple[str, jl.RemoteFunction]) -> Iterator[jl.Client]:
+    with jl.connect(service[0]) as client:
+        yield client
 
 
 def test_version(run: Run) -> None:
@@ -77,9 +85,6 @@ def test_functions(run: Run, service: tuple[str, jl.RemoteFunction]) -> None:
     refused = {"available": False, "reason": "no JVP (at function 0, node 4 (sort))"}
     inputs = [{"path": "args[0]", "type": "float64[2,3]", "forward": refused, "reverse": {"available": True}}]
     assert (status, json.loads(out)) == (0, {**expected, "derivatives": {"inputs": inputs, "outputs": ["out"], "outputs_without": []}})
-    _, out, _ = run("functions", "list", "--address", address)
-    assert function.id in out
-    assert "doubled" in out
     _, out, _ = run("functions", "show", function.name, "--address", address)
     rows = [line.split() for line in out.splitlines()]
     assert ["leaf", "type", "forward", "reverse"] in rows
@@ -87,6 +92,41 @@ def test_functions(run: Run, service: tuple[str, jl.RemoteFunction]) -> None:
     assert "[1] no JVP (at function 0, node 4 (sort))" in out
     assert run("functions", "delete", function.id, "--address", address) == (0, f"deleted {function.id}\n", "")
     assert json.loads(run("functions", "list", "--address", address, "--json")[1]) == []
+
+
+def test_a_list_has_one_line_a_function(run: Run, service: tuple[str, jl.RemoteFunction], client: jl.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    address, doubled = service
+    many = client.register(lambda p: p, {f"leaf {at}": np.zeros((2, 3)) for at in range(9)}, name="[red] is no colour here, but part of the name")
+    types = "(float64[2,3], float64[2,3], float64[2,3], and 6 more) -> ()"
+    heads = ["id", "name", "registered", "nodes", "type"]
+    for option, digits in (([], 12), (["--full"], 64)):
+        head, *lines = run("functions", "list", *option, "--address", address)[1].splitlines()
+        assert head.split() == heads
+        assert {tuple(filter(None, map(str.strip, line.split("  ")))) for line in lines} == {
+            (doubled.id[:digits], "doubled", "0", "(float64[2,3]) -> ()"),
+            (many.id[:digits], many.display_name, "0", types),
+        }
+    # On a terminal names and types are cut instead, and ids are not.
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    head, *lines = run("functions", "list", "--address", address)[1].splitlines()
+    assert head.split() == heads
+    assert sorted(line[:12] for line in lines) == sorted([doubled.id[:12], many.id[:12]])
+    assert max(map(len, lines)) == 80
+    assert [line.count("…") for line in sorted(lines, key=lambda line: "doubled" in line)] == [2, 0]
+
+
+def test_a_function_is_meant_by_the_beginning_of_its_id_or_by_its_name(run: Run, service: tuple[str, jl.RemoteFunction], client: jl.Client) -> None:
+    address, doubled = service
+    for word in (doubled.id[:8], doubled.name[:30], "doubled"):
+        status, out, _ = run("functions", "show", word, "--address", address, "--json")
+        assert (status, json.loads(out)["name"]) == (0, doubled.name)
+    twins = [client.register(lambda x, n=n: x * n, np.zeros(3), name="twin") for n in (3, 4)]
+    status, _, err = run("functions", "delete", "twin", "--address", address)
+    assert (status, len(client.functions())) == (1, 3)
+    assert "'twin' means 2 functions: " in err
+    assert all(f"{twin.id[:12]} (twin)" in err for twin in twins)
+    assert run("functions", "delete", twins[0].id[:20], "--address", address) == (0, f"deleted {twins[0].id}\n", "")
+    assert run("functions", "delete", "twin", "--address", address) == (0, f"deleted {twins[1].id}\n", "")
 
 
 def test_address_from_the_environment(run: Run, service: tuple[str, jl.RemoteFunction], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +140,7 @@ def test_address_from_the_environment(run: Run, service: tuple[str, jl.RemoteFun
         (["list"], "OptionError", "Give --address host:port, or set JACLOOM_ADDRESS"),
         (["list", "--address", "localhost:1"], "UnavailableError", "no jacloom service answers at localhost:1"),
         (["list", "--address", "http://x"], "OptionError", "address must be 'host:port'"),
-        (["show", "abc", "--address", "SERVICE"], "ArgumentError", "64 hex digits"),
+        (["show", "abc", "--address", "SERVICE"], "FunctionNotFoundError", "no function has the name 'abc', or an id that begins with it (8 digits"),
         (["delete", "0" * 64, "--address", "SERVICE"], "FunctionNotFoundError", "no function"),
     ],
 )
@@ -132,6 +172,12 @@ def test_serve_becomes_the_server(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("os.execv", become)
     assert run("serve", "--workers", "3", "--help")[0] == 0
     assert started == [(sys.executable, [sys.executable, "-P", "-m", "jacloom_server", "--workers", "3", "--help"])]
+
+
+def test_the_server_names_itself_as_it_is_started(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        server.main(["--help"])
+    assert capsys.readouterr().out.startswith("usage: jacloom serve [-h]")
 
 
 def test_doctor_without_a_service(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

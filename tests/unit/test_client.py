@@ -86,8 +86,10 @@ def test_functions_of_the_service(client: jl.Client, script: Script) -> None:
         client.delete(ones[0].id)
     with pytest.raises(jl.FunctionNotFoundError):
         client.function("0" * 64)
-    with pytest.raises(jl.ArgumentError, match="64 hex digits"):
-        client.function("functions/abc")
+    for none in ("functions/abc", None, 3, "\ud800"):
+        for method in (client.function, client.delete):
+            with pytest.raises(jl.ArgumentError, match="64 hex digits"):
+                method(none)  # type: ignore[operator]
     with pytest.raises(jl.ArgumentError, match="takes no examples"):
         client.register(jl.trace(identity, X), X)
 
@@ -101,7 +103,18 @@ def test_functions_of_the_service(client: jl.Client, script: Script) -> None:
         ),
         (lambda client: client.jacobian(identity, tile=0), "tile must be 'auto' or a number of seeds from 1 to 4096, got 0"),
         (lambda client: client.hessian(identity, tile=True), "got True"),
-        (lambda client: client.jacobian(identity, argnums="x"), "argnums must be an integer or a sequence of integers, got 'x'"),
+        (
+            lambda client: client.jacobian(identity, argnums="x"),
+            r"`client\.jacobian\(identity, argnums\)`: argnums must be an integer or a sequence of integers, got str 'x'\.",
+        ),
+        (
+            lambda client: client.value_and_grad(identity, X),
+            r"got array\. A point goes to the function that comes back: `client\.value_and_grad\(identity\)\(x\)`\.",
+        ),
+        (lambda client: client.explain(identity, X, argnums=X), r"^argnums must be an integer or a sequence of integers, got array\.$"),
+        (lambda client: client.register(identity, X, name=3), "name must be a str of at most 128 characters, got int"),
+        (lambda client: client.register(identity, X, name="n" * 129), "at most 128 characters, got 129 characters"),
+        (lambda client: client.register(identity, X, name="\ud800"), r"name='\\ud800'\)`: name has a lone surrogate"),
         (lambda client: client.jvp(identity, X, X), r"primals must be a tuple with one entry per argument, got ndarray; write \(x,\)"),
         (lambda client: client.evaluate(3)(X), "f must be a callable, a jl.Function, a jl.RemoteFunction or a function's id, got int"),
         (

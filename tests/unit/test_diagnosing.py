@@ -213,6 +213,39 @@ def test_an_input_and_a_constant_that_are_not_finite() -> None:
     assert found.value.cause.constant is not None
 
 
+def test_the_calls_that_lead_to_a_finding() -> None:
+    def f(x: jax.Array) -> jax.Array:
+        first = jax.jit(lambda x: jax.jit(lambda x: jnp.log(x - 3))(x * 2).sum())
+        return first(x + 4) + first(x)  # one function, and only the second call has a negative number
+
+    found = diagnosed(f, X).value
+    assert brief(found) == ("log", "nan", 2, 3)
+    assert found is not None
+    assert found.place is not None
+    assert [(place.function, place.op) for place in found.calls] == [(0, "call"), (1, "call")]
+    entry = jl.trace(f, X).graph.entry
+    assert found.calls[0].node == [index for index, node in enumerate(entry.nodes) if node.op == "call"][1]
+    assert found.place.function == 2
+    assert diagnosed(lambda x: jnp.log(x), X).value.calls == ()  # type: ignore[union-attr]
+
+
+def test_a_constant_begins_where_it_is_used() -> None:
+    holed = np.array([1.0, np.nan, 2.0])
+
+    def late(x: jax.Array) -> jax.Array:
+        return jnp.log(x) + jax.jit(lambda x: jnp.sin(x) * holed)(x)
+
+    assert brief(diagnosed(late, X).value) == ("log", "nan", 1, 3)
+    found = diagnosed(late, np.abs(X)).value
+    assert found is not None
+    assert found.constant is not None
+    assert [place.op for place in found.calls] == ["call", "mul"]
+    loop = diagnosed(lambda x: lax.fori_loop(0, 2, lambda _, y: y + holed, x), X).value
+    assert loop is not None
+    assert loop.constant is not None
+    assert loop.calls[0].op in ("scan", "while")
+
+
 def test_unused_and_constant_leaves() -> None:
     def f(x: jax.Array, y: jax.Array, z: jax.Array, n: jax.Array, w: jax.Array) -> jax.Array:
         looped = lax.fori_loop(0, 2, lambda _, s: (s[0] * 2, s[1] + y), (x, y))[0]

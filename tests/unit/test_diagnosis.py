@@ -30,7 +30,22 @@ OVERFLOW = jl.NonFinite("inf", "exp", 2, 6, "/there/model.py:3 (loss)", operands
             jl.NonFinite("nan", "sub", 1, 1, "m.py:1 (f)", operands=(None, (2.0, 2.0))),
             "NaN first in sub, at m.py:1 (f); operands without finite numbers and 2",
         ),
+        (
+            jl.NonFinite("nan", "linear_solve", 1, 2, "m.py:1 (f)", operands=((0.0, 0.0), (0.0, 0.0), (0.0, 1.0), (0.0, 0.0), (1.0, 1.0))),
+            "NaN first in linear_solve, 1 of 2 entries, at m.py:1 (f); operands 0, from 0 to 1 and 1",
+        ),
+        (jl.NonFinite("nan", "div", 1, 1, "m.py:1 (f)", operands=((0.0, 0.0), (0.0, 0.0))), "NaN first in div, at m.py:1 (f); operands 0 each"),
         (jl.NonFinite("inf", "", 1, 3, path="args[0]['w']"), "Inf already in args[0]['w'], 1 of 3 entries"),
+        (
+            jl.NonFinite("nan", "", 1, 3, "m.py:1 (f)", PLACE, path="a constant"),
+            "NaN already in a constant, 1 of 3 entries, used at m.py:1 (f)",
+        ),
+        (jl.NonFinite("nan", "", 1, 1, None, PLACE, path="a constant"), "NaN already in a constant, used at function 2, node 5 (div)"),
+        (
+            jl.NonFinite("nan", "", 1, 1, "m.py:1 (f)", PLACE, check="x must be positive"),
+            "NaN because an error check failed, at m.py:1 (f): x must be positive",
+        ),
+        (jl.NonFinite("nan", "", 1, 1, "m.py:1 (f)", PLACE, check=""), "NaN because an error check failed, at m.py:1 (f)"),
         (jl.NonFinite("nan", "", 1, 3), "NaN, 1 of 3 entries, but no operation makes one when they are computed one by one"),
     ],
 )

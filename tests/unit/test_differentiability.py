@@ -97,6 +97,22 @@ def test_leaves_without_derivatives_name_their_dtype() -> None:
     assert found.traces == 2
 
 
+@pytest.mark.parametrize(
+    ("f", "op"),
+    [
+        (lambda a: jnp.abs(jnp.linalg.eig(a @ a.T)[1]), "eig"),
+        (lambda a: jnp.linalg.svd(a, full_matrices=True)[0], "svd"),
+        (lambda a: a.reshape(-1).at[jnp.array([0, 0])].multiply(a[0, :2]), "scatter_mul"),
+    ],
+    ids=["eigenvectors", "full svd", "repeated products"],
+)
+def test_operations_that_jax_differentiates_in_some_cases_only(f: Any, op: str) -> None:
+    refused = report(f, GRID).leaves[0].reverse.refusal
+    assert refused is not None
+    assert (refused.reason, refused.place is not None and refused.place.op) == (Reason.MODE_UNAVAILABLE, op)
+    assert refused.message.startswith(f"{op} has no derivative in this mode: ")
+
+
 @pytest.mark.parametrize("place", [0, 77, 99])
 def test_one_bad_leaf_costs_a_logarithm(place: int) -> None:
     def f(leaves: list[jax.Array]) -> jax.Array:

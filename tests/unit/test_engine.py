@@ -13,6 +13,7 @@ from unit.handmade import (
     LAYER,
     PRODUCT,
     REVERSE_ONLY,
+    REVERSE_TWICE,
     SCALAR,
     VECTOR,
     W,
@@ -190,6 +191,16 @@ class TestSurvey:
         assert isinstance(here, Survey)
         assert fault(here.forward).reason is Reason.MODE_UNAVAILABLE
         assert isinstance(here.reverse, Cost)
+
+    def test_second_derivatives_are_looked_at_when_asked(self) -> None:
+        for graph, there in ((LAYER, True), (REVERSE_ONLY, True), (REVERSE_TWICE, False)):
+            here = Engine().survey(load_of(graph), (0,), (0,), second=True)
+            assert isinstance(here, Survey)
+            assert (here.second is None) == there
+        assert "client.jacobian(jax.grad(f), mode='reverse')" in fault(here.second).message
+        unasked = Engine().survey(load_of(REVERSE_TWICE), (0,), (0,))
+        assert isinstance(unasked, Survey)
+        assert unasked.second is None
 
     def test_complex_leaves(self) -> None:
         conjugate = load_of(single((Type("complex128", (2,)),), (node("conj", 0), node("real", 1)), (2,)))

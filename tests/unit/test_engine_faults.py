@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from unit.handmade import (
     DOUBLING,
     LAYER,
     REVERSE_ONLY,
+    REVERSE_TWICE,
     SCALAR,
     VECTOR,
     X,
@@ -66,6 +68,40 @@ def test_no_forward_mode_through_a_reverse_rule() -> None:
     assert answer.reason is Reason.MODE_UNAVAILABLE
     assert str(answer.place) == "function 0, node 0 (custom_call)"
     assert arrays(here.run(task(REVERSE_ONLY, Kind.GRADIENT), three)) == (3.0,)
+
+
+def test_second_derivatives_through_a_reverse_rule() -> None:
+    here, three = Engine(), np.float64(3.0)
+    assert arrays(here.run(task(REVERSE_ONLY, Kind.HVP), three, three)) == (3.0,)
+    assert arrays(here.run(task(REVERSE_ONLY, Kind.HESSIAN, width=1, count=1), three)) == (1.0,)
+    assert arrays(here.run(task(REVERSE_TWICE, Kind.GRADIENT), three)) == (2 * 3.0**4,)
+    # Here the rule's call of the function is there and not needed: its value is multiplied by nothing that varies.
+    entry = Function("entry", (SCALAR,), (node("custom_call", 0, rule=0), node("neg", 1)), (2,))
+    linear = replace(REVERSE_TWICE, functions=(entry, *REVERSE_TWICE.functions[1:]))
+    assert arrays(here.run(task(linear, Kind.HVP), three, three)) == (-3.0,)
+    assert arrays(here.run(task(linear, Kind.HESSIAN, width=2, count=1), three))[0].tolist() == [[-1.0]]
+
+
+@pytest.mark.parametrize(("kind", "options"), [(Kind.HVP, {}), (Kind.HESSIAN, {"width": 1, "count": 1})])
+def test_a_second_derivative_that_is_refused_says_what_works(kind: Kind, options: dict[str, int]) -> None:
+    seeds = [np.float64(1.0)] if kind is Kind.HVP else []
+    answer = fault(Engine().run(task(REVERSE_TWICE, kind, **options), np.float64(3.0), *seeds))
+    assert answer.reason is Reason.MODE_UNAVAILABLE
+    assert str(answer.place) == "function 2, node 0 (custom_call)"
+    assert "client.jacobian(jax.grad(f), mode='reverse')" in answer.message
+    assert ("client.vjp(jax.grad(f), ...)" in answer.message) == (kind is Kind.HVP)
+    assert "use reverse mode" not in answer.message
+
+
+def test_advice_that_would_not_work_is_not_given() -> None:
+    refusing = replace(REVERSE_TWICE.rules[0], derivative=VjpRule(4, 3, (0,)))
+    forward = Function("forward", (SCALAR,), (node("custom_call", 0, rule=1),), (0, 1))
+    second = Rule(1, (True,), "the rule of cube refuses")
+    once = replace(REVERSE_TWICE, functions=(*REVERSE_TWICE.functions, forward), rules=(refusing, second))
+    answer = fault(Engine().run(task(once, Kind.HVP), np.float64(3.0), np.float64(1.0)))
+    assert answer.reason is Reason.MODE_UNAVAILABLE
+    assert "jacobian" not in answer.message
+    assert "in reverse twice there is none either: use a variant of the function" in answer.message
 
 
 def test_a_call_with_arguments_of_other_types() -> None:

@@ -24,6 +24,10 @@ from jacloom_graph.types import Type
 X = np.array([1.0, 2.0, 3.0])
 
 
+class Unhashable:
+    __hash__ = None  # type: ignore[assignment]
+
+
 def bind(function: jl.Function, *args: Any, **kwargs: Any) -> Any:
     signature = function.signature
     assert signature is not None
@@ -97,7 +101,9 @@ def test_fixed_values_are_checked() -> None:
         bind(function, X, 5, factor=1.0)
     loaded = pickle.loads(pickle.dumps(function))
     assert bind(loaded, X, None, factor=1.0).slots == (0, 1)
-    with pytest.raises(jl.ArgumentError, match="fixed while tracing are None here"):
+    with pytest.raises(
+        jl.ArgumentError, match=r"expected `f\(array, None, factor=array\)`, got `f\(array, 4, factor=1\.0\)`\. What was fixed .* None here"
+    ):
         bind(loaded, X, 4, factor=1.0)
 
 
@@ -111,8 +117,55 @@ def test_mismatch_marks_each_argument() -> None:
         "  ✗ args[1]       float64[3] expected, got float64[4]",
         "Its types are fixed and nothing is cast: convert the arguments, or trace the function again for these.",
     ]
-    with pytest.raises(jl.ArgumentError, match=r"must have the containers \(\{'b': \*, 'w': \*\}, \*\)"):
+    with pytest.raises(jl.ArgumentError, match=r"expected `f\(\{'b': array, 'w': array\}, array\)`, got `f\(array\)`\.$"):
         bind(function, X)
+
+
+@pytest.mark.parametrize("through", [lambda function: function, lambda function: pickle.loads(pickle.dumps(function))], ids=["traced", "loaded"])
+def test_a_call_in_another_form_is_shown_beside_the_one_that_was_traced(through: Any) -> None:
+    function = through(jl.trace(lambda x, y: x * y, X, X))
+    for args, kwargs, got in (((X,), {}, "array"), ((X, X, X), {}, "array, array, array"), ((X,), {"y": X}, "array, y=array")):
+        with pytest.raises(jl.ArgumentError) as caught:
+            bind(function, *args, **kwargs)
+        assert str(caught.value) == f"the arguments must be passed as when f was traced: expected `f(array, array)`, got `f({got})`."
+
+
+@pytest.mark.parametrize(
+    ("given", "got"),
+    [
+        ([1.0, 2.0, 3.0], "list [1.0, 2.0, 3.0]: pass np.asarray(..., 'float64')"),
+        ((X,), "tuple (array,): pass its item alone, without the tuple around it"),
+        (2, "int64[]: pass np.asarray(2, 'float64')"),
+        ({"x": X}, "dict {'x': array}"),
+    ],
+    ids=["list", "tuple", "number", "dict"],
+)
+def test_what_comes_in_place_of_an_array_is_named_with_the_way_out(given: Any, got: str) -> None:
+    function = jl.trace(lambda x, y: x + y, X, X)
+    with pytest.raises(jl.ArgumentError) as caught:
+        bind(function, given, X)
+    assert str(caught.value).splitlines()[1:3] == [f"  ✗ args[0]  float64[3] expected, got {got}", "  ✓ args[1]  float64[3]"]
+
+
+def test_registered_functions_are_one_line_in_a_list_and_all_there_is_when_printed() -> None:
+    function = jl.trace(lambda p, x: (p["w"] @ x, p), {"w": np.ones((2, 3)), "b": np.ones(2), "s": 1.0}, X)
+    remote = jl.RemoteFunction(
+        function.id, "layer", function.inputs, function.outputs, function.in_tree, function.out_tree, 1, "2026-01-02T03:04:05Z"
+    )
+    shown = "(float64[2], float64[], float64[2,3], and 1 more) -> (float64[2], float64[2], float64[], and 1 more)"
+    assert repr([remote]) == f"[<jacloom.RemoteFunction layer {function.id[:12]}: {shown}>]"
+    assert str(remote).splitlines() == [
+        "layer: 1 node, registered 2026-01-02T03:04:05Z",
+        f"functions/{function.id}",
+        "args[0]['b']  float64[2]",
+        "args[0]['s']  float64[]",
+        "args[0]['w']  float64[2,3]",
+        "args[1]       float64[3]",
+        "out[0]        float64[2]",
+        "out[1]['b']   float64[2]",
+        "out[1]['s']   float64[]",
+        "out[1]['w']   float64[2,3]",
+    ]
 
 
 def test_integers_may_be_inputs_of_a_traced_function() -> None:
@@ -201,6 +254,14 @@ def test_functions_that_cannot_be_traced() -> None:
         jl.trace(lambda n: jnp.ones(n), np.int64(1))
     with pytest.raises(jl.TraceError, match="Return arrays and numbers"):
         jl.trace(lambda x: "text", X)
+    with pytest.raises(jl.TraceError, match=rf"mask picks .* use jnp\.where\(x > 0, x, 0\).* \(at {__file__}:\d+ "):
+        jl.trace(lambda x: x[x > 0].sum(), X)
+    with pytest.raises(jl.TraceError, match=r"size of a result depends on values.* pass size="):
+        jl.trace(lambda x: jnp.nonzero(x)[0], X)
+    with pytest.raises(jl.GraphError, match=r"'\\ud800' has a lone surrogate"):
+        jl.trace(lambda p: p["\ud800"], {"\ud800": X})
+    with pytest.raises(jl.ArgumentError, match=r"got Unhashable, which has no hash\. Close over it instead of passing it"):
+        jl.trace(lambda x, thing: x, X, Unhashable())
     with pytest.raises(jl.UnsupportedOpError) as caught:
         jl.trace(lambda x: jax.pure_callback(np.sin, jax.ShapeDtypeStruct((), jnp.float64), x), 1.0)
     assert "callback" in str(caught.value)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from jacloom_graph.errors import Fault, Place, Reason
 from jacloom_graph.limits import MOST_WIDTH
 from jacloom_graph.types import Type
 from jacloom_server import strategy
-from jacloom_server.strategy import Mode, Problem
+from jacloom_server.plan import WIDTHS, Mode, Plan, fitting
+from jacloom_server.strategy import Problem
 from jacloom_worker.protocol import Cost, Survey
 
 VALUE = Cost(1e6, 1e5, 1000)
@@ -21,7 +24,7 @@ def problem(n: int, m: int, loops: bool = False) -> Problem:
     return Problem((Type("float64", (n,)),), (Type("float64", (m,)),), n * m * 8, loops)
 
 
-def plan(n: int, m: int, survey: Survey = Survey(VALUE, FORWARD, REVERSE), workers: int = 2, **options: object) -> strategy.Plan:  # noqa: B008
+def plan(n: int, m: int, survey: Survey = Survey(VALUE, FORWARD, REVERSE), workers: int = 2, **options: object) -> Plan:  # noqa: B008
     return strategy.jacobian(problem(n, m), survey, workers=workers, **options)
 
 
@@ -134,19 +137,19 @@ def test_a_plan_of_another_width_is_priced_for_its_own_tiles() -> None:
     survey = Survey(VALUE, REFUSED, REVERSE)
     made = strategy.jacobian(problem(12, 500, loops=True), survey, workers=2)
     for width in (1, 8):
-        other = strategy.resized(made, width, 2)
+        (other,) = (leg.resized(width) for leg in made.legs)
         assert other.tiles != made.tiles
         assert other.seconds == pytest.approx(strategy.jacobian(problem(12, 500, loops=True), survey, workers=2, tile=width).seconds)
 
 
 def test_wide_answers_keep_tiles_narrow() -> None:
     made = strategy.jacobian(problem(1000, 1 << 20), Survey(VALUE, Cost(1, 1, 1), REFUSED), workers=2)
-    assert made.tile == made.widest == 4, "four columns of 8 MiB"
+    assert made.tile == made.legs[0].widest == 4, "four columns of 8 MiB"
 
 
 def test_widths_are_few_and_near() -> None:
-    assert all(later / earlier <= 1.5 for earlier, later in zip(strategy.WIDTHS[1:], strategy.WIDTHS[2:], strict=False))
-    assert (strategy.fitting(65), strategy.fitting(1), strategy.fitting(10**9)) == (96, 1, MOST_WIDTH)
+    assert all(later / earlier <= 1.5 for earlier, later in itertools.pairwise(WIDTHS[1:]))
+    assert (fitting(65), fitting(1), fitting(10**9)) == (96, 1, MOST_WIDTH)
 
 
 def test_hessian_counts_columns_and_needs_a_first_derivative() -> None:
@@ -157,6 +160,10 @@ def test_hessian_counts_columns_and_needs_a_first_derivative() -> None:
     assert (through_a_rule.inner, through_a_rule.considered[0].strategy) == (Mode.REVERSE, "forward over reverse")
     with pytest.raises(Fault, match="neither mode"):
         strategy.hessian(problem(30, 1), Survey(VALUE, REFUSED, REFUSED), workers=2)
+    without = Survey(VALUE, REFUSED, REVERSE, Fault(Reason.MODE_UNAVAILABLE, "no second derivative"))
+    with pytest.raises(Fault, match="no second derivative"):
+        strategy.hessian(problem(30, 1), without, workers=2)
+    assert strategy.hessian(problem(0, 1), without, workers=2).strategy == "empty"
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_questions(flatten: Any) -> None:
     assert [flatten(value)[1].is_pair for value in ((1.0, 2.0), [1.0, (2.0,)], {"a": 1.0, "b": 2.0}, 1.0, None)] == [True, True, False, False, False]
     assert structure.children[1].children[0].is_leaf
     assert not flatten(None)[1].is_leaf
-    assert str(structure) == "({'a': [*, None], 'b': *}, Pair(left=*, right=(*,)), [])"
+    assert str(structure) == "({'a': [array, None], 'b': array}, Pair(left=array, right=(array,)), [])"
     assert structure.paths("args") == ["args[0]['a'][0]", "args[0]['b']", "args[1].left", "args[1].right[0]"]
 
 
@@ -74,7 +74,7 @@ def test_match(flatten: Any) -> None:
 )
 def test_mismatch(flatten: Any, value: Any) -> None:
     _, structure = flatten(VALUE)
-    with pytest.raises(ArgumentError, match=r"tangents: expected the containers \(\{'a'"):
+    with pytest.raises(ArgumentError, match=r"tangents: expected \(\{'a': \[array, None\], 'b': array\}, .*, got [(\[]"):
         require_match(structure, value, "tangents")
 
 

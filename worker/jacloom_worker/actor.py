@@ -13,7 +13,7 @@ from jacloom_graph.limits import Limits
 from jacloom_graph.types import OPSET
 from jacloom_worker.envelope import Result, pack_result, unpack_task
 from jacloom_worker.notes import Notes
-from jacloom_worker.protocol import PROTOCOL, Hello, Load
+from jacloom_worker.protocol import PROTOCOL, Hello, Load, Prices
 from jacloom_worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -94,6 +94,10 @@ class Worker:
     def diagnose(self, packed: bytes, load: Load, *buffers: Any) -> Any:
         """Returns the ``Diagnosis`` of a function at a point, or the fault that it has, packed. Arguments as for ``run``."""
         return self._answer(packed, load, buffers, self._process.engine.diagnose)
+
+    def structure(self, packed: bytes, load: Load, prices: Prices, most: int, *buffers: Any) -> Any:
+        """Returns the ``Structure`` of a derivative, or ``Dense``, or the fault that it has, packed. ``buffers``: of a given pattern."""
+        return self._answer(packed, load, buffers, lambda task, *given: self._process.engine.structure(task, prices, most, *given))
 
     def _answer(self, packed: bytes, load: Load | None, buffers: Sequence[Any], compute: Callable[..., Result]) -> Any:
         process = self._process

@@ -30,9 +30,9 @@ class Clerk:
         """Returns the ``Validation`` of a graph, or the fault that it has, packed."""
         return self._answer(load, lease, self._process.engine.validate)
 
-    def survey(self, load: Load, lease: float, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool) -> Any:
+    def survey(self, load: Load, lease: float, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool, second: bool) -> Any:
         """Returns the ``Survey`` of a function with respect to some leaves, or the fault that it has, packed."""
-        return self._answer(load, lease, lambda here: self._process.engine.survey(here, wrt, outputs, holomorphic))
+        return self._answer(load, lease, lambda here: self._process.engine.survey(here, wrt, outputs, holomorphic, second))
 
     def derivatives(self, load: Load, lease: float) -> Any:
         """Returns the ``DerivativeReport`` of a function, or the fault that it has, packed."""

@@ -16,13 +16,42 @@ import numpy as np
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.identity import graph_id
 from jacloom_graph.limits import DEFAULT, Limits
-from jacloom_worker import compiling, diagnosing, differentiability, functions, kernels, requirements, surveying, validation
+from jacloom_worker import (
+    compiling,
+    compressed,
+    diagnosing,
+    differentiability,
+    functions,
+    kernels,
+    requirements,
+    second_order,
+    structuring,
+    surveying,
+    validation,
+)
 from jacloom_worker.bounded import Bounded
 from jacloom_worker.compiling import Compiled
 from jacloom_worker.faults import explain
 from jacloom_worker.functions import Blueprint
 from jacloom_worker.kernels import Subject
-from jacloom_worker.protocol import Answer, DerivativeReport, Description, Diagnosis, Done, Kernel, Kind, Load, Missing, Survey, Task, Validation
+from jacloom_worker.protocol import (
+    Answer,
+    Dense,
+    DerivativeReport,
+    Description,
+    Diagnosis,
+    Done,
+    Kernel,
+    Kind,
+    Load,
+    Missing,
+    Part,
+    Prices,
+    Structure,
+    Survey,
+    Task,
+    Validation,
+)
 
 _FUNCTIONS, _FUNCTION_BYTES = 128, 4 << 30
 _KERNELS = 512
@@ -82,6 +111,21 @@ class Engine:
         except Exception as error:
             return explain(error)
 
+    def structure(self, task: Task, prices: Prices, most: int, *given: np.ndarray) -> Structure | Dense | Missing | Fault:
+        """Returns the sparsity pattern of a derivative and how it is coloured; see ``structuring.structure``. Nothing is compiled or computed.
+
+        Args:
+            task: With its ``load``. Its kernel is the tile kernel of the derivative.
+            prices: Of one pass in either mode.
+            most: How many entries are too many.
+            *given: Row pointers and column indices of a pattern to use instead.
+        """
+        try:
+            subject = self._subject(task)
+            return Missing() if subject is None else structuring.structure(subject, task.kernel, prices, most, given)
+        except Exception as error:
+            return explain(error)
+
     def describe(self, load: Load) -> Description | Fault:
         """Returns what a graph is, or what is wrong with it. Only ``load.graph`` is looked at: constants may be missing."""
         try:
@@ -109,7 +153,7 @@ class Engine:
         except Exception as error:
             return explain(error)
 
-    def survey(self, load: Load, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool = False) -> Survey | Fault:
+    def survey(self, load: Load, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool = False, second: bool = False) -> Survey | Fault:
         """Returns which derivatives a function has with respect to some leaves, and what one pass costs. Nothing is compiled or computed.
 
         Args:
@@ -117,9 +161,10 @@ class Engine:
             wrt: Input leaves that are differentiated.
             outputs: Output leaves that are differentiated.
             holomorphic: As ``Kernel.holomorphic``.
+            second: Whether second derivatives are looked at, where it is in doubt that there are any.
         """
         try:
-            return surveying.survey(self._blueprint(load).subject, wrt, outputs, holomorphic)
+            return surveying.survey(self._blueprint(load).subject, wrt, outputs, holomorphic, second)
         except Exception as error:
             return explain(error)
 
@@ -147,13 +192,16 @@ class Engine:
         else:
             self._subjects.get(kernel.function)  # counts as used, or its kernels would go with it
         self._check_memory(compiled)
+        part = None
+        if kernel.coloured:
+            part = _part(task, arrays[compiled.leaves :])
+            arrays = [*arrays[: compiled.leaves], part.colours]
         _check_arguments(compiled, task, arrays)
         arguments = self._placed(task, compiled, arrays)
         started = time.perf_counter()
-        # Wait first: NumPy asking for a buffer whose computation has failed aborts the process, where waiting raises.
-        results = [np.asarray(result) for result in jax.block_until_ready(compiled(arguments))]
-        seconds = time.perf_counter() - started
-        return Done(_trimmed(task, results), seconds, compile_seconds)
+        results = _results(compiled, arguments)
+        answer = _trimmed(task, results) if part is None else (_entries(compiled, task, part, arguments, results),)
+        return Done(answer, time.perf_counter() - started, compile_seconds)
 
     def _subject(self, task: Task) -> Subject | None:
         """Returns the task's function, or None if it is neither held nor in the task."""
@@ -185,9 +233,9 @@ class Engine:
             # On a CPU the arrays already lie in the device's memory, and a copy would only double it.
             point = self._points.get(task.point)
             if point is None:
-                point = [jax.device_put(array) for array in arrays[: compiled.leaves]]
+                point = [jax.device_put(array) for array in arrays]  # of a coloured kernel the colours, too
                 self._points.put(task.point, point, sum(array.nbytes for array in point))
-            arguments[: compiled.leaves] = point
+            arguments[: len(point)] = point
         return arguments
 
     def _check_memory(self, compiled: Compiled) -> None:
@@ -203,7 +251,41 @@ def _compiled(subject: Subject, kernel: Kernel) -> Compiled:
         Fault: Whatever is in the way of it.
     """
     requirements.check(kernel, subject.inputs, subject.outputs)
-    return compiling.compile(kernels.computation(subject, kernel))
+    try:
+        return compiling.compile(kernels.computation(subject, kernel))
+    except Exception as error:
+        if kernel.kind in second_order.KINDS:
+            raise second_order.advised(subject, kernel, explain(error)) from error
+        raise
+
+
+def _results(compiled: Compiled, arguments: Sequence[Any]) -> list[np.ndarray]:
+    # Wait first: NumPy asking for a buffer whose computation has failed aborts the process, where waiting raises.
+    return [np.asarray(result) for result in jax.block_until_ready(compiled(arguments))]
+
+
+def _part(task: Task, arrays: Sequence[np.ndarray]) -> Part:
+    """Returns the part of a structure that a coloured task's last arrays are.
+
+    Raises:
+        Fault: ARGUMENT_MISMATCH if they are not.
+    """
+    if len(arrays) != 4:
+        text = f"a coloured tile comes with four arrays that describe its part of the structure, got {len(arrays)}"
+        raise Fault(Reason.ARGUMENT_MISMATCH, text, field="args")
+    part = Part("reverse" if task.kernel.kind is Kind.REVERSE else "forward", *arrays)
+    if not 0 <= task.start <= task.start + task.count <= part.passes:
+        text = f"there are {part.passes} passes, and the tile has {task.count} from {task.start}"
+        raise Fault(Reason.INVALID_OPTION, text, field="seeds")
+    return part
+
+
+def _entries(compiled: Compiled, task: Task, part: Part, arguments: Sequence[Any], results: list[np.ndarray]) -> np.ndarray:
+    """Returns the entries that a coloured tile yields, those that its colours spoil computed once more without."""
+    found = compressed.entries(results, part, task.start, task.count)
+    *point, _, _ = arguments
+    compressed.repair(found, part, task.start, task.kernel.width, lambda colours: _results(compiled, [*point, colours, np.int64(0)]))
+    return found
 
 
 def _check_arguments(compiled: Compiled, task: Task, arrays: Sequence[np.ndarray]) -> None:

@@ -12,15 +12,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from jacloom_graph.errors import Fault
 from jacloom_graph.tensor import from_bytes, nbytes
 from jacloom_graph.types import Type
-from jacloom_worker.protocol import Answer, DerivativeReport, Description, Diagnosis, Done, Missing, Survey, Task, Validation
+from jacloom_worker.protocol import Answer, Dense, DerivativeReport, Description, Diagnosis, Done, Structure, Survey, Task, Validation
 
 INLINE_BYTES: Final = 100_000
 """Arguments and answers up to this size travel in the message itself; storing them in shared memory would cost more (1.5 ms)."""
 
-Result = Answer | Description | Validation | Survey | DerivativeReport | Diagnosis
+Result = Answer | Description | Validation | Survey | DerivativeReport | Diagnosis | Structure | Dense
 """What a worker or a clerk can answer."""
 
 
@@ -71,7 +70,7 @@ def unpack_task(data: bytes, buffers: Sequence[Any]) -> tuple[Task, float, list[
 
 def pack_result(result: Result, notes: Sequence[Note]) -> Any:
     """Returns what goes back through Ray: bytes where the answer is small, else the answer itself, whose arrays Ray puts into shared memory."""
-    if isinstance(result, Done) and sum(array.nbytes for array in result.arrays) > INLINE_BYTES:
+    if _nbytes(result) > INLINE_BYTES:
         return result, tuple(notes)
     return pickle.dumps((result, tuple(notes)), protocol=5)
 
@@ -79,6 +78,15 @@ def pack_result(result: Result, notes: Sequence[Note]) -> Any:
 def unpack_result(packed: Any) -> tuple[Result, tuple[Note, ...]]:
     """Returns a worker's answer and its notes."""
     result, notes = pickle.loads(packed) if isinstance(packed, bytes) else packed
-    if not isinstance(result, Done | Missing | Fault | Description | Validation | Survey | DerivativeReport | Diagnosis):
+    if not isinstance(result, Result):
         raise TypeError(f"a worker answered with {type(result).__name__}")
     return result, notes
+
+
+def _nbytes(result: Result) -> int:
+    """Returns the bytes of an answer's arrays."""
+    if isinstance(result, Done):
+        return sum(array.nbytes for array in result.arrays)
+    if isinstance(result, Structure):
+        return result.pointers.nbytes + 5 * result.indices.nbytes  # the arrays of its parts are as long as the indices
+    return 0

@@ -12,7 +12,7 @@ import numpy as np
 from jacloom_graph import tensor, wire
 from jacloom_graph.check import Census, check
 from jacloom_graph.limits import DEFAULT, Limits
-from jacloom_graph.types import Constant, Graph, Type
+from jacloom_graph.types import Constant, Graph, Type, VjpRule
 from jacloom_worker.infer import output_types
 from jacloom_worker.kernels import Subject
 from jacloom_worker.outline import Outline
@@ -90,7 +90,8 @@ def _subject(program: Program, outputs: Program | tuple[Type, ...], constants: t
     """Returns a program to be differentiated, with the types of its outputs, or those of another whose outputs have the same types."""
     if isinstance(outputs, Program):
         outputs = output_types(outputs.apply, outputs.inputs, outputs.large)
-    return Subject(program.apply, program.inputs, outputs, constants, partial(program.apply, reverse=True))
+    reverse_rules = any(isinstance(rule.derivative, VjpRule) for rule in program.graph.rules)
+    return Subject(program.apply, program.inputs, outputs, constants, partial(program.apply, reverse=True), reverse_rules)
 
 
 def _placeholder(constant: Constant) -> Constant:

@@ -12,21 +12,27 @@ from typing import Any, assert_never
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jacloom_graph.tensor import DTYPES, promote, storage
 from jacloom_graph.types import Type
 from jacloom_worker import seeds
 from jacloom_worker.infer import Apply, abstract, enter, leave, struct
 from jacloom_worker.protocol import Kernel, Kind
+from jacloom_worker.pruning import pruned
 
-_REVERSE = frozenset({Kind.VJP, Kind.HVP, Kind.REVERSE})
-"""The kinds that differentiate the function in reverse; an HVP then goes forward over that."""
-_EITHER = frozenset({Kind.GRADIENT, Kind.HESSIAN})
+_REVERSE = frozenset({Kind.VJP, Kind.REVERSE})
+"""The kinds that differentiate the function in reverse."""
+_EITHER = frozenset({Kind.GRADIENT, Kind.HVP, Kind.HESSIAN})
 """The kinds whose first derivative is taken in the mode ``Kernel.inner``."""
 
 START = Type("int64")
 """Type of the last argument of tiles: the number of the first seed."""
+
+
+def colours_type(kernel: Kernel, wrt: Sequence[Type], outputs: Sequence[Type]) -> Type:
+    """Returns the type of a coloured kernel's colours: one for each entry that a seed may have."""
+    return Type("int32", (sum(type_.size for type_ in (outputs if kernel.kind is Kind.REVERSE else wrt)),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,8 @@ class Subject:
     """Large constants as arrays: arguments of what is compiled, never differentiated. Small ones ``apply`` closes over."""
     reversible: Apply | None = None
     """The same function for reverse mode, where ``apply`` itself cannot be differentiated so: loops of unknown length take another form for it."""
+    reverse_rules: bool = False
+    """Whether there are functions in it that have a reverse rule only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +58,8 @@ class Computation:
     """``(constants, *arguments) -> results``."""
     constants: tuple[Any, ...]
     arguments: tuple[Type, ...]
-    """One per input leaf, then the seeds: one per wrt leaf or output, or ``START`` for tiles. Keys are passed as their raw data."""
+    """One per input leaf, then the seeds: one per wrt leaf or output, or ``START`` for tiles, with the colours before it if they are coloured. Keys
+    are passed as their raw data."""
     leaves: int
     """How many of the arguments are input leaves."""
     results: tuple[Type, ...]
@@ -83,6 +92,10 @@ def computation(subject: Subject, kernel: Kernel) -> Computation:
             method, results = _Point.hessian, _hessian_blocks(outputs, wrt, kernel.width)
         case _:
             assert_never(kernel.kind)
+    if kernel.coloured:
+        extra = (colours_type(kernel, wrt, outputs), START)
+        results = results if kernel.kind is Kind.REVERSE else tuple(Type(type_.dtype, type_.shape[::-1]) for type_ in results)
+        method = _Point.coloured
 
     def call(constants: Sequence[Any], *arguments: jax.Array) -> list[jax.Array]:
         count = len(subject.inputs)
@@ -124,15 +137,12 @@ class _Point:
         return [*pullback(list(cotangents)), *values]
 
     def gradient(self) -> list[jax.Array]:
-        if self.kernel.inner == "forward":
-            columns, values = self.columns_and_values(seeds.numbers(0, sum(leaf.size for leaf in self.wrt)))
-            parts = _split(columns[0].reshape(1, -1), [leaf.size for leaf in self.wrt], axis=1)
-            return [*(part.reshape(leaf.shape).astype(DTYPES[leaf.dtype]) for part, leaf in zip(parts, self.wrt, strict=True)), *values]
         gradient, values = self.slope(*self.active)
         return [*gradient, *values]
 
     def hvp(self, *tangents: jax.Array) -> list[jax.Array]:
-        # Forward over reverse: a few times the cost of the gradient whatever its size, and the only order that a checkpointed loop supports.
+        # Forward over reverse, if not asked otherwise: a few times the cost of the gradient whatever its size, and the only order that a
+        # checkpointed loop supports.
         _, product, values = jax.jvp(self.slope, self.active, tangents, has_aux=True)
         return [*product, *values]
 
@@ -161,6 +171,26 @@ class _Point:
         reverse = self.kernel.inner == "reverse" if self.kernel.kind in _EITHER else self.kernel.kind in _REVERSE
         return self.subject.reversible or self.subject.apply if reverse else self.subject.apply
 
+    def coloured(self, colours: jax.Array, start: jax.Array) -> list[jax.Array]:
+        """Returns what passes along colours give, one row a pass, whatever the mode: of each the entries are picked that the pattern has."""
+        numbers, width = self.numbers(start), self.kernel.width
+        if self.kernel.kind is Kind.REVERSE:
+            _, pullback = jax.vjp(self.differentiated, *self.active)
+            rows = jax.vmap(lambda number: pullback(seeds.coloured(number, colours, self.outputs)))(numbers)
+            return [row.reshape(width, leaf.size) for row, leaf in zip(rows, self.wrt, strict=True)]
+        second = self.kernel.kind is Kind.HESSIAN
+        function = self.jacobian if second else self.differentiated
+
+        def column(number: jax.Array) -> Sequence[jax.Array]:
+            tangents: Sequence[jax.Array] = jax.jvp(function, self.active, tuple(seeds.coloured(number, colours, self.wrt)))[1]
+            return tangents
+
+        columns = self.batched(column, numbers, 0)
+        if not second:
+            return [column.reshape(width, output.size) for column, output in zip(columns, self.outputs, strict=True)]
+        blocks = zip(columns, _hessian_blocks(self.outputs, self.wrt, width), strict=True)
+        return [column.reshape(block.shape[::-1]).astype(DTYPES[block.dtype]) for column, block in blocks]
+
     def numbers(self, start: jax.Array) -> jax.Array:
         return seeds.numbers(start, self.kernel.width)
 
@@ -177,6 +207,10 @@ class _Point:
 
     def slope(self, *active: jax.Array) -> tuple[tuple[jax.Array, ...], list[jax.Array]]:
         """Returns the gradient of the one scalar output, and the values."""
+        if self.kernel.inner == "forward":
+            columns, values = self.columns_and_values(active, seeds.numbers(0, sum(leaf.size for leaf in self.wrt)))
+            parts = _split(columns[0].reshape(1, -1), [leaf.size for leaf in self.wrt], axis=1)
+            return tuple(part.reshape(leaf.shape).astype(DTYPES[leaf.dtype]) for part, leaf in zip(parts, self.wrt, strict=True)), values
         (out,), pullback, values = jax.vjp(self.restricted, *active, has_aux=True)
         return pullback([jnp.ones_like(out)]), values
 
@@ -189,17 +223,27 @@ class _Point:
 
         # vmap of jvp, not jax.linearize. One thread, tiles of 64: Lorenz-96 (n = 512, 400 steps) 1.10 s against 1.25 s, tanh(W x) 49 ms
         # against 54 ms; tiles of 16: 1.42 s against 1.79 s. Under jit both compute the primal once a tile.
-        return list(jax.vmap(column, out_axes=-1)(numbers))
+        return list(self.batched(column, numbers, -1))
 
-    def columns_and_values(self, numbers: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+    def columns_and_values(self, active: tuple[jax.Array, ...], numbers: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
         """Returns the columns of the differentiated outputs' Jacobian that ``numbers`` name, as ``columns``, and the values."""
 
         def column(number: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
-            _, tangents, values = jax.jvp(self.restricted, self.active, tuple(seeds.unit(number, self.wrt)), has_aux=True)
+            _, tangents, values = jax.jvp(self.restricted, active, tuple(seeds.unit(number, self.wrt)), has_aux=True)
             return tangents, values
 
-        columns, values = jax.vmap(column, out_axes=(-1, None))(numbers)
+        columns, values = self.batched(column, numbers, (-1, None))
         return list(columns), list(values)
+
+    def batched(self, column: Callable[[jax.Array], Any], numbers: jax.Array, out_axes: Any) -> Any:
+        """Returns what one forward pass yields, for each of some seeds: ``jax.vmap``."""
+        if self.subject.reverse_rules:
+            # JAX refuses to batch a JVP that there is not, also where nothing comes of it: a rule that calls its function again, say, whose value is
+            # not needed. What is left of one pass has none, if it can be had.
+            closed, shapes = jax.make_jaxpr(column, return_shape=True)(jax.ShapeDtypeStruct((), numbers.dtype))
+            flat, structure = jaxpr_as_fun(ClosedJaxpr(pruned(closed.jaxpr), closed.consts)), jax.tree.structure(shapes)
+            column = lambda number: jax.tree.unflatten(structure, flat(number))  # noqa: E731
+        return jax.vmap(column, out_axes=out_axes)(numbers)
 
     def rows(self, active: tuple[jax.Array, ...], numbers: jax.Array) -> list[jax.Array]:
         """Returns the rows of the Jacobian that ``numbers`` name: one ``(len(numbers), *shape(leaf))`` per wrt leaf."""

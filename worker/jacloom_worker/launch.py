@@ -17,7 +17,7 @@ from jacloom_worker import envelope
 from jacloom_worker.actor import Worker
 from jacloom_worker.clerk import Clerk
 from jacloom_worker.envelope import INLINE_BYTES, Note, Operand, Result
-from jacloom_worker.protocol import PROTOCOL, Hello, Load, Task
+from jacloom_worker.protocol import PROTOCOL, Hello, Load, Prices, Task
 
 __all__ = ["INLINE_BYTES", "Handle", "Node", "Note", "Operand", "Result", "Role", "Seat", "here", "nodes", "open_result", "refusal", "start"]
 
@@ -88,6 +88,11 @@ class Handle:
         packed = envelope.pack_task(task, lease, operands)
         return _future(self._actor.diagnose.remote(packed, task.load, *(operand.data for operand in operands)))
 
+    def structure(self, task: Task, prices: Prices, most: int, given: Sequence[Operand], lease: float) -> Future[Any]:
+        """Asks a worker for the pattern of a derivative and how to colour it; the task has its ``load``."""
+        packed = envelope.pack_task(task, lease, given)
+        return _future(self._actor.structure.remote(packed, task.load, prices, most, *(operand.data for operand in given)))
+
     def describe(self, load: Load, lease: float) -> Future[Any]:
         """Asks a clerk for the description of a graph."""
         return _future(self._actor.describe.remote(load, lease))
@@ -96,9 +101,9 @@ class Handle:
         """Asks a clerk for the types of a graph's values."""
         return _future(self._actor.validate.remote(load, lease))
 
-    def survey(self, load: Load, lease: float, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool) -> Future[Any]:
+    def survey(self, load: Load, lease: float, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool, second: bool) -> Future[Any]:
         """Asks a clerk which derivatives a function has, and their price."""
-        return _future(self._actor.survey.remote(load, lease, wrt, outputs, holomorphic))
+        return _future(self._actor.survey.remote(load, lease, wrt, outputs, holomorphic, second))
 
     def derivatives(self, load: Load, lease: float) -> Future[Any]:
         """Asks a clerk in which modes a function can be differentiated."""

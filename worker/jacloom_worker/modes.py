@@ -12,7 +12,9 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var, jaxprs_in_params
 from jacloom_graph.errors import Fault, Place, Reason
 from jacloom_worker.pruning import needed, pruned
 
-REVERSE_ONLY = "a function here has a reverse rule only (a custom_vjp), so it has no JVP; use reverse mode"
+WAYS_OUT = "use reverse mode, or a variant of the function that supports forward mode"
+"""What can be done about a first derivative that is refused as ``REVERSE_ONLY``."""
+REVERSE_ONLY = f"a function here has a reverse rule only (a custom_vjp), so it has no JVP; {WAYS_OUT}"
 """What is said of forward mode through such a function, wherever it is noticed."""
 
 _MISSING_JVP = "custom_lin"

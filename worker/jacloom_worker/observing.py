@@ -50,7 +50,8 @@ class Observer(Frame):
         self._most = most
         self._spent = 0
         self._iterations: tuple[int, ...] = ()
-        self._found: dict[int, Watched] = {}
+        self._calls: tuple[Place, ...] = ()
+        self._censuses: dict[int, dict[Sort, int]] = {}
         self._lives: dict[int, Liveness] = {}
         self.steep: NonFinite | None = None
         self.unwatched: tuple[Place, int] | None = None
@@ -72,7 +73,9 @@ class Observer(Frame):
         for index, node in enumerate(function.nodes):
             if index in known.live:
                 self._probing = probing and index in known.smooth
-                values += self._node(node, list(map(at, node.operands)), Place(number, index, node.op))
+                place = Place(number, index, node.op)
+                with self._within(place):
+                    values += self._node(node, list(map(at, node.operands)), place)
             else:
                 values += [_GONE] * node.result_count
             for value in known.done.get(index, ()):
@@ -142,6 +145,15 @@ class Observer(Frame):
         return True
 
     @contextmanager
+    def _within(self, place: Place) -> Iterator[None]:
+        around = self._calls
+        self._calls = (*around, place)
+        try:
+            yield
+        finally:
+            self._calls = around
+
+    @contextmanager
     def _iteration(self, number: int) -> Iterator[None]:
         around = self._iterations
         self._iterations = (*around, number)
@@ -198,18 +210,32 @@ class Observer(Frame):
             ranges = tuple(extent(each.value) for each in operands)
             return Origin(
                 order,
-                NonFinite(sort.kind, amount(found, sort), size, place, result=result, iterations=self._iterations, operands=ranges, cause=cause),
+                NonFinite(
+                    sort.kind,
+                    amount(found, sort),
+                    size,
+                    place,
+                    result=result,
+                    iterations=self._iterations,
+                    operands=ranges,
+                    cause=cause,
+                    calls=self._calls[:-1],
+                ),
             )
 
         return begun
 
     def _constant(self, number: int) -> Watched:
-        if number not in self._found:
-            value = self._constants[number]
-            found = census(value)
-            origins = {sort: Origin(-1, NonFinite(sort.kind, amount(found, sort), value.size, constant=number)) for sort in found}
-            self._found[number] = Watched(value, None, origins)
-        return self._found[number]
+        """Returns a constant as it comes in with the node at hand."""
+        value = self._constants[number]
+        if number not in self._censuses:
+            self._censuses[number] = census(value)
+        found = self._censuses[number]
+        # What is not finite in it begins where it is used: a check that fails because of an earlier NaN must not be taken for its origin.
+        origins = {
+            sort: Origin(self._spent, NonFinite(sort.kind, amount(found, sort), value.size, constant=number, calls=self._calls)) for sort in found
+        }
+        return Watched(value, None, origins)
 
 
 def _attr(node: Node, name: str) -> Any:

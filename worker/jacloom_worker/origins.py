@@ -35,7 +35,7 @@ class Origin:
     """Where one sort of number first came up."""
 
     order: int
-    """Nodes that had been evaluated before; inputs and constants come before all nodes."""
+    """Nodes that had been evaluated before it came in; inputs come before all nodes."""
     finding: NonFinite
 
 

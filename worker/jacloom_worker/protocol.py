@@ -48,7 +48,9 @@ class Kernel:
     """Seeds per call for tile kinds; 0 for single-pass kinds."""
     holomorphic: bool = False
     inner: Inner = "reverse"
-    """GRADIENT and HESSIAN: the mode of the first derivative. A Hessian differentiates that forward."""
+    """GRADIENT, HVP and HESSIAN: the mode of the first derivative. The last two differentiate that forward."""
+    coloured: bool = False
+    """Tile kinds: each seed is the sum of those that have one colour, and seeds number the colours. Of a HESSIAN there is one scalar output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One call of a kernel. Arrays travel beside it: one per input leaf, then the seeds (see ``Kind``)."""
+    """One call of a kernel. Arrays travel beside it: one per input leaf, then the seeds (see ``Kind``); for a coloured kernel those of a ``Part``."""
 
     kernel: Kernel
     load: Load | None = None
@@ -86,6 +88,7 @@ class Done:
     GRADIENT and HVP: one per wrt leaf, then ``values``. FORWARD: one ``(size_i, count)`` per output i, dtype of the output.
     REVERSE: one ``(count, size_j)`` per wrt leaf j, dtype of the leaf. HESSIAN: for each output i, for each wrt leaf j, one
     ``(size_i * size_j, count)``, dtype ``np.result_type(output i, leaf j)``. All C-contiguous; where the answer's dtype is wider, the server widens.
+    A coloured kernel of any kind gives one array: the entries that these passes yield, one pass after the other, as ``Part`` has them.
     """
 
     arrays: tuple[np.ndarray, ...]
@@ -153,6 +156,89 @@ class Survey:
     """Cost of a JVP, or why there is none."""
     reverse: Cost | Fault
     """Cost of a VJP, or why there is none."""
+    second: Fault | None = None
+    """Why forward mode does not go through the derivative in reverse; None where it does, or where that was not asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The passes of one mode in a coloured derivative, and the entries of the pattern that they yield."""
+
+    mode: Inner
+    colours: np.ndarray
+    """Of each column, or for reverse mode each row, the number of the pass that it takes part in, or -1: ``int32``."""
+    lines: np.ndarray
+    """Of each entry, pass after pass, the line across: the row of one that a column gives, the column of one that a row gives. ``int32``."""
+    along: np.ndarray
+    """Of each entry the column, or for reverse mode the row, that gives it: ``int32``."""
+    bounds: np.ndarray
+    """Entries ``bounds[p]`` to ``bounds[p + 1] - 1`` come of pass ``p``: shape ``(passes + 1,)``, ``int64``."""
+
+    @property
+    def passes(self) -> int:
+        """How many passes there are."""
+        return len(self.bounds) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """A colouring that was weighed."""
+
+    strategy: str
+    forward: int
+    """JVPs: at least so many where it was not worth finding out."""
+    reverse: int
+    """VJPs, likewise."""
+    exact: bool
+    """Whether these are the numbers, or bounds that were enough to see that another is cheaper."""
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """The pattern of a derivative as rows of a sparse matrix, and a colouring of it."""
+
+    shape: tuple[int, int]
+    pointers: np.ndarray
+    """Row ``i`` has the entries ``pointers[i]`` to ``pointers[i + 1] - 1``: shape ``(rows + 1,)``, ``int32``, or ``int64`` of very large ones."""
+    indices: np.ndarray
+    """The column of each entry, rising within a row: same dtype."""
+    sources: np.ndarray
+    """Of each entry, its place among those that the passes yield, all parts one after the other: same dtype. In a symmetric matrix two share one."""
+    parts: tuple[Part, ...]
+    """None of them without passes."""
+    digest: str
+    """SHA-256 of the above, 64 hex digits: same structure, same passes, same order of entries."""
+    strategy: str
+    """How it is coloured: ``"coloured forward"``, ``"coloured reverse"``, ``"bicoloured"`` or ``"star-coloured"``."""
+    weighed: tuple[Weighed, ...]
+    """The colourings that were considered, this one first."""
+    seconds: float
+    """Wall time of finding it."""
+
+    @property
+    def entries(self) -> int:
+        """How many entries passes yield, over all parts."""
+        return sum(len(part.lines) for part in self.parts)
+
+    @property
+    def passes(self) -> int:
+        """How many passes there are."""
+        return sum(part.passes for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """The answer in place of a ``Structure``: there are so many entries that using their pattern is not worth it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What one pass costs, for choosing a colouring. None where there is no such pass, or none is wanted."""
+
+    forward: float | None
+    reverse: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +295,9 @@ class NonFinite:
     """Least and greatest finite entry of each of the node's operands, of complex ones by absolute value; None where there is no such number."""
     cause: NonFinite | None = None
     """For a NaN that was made of an Inf: where that came from."""
+    calls: tuple[Place, ...] = ()
+    """The nodes that lead to the place from the entry, the outermost first. Of a constant the last is the node that uses it, or whose function
+    returns it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,5 +349,5 @@ class Hello:
     """The device in words."""
 
 
-PROTOCOL = 3
+PROTOCOL = 5
 """Version of this module's messages; server and workers must agree."""

@@ -22,6 +22,7 @@ from jacloom_worker.infer import enter, type_of
 from jacloom_worker.loops import STRUCTURED
 from jacloom_worker.modes import REVERSE_ONLY, scope
 from jacloom_worker.reach import reaching
+from jacloom_worker.refusals import refuses
 
 _LARGE = 64 * 1024
 """Constants above this many bytes are arguments of what is compiled, not part of it: the compiler would copy and fold them."""
@@ -218,4 +219,6 @@ def _explained(error: Exception, place: Place) -> Fault:
     text = str(error).strip().split("\n\n")[0][:1000]
     if "custom_vjp" in text and "forward-mode" in text:
         return Fault(Reason.MODE_UNAVAILABLE, REVERSE_ONLY, place=place)
+    if refuses(text):
+        return Fault(Reason.MODE_UNAVAILABLE, f"{place.op} has no derivative in this mode: {text}", place=place)
     return Fault(Reason.TYPE_MISMATCH, f"{place.op} does not fit its operands: {text}", place=place)

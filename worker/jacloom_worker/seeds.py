@@ -41,3 +41,22 @@ def unit(number: jax.typing.ArrayLike, types: Sequence[Type]) -> list[jax.Array]
         vectors.append(jnp.asarray(entries == number - first, DTYPES[type_.dtype]).reshape(type_.shape))
         first += type_.size
     return vectors
+
+
+def coloured(number: jax.typing.ArrayLike, colours: jax.Array, types: Sequence[Type]) -> list[jax.Array]:
+    """Returns the sum of the unit vectors of one colour, over the entries of several arrays, laid one after the other, each in C order.
+
+    Args:
+        number: Which colour, ``int64`` scalar, may be traced. Of a colour that nothing has, the vector is zero.
+        colours: The colour of each entry, shape ``(n,)``, ``int32``.
+        types: Inexact types of the arrays.
+
+    Returns:
+        One array per type, of that dtype and shape.
+    """
+    vectors, first = [], 0
+    chosen = colours == number
+    for type_ in types:
+        vectors.append(jax.lax.slice(chosen, (first,), (first + type_.size,)).astype(DTYPES[type_.dtype]).reshape(type_.shape))
+        first += type_.size
+    return vectors

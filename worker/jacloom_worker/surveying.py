@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jacloom_graph.errors import Fault, Reason
-from jacloom_worker import kernels, requirements
+from jacloom_worker import kernels, requirements, second_order
 from jacloom_worker.faults import explain
 from jacloom_worker.kernels import Subject
 from jacloom_worker.modes import live
@@ -11,8 +11,11 @@ from jacloom_worker.price import price
 from jacloom_worker.protocol import Cost, Kernel, Kind, Survey
 
 
-def survey(subject: Subject, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool = False) -> Survey:
+def survey(subject: Subject, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool = False, second: bool = False) -> Survey:
     """Returns the cost of a value, a JVP and a VJP; where there is none, why.
+
+    Whether there are second derivatives is in doubt, and with ``second`` looked at, where the function has no JVP but a VJP: forward mode may go
+    through that nevertheless, as what a rule computes mostly has a JVP although the function itself has not.
 
     Raises:
         Fault: INVALID_OPTION if ``wrt`` or ``outputs`` name leaves that are not there or have no derivatives; and what tracing the value finds wrong.
@@ -20,7 +23,10 @@ def survey(subject: Subject, wrt: tuple[int, ...], outputs: tuple[int, ...], hol
     value = _cost(subject, Kernel("", Kind.VALUE, values=outputs))
     forward = _derivative(subject, Kernel("", Kind.FORWARD, wrt, outputs, width=1, holomorphic=holomorphic), Kind.JVP)
     reverse = _derivative(subject, Kernel("", Kind.REVERSE, wrt, outputs, width=1, holomorphic=holomorphic), Kind.VJP)
-    return Survey(value, forward, reverse)
+    if not (second and isinstance(forward, Fault) and isinstance(reverse, Cost)):
+        return Survey(value, forward, reverse)
+    tile = Kernel("", Kind.HESSIAN, wrt, outputs, width=1, holomorphic=holomorphic)
+    return Survey(value, forward, reverse, second_order.refusal(subject, tile))
 
 
 def _derivative(subject: Subject, tile: Kernel, single: Kind) -> Cost | Fault:

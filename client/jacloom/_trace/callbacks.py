@@ -1,11 +1,13 @@
 """Error checks by callback: a branch that does nothing but raise.
 
 Libraries check values at run time by a branch whose callback raises an exception. There is no caller to raise to on a
-cluster, so such a branch yields NaN (the largest integer, True) as the libraries' own setting for it does, and a note says so.
+cluster, so such a branch yields NaN (the largest integer, True) as the libraries' own setting for it does, and a note says so. Which functions of
+the graph stand for failed checks is remembered, so that a NaN of theirs can be told from others.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,11 +77,20 @@ def lower_raising_branch(lowering: Lowering, branch: core.ClosedJaxpr, passing: 
             argument = -1 - len(lowering.constants)
             lowering.constants.append(_not_a_number(type_of(var.aval)))
         outputs.append(argument)
-    lowering.notes["an error check was replaced: where it would have raised, the result is NaN"] = None
     number = len(lowering.functions)
+    lowering.checks[number] = check_text(branch)
     lowering.functions.append(Function("failed check", tuple(type_of(var.aval) for var in jaxpr.invars), (), tuple(outputs)))
     lowering.sources.append([])
     return number
+
+
+def check_text(branch: core.ClosedJaxpr) -> str:
+    """Returns what a branch that raises would say, or an empty text where that depends on values or is not found."""
+    for eqn in open_jaxpr(branch).eqns:
+        if eqn.primitive.name == "pure_callback":
+            texts = [text for text in _closure(_function(eqn.params["callback"])).get("msgs", ()) if text]
+            return str(texts[0]) if len(texts) == 1 else ""
+    return ""
 
 
 def poisoning(eqn: core.JaxprEqn, raising: Sequence[bool]) -> core.ClosedJaxpr:
@@ -105,8 +116,20 @@ def _is_real(result: Any) -> bool:
 
 
 def _only_raises(callback: Any) -> bool:
-    function = getattr(callback, "callback_func", callback)
-    return str(getattr(function, "__module__", "")).startswith(_CHECKING_MODULES)
+    return str(getattr(_function(callback), "__module__", "")).startswith(_CHECKING_MODULES)
+
+
+def _function(callback: Any) -> Any:
+    """Returns the library's function in JAX's wrapping."""
+    return getattr(callback, "callback_func", callback)
+
+
+def _closure(function: Any) -> dict[str, Any]:
+    """Returns what a function closes over, by name."""
+    try:
+        return dict(inspect.getclosurevars(function).nonlocals)
+    except (TypeError, ValueError):  # no Python function, or a variable that is not assigned yet
+        return {}
 
 
 def _not_a_number(of: Type) -> Constant:

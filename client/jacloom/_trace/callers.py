@@ -18,7 +18,7 @@ def callers(graph: Graph) -> Mapping[int, Sequence[At]]:
     found: dict[int, list[At]] = defaultdict(list)
     for number, function in enumerate(graph.functions):
         for index, node in enumerate(function.nodes):
-            for callee in _functions(graph, node):
+            for callee in functions_of(graph, node):
                 found[callee].append((number, index))
     return found
 
@@ -44,7 +44,7 @@ def lines(function: int, called_from: Mapping[int, Sequence[At]], line_of: Calla
     return list(found)
 
 
-def _functions(graph: Graph, node: Node) -> Iterator[int]:
+def functions_of(graph: Graph, node: Node) -> Iterator[int]:
     """Yields the functions that a node refers to."""
     op = TABLE[node.op]
     for name, value in node.attrs.items():

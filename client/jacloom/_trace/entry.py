@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeVar
 
 import jax
@@ -13,27 +12,24 @@ import numpy as np
 
 from jacloom._errors import TraceError
 from jacloom._trace.activity import Flags
-from jacloom._trace.callers import At, callers, lines
+from jacloom._trace.explain import explain
 from jacloom._trace.foreign import lower_foreign
 from jacloom._trace.known import ValueWanted
+from jacloom._trace.lines import Lines
 from jacloom._trace.lower import Lowering
-from jacloom._trace.source import raising_line, user_line
+from jacloom._trace.source import raising_line
 from jacloom._trace.structured import STRUCTURED
 from jacloom._trace.treedef import tree_of
 from jacloom._trace.types import example, inexact
 from jacloom._version import VERSION
 from jacloom_graph import identity
-from jacloom_graph.errors import Fault, Place, Reason
+from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.types import Graph
 
 _Part = TypeVar("_Part")
 
 MAX_RULE_ORDER = 4
 """How many derivatives deep a custom rule that calls ever new functions is followed."""
-
-
-_MOST_LINES = 3
-"""Of a node that is reached from more lines, so many are named."""
 
 
 @dataclass(frozen=True)
@@ -47,29 +43,8 @@ class Traced:
     """JAX tree definition of the result."""
     notes: tuple[str, ...]
     """What was left out of the graph, for people."""
-    sources: tuple[tuple[Any, ...], ...]
-    """JAX's source information of each node of each function."""
-
-    def source(self, place: Place) -> str | None:
-        """Returns the user's line ``"file:line (function)"`` that a node came from, where it is known.
-
-        Of a node within a function of JAX's own, which JAX traces once for all that call it, it is the line of the call; of several calls each.
-        """
-        if place.node is None or place.function >= len(self.sources) or place.node >= len(self.sources[place.function]):
-            return None
-        own = self._line((place.function, place.node))
-        if own is not None:
-            return own
-        found = lines(place.function, self._callers, self._line)
-        return " or ".join([*found[:_MOST_LINES], *(["elsewhere"] if len(found) > _MOST_LINES else [])]) or None
-
-    @cached_property
-    def _callers(self) -> Mapping[int, Sequence[At]]:
-        return callers(self.graph)
-
-    def _line(self, at: At) -> str | None:
-        function, node = at
-        return user_line(self.sources[function][node])
+    lines: Lines
+    """Where its nodes came from."""
 
 
 def trace(
@@ -113,11 +88,8 @@ def trace(
         producer=f"jacloom {VERSION}, jax {jax.__version__}",
     )
     canonical = identity.canonicalize(graph)
-    sources: list[tuple[Any, ...]] = [()] * len(canonical.graph.functions)
-    for old, new in enumerate(canonical.functions):
-        if new is not None:
-            sources[new] = sources[new] or tuple(lowering.sources[old])
-    return Traced(canonical.graph, canonical.id, out_treedef, tuple(lowering.notes), tuple(sources))
+    lines = Lines(graph, canonical.functions, lowering.sources, lowering.checks)
+    return Traced(canonical.graph, canonical.id, out_treedef, (*lowering.notes, *lines.notes()), lines)
 
 
 def _lowered(closed: Any, active: Flags, name: str) -> Lowering:
@@ -152,7 +124,7 @@ def _make_jaxpr(fun: Callable[..., Any], in_treedef: Any, leaves: list[Any]) -> 
     except Fault:
         raise
     except Exception as error:
-        raise TraceError(_explain(fun, error), source=raising_line(error)) from error
+        raise TraceError(explain(fun, error), source=raising_line(error)) from error
     return closed, jax.tree.structure(shape)
 
 
@@ -187,25 +159,3 @@ def _has_64_bits(leaf: Any) -> bool:
     if dtype is None or jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
         return False
     return np.dtype(dtype).name in {"int64", "uint64", "float64", "complex128"}
-
-
-def _explain(fun: Callable[..., Any], error: Exception) -> str:
-    name = getattr(fun, "__name__", repr(fun))
-    first = str(error).strip().split("\n\n")[0]
-    hint = ""
-    if isinstance(error, jax.errors.TracerArrayConversionError) or "only length-1 arrays can be converted" in first:
-        hint = "A function that is not JAX's was given a traced array: use jnp.sin for np.sin or math.sin, jax.scipy for scipy, and so on."
-    elif isinstance(error, jax.errors.ConcretizationTypeError):
-        hint = (
-            "A Python branch or conversion depends on a traced value: use jnp.where or lax.cond for the branch, jnp functions in place of those of "
-            "NumPy and math, or pass that argument as a Python int or bool, which is kept static."
-        )
-    elif isinstance(error, jax.errors.TracerIntegerConversionError) or "Shapes must be" in first:
-        hint = "An index or a size depends on a traced value: index jnp arrays, or pass that argument as a Python int, which is kept static."
-    elif "returned a value of type" in first:
-        hint = "Return arrays and numbers, alone or in containers that JAX knows."
-    elif isinstance(error, TypeError) and "'list'" in first:
-        hint = "A list is a container of separate numbers here, as in JAX: pass np.array([...]) for a vector."
-    elif "carry" in first or ("float32" in first and "float64" in first):
-        hint = "If 32- and 64-bit values meet, give the constants the dtype of the arguments."
-    return "\n".join([f"{name} could not be traced: {type(error).__name__}: {first[:1500]}", *([hint] if hint else [])])

@@ -43,9 +43,8 @@ def lower_foreign(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: 
     except RecursionError as error:  # it calls itself by being compiled
         raise unsupported(eqn, _COMPILED) from error
     except Exception as error:  # a library's implementation may raise anything
-        raise unsupported(
-            eqn, f"the op table does not have it, and its implementation cannot be traced ({type(error).__name__}: {str(error)[:200]})"
-        ) from error
+        why = f"its implementation cannot be traced ({type(error).__name__}: {str(error)[:200]})"
+        raise unsupported(eqn, f"the op table does not have it, and {why}; use a version of it in jnp or jax.lax") from error
     if not is_high(eqn) and any(inner.primitive is eqn.primitive for inner in expanded.jaxpr.eqns):
         raise unsupported(eqn, _COMPILED)
     rule = _rule(lowering, eqn, operands, expanded, active, known) if any(active) else None
@@ -58,7 +57,11 @@ _READS = (
     "the op table does not have it, and its implementation reads the value of an operand in Python, which says what to compute and is not known yet; "
     "have it computed from what the function closes over and not from its arguments, loop state or results"
 )
-_COMPILED = "the op table does not have it, and its implementation is compiled code"
+_COMPILED = (
+    "the op table does not have it, and its implementation is compiled code, which stays on this machine; use a version of it in jnp or jax.lax, "
+    "which a package with kernels of its own often has as a reference or as implementation='xla'"
+)
+
 
 def _expanded(lowering: Lowering, eqn: core.JaxprEqn, operands: Sequence[int]) -> tuple[core.ClosedJaxpr, Values]:
     """Returns what a primitive computes, and the values of the operands that had to be read for it."""
@@ -82,9 +85,7 @@ def _with(known: Values, args: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(known.get(index, arg) for index, arg in enumerate(args))
 
 
-def _rule(
-    lowering: Lowering, eqn: core.JaxprEqn, operands: Sequence[int], expanded: core.ClosedJaxpr, active: Flags, known: Values
-) -> int | None:
+def _rule(lowering: Lowering, eqn: core.JaxprEqn, operands: Sequence[int], expanded: core.ClosedJaxpr, active: Flags, known: Values) -> int | None:
     """Returns the number of the rule that the primitive brings; None if it brings none, and is differentiated as what it computes."""
     name = eqn.primitive.name
     outer = set(lowering.uses.of(eqn))

@@ -14,7 +14,7 @@ from jax.extend.core import primitives
 from jacloom._trace.activity import Activity, Flags
 from jacloom._trace.known import Specialised, Values, values
 from jacloom._trace.params import Unrepresentable, attributes
-from jacloom._trace.source import user_line
+from jacloom._trace.source import nearest_line, user_line
 from jacloom._trace.types import constant, type_of
 from jacloom._trace.uses import Uses
 from jacloom_graph.attrs import REFERENCES, AttrKind
@@ -74,6 +74,8 @@ class Lowering:
         self.constants: list[Constant] = []
         self.notes: dict[str, None] = {}
         """What was dropped on the way, in order, each once."""
+        self.checks: dict[int, str] = {}
+        """Functions that stand for error checks that fail, by number, and what the check says; empty where that is not known."""
         self.activity = Activity()
         self.uses = Uses()
         self._specialised = Specialised()
@@ -221,6 +223,6 @@ Handler = Callable[[Lowering, Body, core.JaxprEqn, list[int], Flags], list[int]]
 
 def unsupported(eqn: core.JaxprEqn, reason: str) -> Fault:
     """Returns the error for an equation that cannot travel; it names the user's own line."""
-    where = user_line(eqn.source_info)
+    where = user_line(eqn.source_info) or nearest_line(eqn.source_info)
     place = f" at {where}" if where else ""
     return Fault(Reason.UNSUPPORTED_OP, f"{eqn.primitive.name}{place} cannot be part of a graph: {reason}")

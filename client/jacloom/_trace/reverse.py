@@ -11,7 +11,6 @@ from jax._src.interpreters import ad
 from jax.dtypes import float0
 from jax.extend import core
 
-
 from jacloom._trace.activity import Flags
 from jacloom._trace.calling import call_parameters
 from jacloom._trace.known import Values

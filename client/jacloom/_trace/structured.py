@@ -10,7 +10,7 @@ import numpy as np
 from jax.extend import core
 
 from jacloom._trace.activity import Flags, callee, open_jaxpr, scan_counts, split
-from jacloom._trace.callbacks import is_passing_branch, is_raising_branch, lower_raising_branch, poisoning
+from jacloom._trace.callbacks import check_text, is_passing_branch, is_raising_branch, lower_raising_branch, poisoning
 from jacloom._trace.lower import Body, Handler, Lowering, unsupported
 from jacloom._trace.params import attributes
 from jacloom._trace.rules import custom_jvp, custom_vjp
@@ -77,7 +77,9 @@ def _cond(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int
     if not any(raising):
         return results
     alive = lowering.activity.through(eqn, active)
-    return body.emit("call", [operands[0], *results], {"function": lowering.function(poisoning(eqn, raising), (False, *alive))}, eqn)
+    poisoned = lowering.function(poisoning(eqn, raising), (False, *alive))
+    lowering.checks[poisoned] = check_text(eqn.params["branches"][raising.index(True)])
+    return body.emit("call", [operands[0], *results], {"function": poisoned}, eqn)
 
 
 def _linear_solve(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
@@ -148,7 +150,8 @@ def _drop(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int
     return []
 
 
-_CALLBACK = "it calls back into this Python process; compute the value beforehand and pass it as an argument"
+_CALLBACK = "it calls back into this Python process; write it in jnp or jax.lax, or compute the value beforehand and pass it as an argument"
+_COMPILED = "it is compiled code of this machine; use the operation's version in jnp, jax.lax or jax.scipy instead"
 _STATE = "it changes state in place; return the new value instead"
 _DEVICES = "it is tied to the devices of this process; the service places work itself"
 
@@ -183,7 +186,7 @@ STRUCTURED: Mapping[str, Handler] = {
     "inspect_sharding": _drop,
     "pure_callback": _refuse(_CALLBACK),
     "io_callback": _refuse(_CALLBACK),
-    "ffi_call": _refuse("it is compiled code of this machine"),
+    "ffi_call": _refuse(_COMPILED),
     "get": _refuse(_STATE),
     "swap": _refuse(_STATE),
     "addupdate": _refuse(_STATE),

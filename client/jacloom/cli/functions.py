@@ -7,39 +7,52 @@ from typing import Annotated, Any
 import typer
 
 from jacloom._derivatives import Derivatives, ModeSupport
+from jacloom._outline import arrow
 from jacloom._remote import RemoteFunction
 from jacloom.cli.output import Json, print_json, print_table
 from jacloom.cli.service import Address, Ca, Tls, Token, remote_client
+from jacloom.cli.which import SHORT, Which, function_id
 
 app = typer.Typer()
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="functions/ and 64 hex digits, or the digits alone.", show_default=False)]
+Full = Annotated[bool, typer.Option("--full", help="Print whole ids.")]
 
 
 @app.callback(invoke_without_command=True)
-def functions(context: typer.Context, address: Address = None, token: Token = None, tls: Tls = False, ca: Ca = None, as_json: Json = False) -> None:
+def functions(
+    context: typer.Context,
+    address: Address = None,
+    token: Token = None,
+    tls: Tls = False,
+    ca: Ca = None,
+    full: Full = False,
+    as_json: Json = False,
+) -> None:
     """List, show and delete the functions of a service; without a command, list them."""
     if context.invoked_subcommand is None:
-        list_functions(address, token, tls, ca, as_json)
+        list_functions(address, token, tls, ca, full, as_json)
 
 
 @app.command("list")
-def list_functions(address: Address = None, token: Token = None, tls: Tls = False, ca: Ca = None, as_json: Json = False) -> None:
+def list_functions(address: Address = None, token: Token = None, tls: Tls = False, ca: Ca = None, full: Full = False, as_json: Json = False) -> None:
     """List all functions, newest first."""
     with remote_client(address, token, tls, ca) as client:
         found = client.functions()
     if as_json:
         print_json([_document(function) for function in found])
         return
-    rows = [[function.display_name, function.id, _types(function), f"{function.nodes:,}", function.created] for function in found]
-    print_table(["name", "id", "type", "nodes", "registered"], rows, right=frozenset({"nodes"}), whole=frozenset({"id"}))
+    rows = [
+        [each.id if full else each.id[:SHORT], each.display_name, _minute(each.created), f"{each.nodes:,}", arrow(each.inputs, each.outputs)]
+        for each in found
+    ]
+    print_table(["id", "name", "registered", "nodes", "type"], rows, right=frozenset({"nodes"}), cut=frozenset({"name", "type"}))
 
 
 @app.command()
-def show(function_id: Id, address: Address = None, token: Token = None, tls: Tls = False, ca: Ca = None, as_json: Json = False) -> None:
+def show(word: Which, address: Address = None, token: Token = None, tls: Tls = False, ca: Ca = None, as_json: Json = False) -> None:
     """Show one function, and in which modes it can be differentiated with respect to each of its leaves."""
     with remote_client(address, token, tls, ca) as client:
-        function = client.function(function_id)
+        function = client.function(function_id(client, word))
         document, derivatives = _document(function), function.derivatives()
     if as_json:
         print_json({**document, "derivatives": _modes(derivatives)})
@@ -53,18 +66,20 @@ def show(function_id: Id, address: Address = None, token: Token = None, tls: Tls
 
 
 @app.command()
-def delete(function_id: Id, address: Address = None, token: Token = None, tls: Tls = False, ca: Ca = None, as_json: Json = False) -> None:
+def delete(word: Which, address: Address = None, token: Token = None, tls: Tls = False, ca: Ca = None, as_json: Json = False) -> None:
     """Delete one function."""
     with remote_client(address, token, tls, ca) as client:
-        client.delete(function_id)
+        found = function_id(client, word)
+        client.delete(found)
     if as_json:
-        print_json({"deleted": function_id})
+        print_json({"deleted": found})
     else:
-        print(f"deleted {function_id}")
+        print(f"deleted {found}")
 
 
-def _types(function: RemoteFunction) -> str:
-    return f"({', '.join(map(str, function.inputs))}) -> ({', '.join(map(str, function.outputs))})"
+def _minute(created: str) -> str:
+    """Returns when a function was registered without the seconds: ``2026-11-29 05:51Z``."""
+    return f"{created[:10]} {created[11:16]}Z" if created else ""
 
 
 def _modes(derivatives: Derivatives) -> dict[str, Any]:

@@ -41,4 +41,4 @@ def problem() -> Problem:
     across = np.linspace(0.0, 1.0, SIDE, endpoint=False)
     x, y = np.meshgrid(across, across, indexing="ij")
     state = np.stack([22 * (y * (1 - y)) ** 1.5, 27 * (x * (1 - x)) ** 1.5])
-    return Problem("brusselator", "residual of 800 unknowns on a 20 x 20 grid, by all of them", residual, (state,))
+    return Problem("brusselator", "residual of 800 unknowns on a 20 x 20 grid, by all of them", residual, (state,), expect="coloured forward")

@@ -87,7 +87,8 @@ def _remote(client: Client, problem: Problem) -> tuple[Any, Plan, Summary]:
 
 
 def _local(problem: Problem) -> Any:
-    transform = {"forward": jax.jacfwd, "reverse": jax.jacrev, "single pass": jax.grad}[problem.expect]
+    by_rows = problem.expect in ("reverse", "coloured reverse")
+    transform = jax.grad if problem.derivative == "gradient" else jax.jacrev if by_rows else jax.jacfwd
     with jax.enable_x64(True):
         return jax.jit(transform(problem.function, problem.argnums))(*problem.args)
 

@@ -23,5 +23,5 @@ class Problem:
     derivative: Literal["jacobian", "gradient"] = "jacobian"
     mode: Literal["auto", "forward", "reverse"] = "auto"
     """What the service is asked for."""
-    expect: Literal["forward", "reverse", "single pass"] = "forward"
+    expect: Literal["forward", "reverse", "coloured forward", "coloured reverse", "bicoloured", "single pass"] = "forward"
     """The strategy that the service should end up with."""

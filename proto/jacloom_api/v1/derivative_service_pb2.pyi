@@ -44,6 +44,30 @@ REVERSE: Mode.ValueType  # 2
 """rows, by VJPs"""
 Global___Mode: _TypeAlias = Mode  # noqa: Y015
 
+class _Sparsity:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SparsityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sparsity.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SPARSITY_UNSPECIFIED: _Sparsity.ValueType  # 0
+    """where that is cheaper; the header says whether it was"""
+    DENSE: _Sparsity.ValueType  # 1
+    """no: the answer has the blocks of a dense matrix"""
+    SPARSE: _Sparsity.ValueType  # 2
+    """always: the answer has the entries of the pattern"""
+
+class Sparsity(_Sparsity, metaclass=_SparsityEnumTypeWrapper):
+    """Whether a derivative is computed, and sent, by its sparsity pattern."""
+
+SPARSITY_UNSPECIFIED: Sparsity.ValueType  # 0
+"""where that is cheaper; the header says whether it was"""
+DENSE: Sparsity.ValueType  # 1
+"""no: the answer has the blocks of a dense matrix"""
+SPARSE: Sparsity.ValueType  # 2
+"""always: the answer has the entries of the pattern"""
+Global___Sparsity: _TypeAlias = Sparsity  # noqa: Y015
+
 class _Part:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -66,6 +90,16 @@ class _PartEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Part.ValueType],
     """d output / d input; shape = shape(output) + shape(input)"""
     HESSIAN: _Part.ValueType  # 7
     """d^2 output / d input d input2; shape = shape(output) + shape(input) + shape(input2)"""
+    ENTRIES: _Part.ValueType  # 8
+    """entries of a sparse derivative, in the order in which passes yield them: shape (computed,); see Structure"""
+    POINTERS: _Part.ValueType  # 9
+    """structure: row i has the entries pointers[i] to pointers[i + 1] - 1"""
+    INDICES: _Part.ValueType  # 10
+    """structure: the column of each entry"""
+    SOURCES: _Part.ValueType  # 11
+    """structure: where the value of each entry is found in ENTRIES"""
+    BOUNDS: _Part.ValueType  # 12
+    """structure: pass p yields ENTRIES bounds[p] to bounds[p + 1] - 1"""
 
 class Part(_Part, metaclass=_PartEnumTypeWrapper):
     """What an array of the answer is."""
@@ -86,6 +120,16 @@ JACOBIAN: Part.ValueType  # 6
 """d output / d input; shape = shape(output) + shape(input)"""
 HESSIAN: Part.ValueType  # 7
 """d^2 output / d input d input2; shape = shape(output) + shape(input) + shape(input2)"""
+ENTRIES: Part.ValueType  # 8
+"""entries of a sparse derivative, in the order in which passes yield them: shape (computed,); see Structure"""
+POINTERS: Part.ValueType  # 9
+"""structure: row i has the entries pointers[i] to pointers[i + 1] - 1"""
+INDICES: Part.ValueType  # 10
+"""structure: the column of each entry"""
+SOURCES: Part.ValueType  # 11
+"""structure: where the value of each entry is found in ENTRIES"""
+BOUNDS: Part.ValueType  # 12
+"""structure: pass p yields ENTRIES bounds[p] to bounds[p + 1] - 1"""
 Global___Part: _TypeAlias = Part  # noqa: Y015
 
 @_typing.final
@@ -103,6 +147,7 @@ class CallRequest(_message.Message):
     SEEDS_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PATTERN_FIELD_NUMBER: _builtins.int
     function: _builtins.str
     """A registered function: "functions/<64 hex digits>"."""
     graph: _builtins.bytes
@@ -133,6 +178,10 @@ class CallRequest(_message.Message):
     def options(self) -> Global___Options:
         """How to compute it. Optional."""
 
+    @_builtins.property
+    def pattern(self) -> Global___Pattern:
+        """Jacobian and Hessian: which entries may differ from zero, where the caller knows. Optional: the service finds out."""
+
     def __init__(
         self,
         *,
@@ -145,16 +194,49 @@ class CallRequest(_message.Message):
         seeds: _abc.Iterable[_graph_pb2.Tensor] | None = ...,
         options: Global___Options | None = ...,
         request_id: _builtins.str = ...,
+        pattern: Global___Pattern | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["function", b"function", "graph", b"graph", "options", b"options", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["function", b"function", "graph", b"graph", "options", b"options", "pattern", b"pattern", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "function", b"function", "graph", b"graph", "options", b"options", "outputs", b"outputs", "request_id", b"request_id", "seeds", b"seeds", "target", b"target", "values", b"values", "wrt", b"wrt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "function", b"function", "graph", b"graph", "options", b"options", "outputs", b"outputs", "pattern", b"pattern", "request_id", b"request_id", "seeds", b"seeds", "target", b"target", "values", b"values", "wrt", b"wrt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["function", "graph"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
 
 Global___CallRequest: _TypeAlias = CallRequest  # noqa: Y015
+
+@_typing.final
+class Pattern(_message.Message):
+    """The places of a sparse matrix's entries, as rows. Rows are the entries of all differentiated outputs, one output after the other, each in C
+    order; columns those of all wrt leaves. For a Hessian both are the latter.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POINTERS_FIELD_NUMBER: _builtins.int
+    INDICES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pointers(self) -> _graph_pb2.Tensor:
+        """Row i has the entries pointers[i] to pointers[i + 1] - 1: rows + 1 integers, int32 or int64."""
+
+    @_builtins.property
+    def indices(self) -> _graph_pb2.Tensor:
+        """The column of each entry, same dtype."""
+
+    def __init__(
+        self,
+        *,
+        pointers: _graph_pb2.Tensor | None = ...,
+        indices: _graph_pb2.Tensor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["indices", b"indices", "pointers", b"pointers"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["indices", b"indices", "pointers", b"pointers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pattern: _TypeAlias = Pattern  # noqa: Y015
 
 @_typing.final
 class Options(_message.Message):
@@ -165,22 +247,30 @@ class Options(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     TILE_FIELD_NUMBER: _builtins.int
     HOLOMORPHIC_FIELD_NUMBER: _builtins.int
+    SPARSITY_FIELD_NUMBER: _builtins.int
+    STRUCTURE_FIELD_NUMBER: _builtins.int
     mode: Global___Mode.ValueType
     """Which derivative passes are used for Jacobian. Default: the cheaper."""
     tile: _builtins.int
     """Seeds per tile. Default 0: the service chooses. At most 4096."""
     holomorphic: _builtins.bool
     """Complex inputs and outputs are differentiated as a holomorphic function. Default false."""
+    sparsity: Global___Sparsity.ValueType
+    """Whether the sparsity of a Jacobian, or of the Hessian of one scalar, is used. Default: where it pays."""
+    structure: _builtins.str
+    """The digest of the structure that the caller holds, from the header of an earlier answer: if it is this one again, it is not sent once more."""
     def __init__(
         self,
         *,
         mode: Global___Mode.ValueType = ...,
         tile: _builtins.int = ...,
         holomorphic: _builtins.bool = ...,
+        sparsity: Global___Sparsity.ValueType = ...,
+        structure: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["holomorphic", b"holomorphic", "mode", b"mode", "tile", b"tile"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holomorphic", b"holomorphic", "mode", b"mode", "sparsity", b"sparsity", "structure", b"structure", "tile", b"tile"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -292,9 +382,9 @@ class Plan(_message.Message):
     SECONDS_FIELD_NUMBER: _builtins.int
     CONSIDERED_FIELD_NUMBER: _builtins.int
     strategy: _builtins.str
-    """"forward", "reverse", "single pass" or "empty"."""
+    """"forward", "reverse", "coloured forward", "coloured reverse", "bicoloured", "star-coloured", "single pass" or "empty"."""
     mode: Global___Mode.ValueType
-    """The passes it is made of; unspecified for "single pass" and "empty"."""
+    """The passes it is made of; unspecified for "bicoloured", which has both, for "single pass" and "empty"."""
     passes: _builtins.int
     """JVPs or VJPs in all."""
     tile: _builtins.int
@@ -367,6 +457,50 @@ class Considered(_message.Message):
 Global___Considered: _TypeAlias = Considered  # noqa: Y015
 
 @_typing.final
+class Structure(_message.Message):
+    """A sparse derivative: a matrix of `rows` by `columns`, where entry k of row i, for k from POINTERS[i] to POINTERS[i + 1] - 1, has the column
+    INDICES[k] and the value ENTRIES[SOURCES[k]]. All else is zero. Columns rise within a row.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    NONZEROS_FIELD_NUMBER: _builtins.int
+    COMPUTED_FIELD_NUMBER: _builtins.int
+    PASSES_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """Names the structure: 64 hexadecimal digits. The same for every point, and for the same function after a restart."""
+    rows: _builtins.int
+    """Entries of all differentiated outputs; of a Hessian, of all wrt leaves."""
+    columns: _builtins.int
+    """Entries of all wrt leaves."""
+    nonzeros: _builtins.int
+    """Entries of the pattern."""
+    computed: _builtins.int
+    """Length of ENTRIES."""
+    passes: _builtins.int
+    """Passes that yield them."""
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        rows: _builtins.int = ...,
+        columns: _builtins.int = ...,
+        nonzeros: _builtins.int = ...,
+        computed: _builtins.int = ...,
+        passes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "computed", b"computed", "digest", b"digest", "nonzeros", b"nonzeros", "passes", b"passes", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Structure: _TypeAlias = Structure  # noqa: Y015
+
+@_typing.final
 class Header(_message.Message):
     """Opens every answer: what will come."""
 
@@ -375,6 +509,7 @@ class Header(_message.Message):
     FUNCTION_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
     ARRAYS_FIELD_NUMBER: _builtins.int
+    STRUCTURE_FIELD_NUMBER: _builtins.int
     function: _builtins.str
     """The function, "functions/<64 hex digits>"."""
     @_builtins.property
@@ -385,16 +520,23 @@ class Header(_message.Message):
     def arrays(self) -> _containers.RepeatedCompositeFieldContainer[Global___Array]:
         """The arrays that the blocks will fill."""
 
+    @_builtins.property
+    def structure(self) -> Global___Structure:
+        """Present if the derivative comes as the entries of its pattern. POINTERS, INDICES, SOURCES and BOUNDS are among the arrays unless the caller
+        named this structure in its options.
+        """
+
     def __init__(
         self,
         *,
         function: _builtins.str = ...,
         plan: Global___Plan | None = ...,
         arrays: _abc.Iterable[Global___Array] | None = ...,
+        structure: Global___Structure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "structure", b"structure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrays", b"arrays", "function", b"function", "plan", b"plan"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrays", b"arrays", "function", b"function", "plan", b"plan", "structure", b"structure"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -690,6 +832,7 @@ class NonFinite(_message.Message):
     ITERATIONS_FIELD_NUMBER: _builtins.int
     OPERANDS_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
     kind: Global___NonFinite.Kind.ValueType
     """Which."""
     count: _builtins.int
@@ -699,7 +842,7 @@ class NonFinite(_message.Message):
     input: _builtins.int
     """The input leaf that came in like this, as an index into the request's `args`."""
     constant: _builtins.int
-    """The constant of the graph that is like this, by index."""
+    """The constant of the graph that is like this, by index; where it came in is in `calls`."""
     result: _builtins.int
     """Which of the node's results. Default 0."""
     @_builtins.property
@@ -718,6 +861,12 @@ class NonFinite(_message.Message):
     def cause(self) -> Global___NonFinite:
         """Where the Inf came from that this NaN was made of, if it was."""
 
+    @_builtins.property
+    def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodePlace]:
+        """The nodes that lead to the place from the entry: calls, loops, branches and custom rules, the outermost first. Of a constant the last is the
+        node that it came in with: which uses it, or whose function returns it. Empty for inputs.
+        """
+
     def __init__(
         self,
         *,
@@ -731,10 +880,11 @@ class NonFinite(_message.Message):
         iterations: _abc.Iterable[_builtins.int] | None = ...,
         operands: _abc.Iterable[Global___Range] | None = ...,
         cause: Global___NonFinite | None = ...,
+        calls: _abc.Iterable[Global___NodePlace] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "constant", b"constant", "input", b"input", "origin", b"origin", "place", b"place"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "constant", b"constant", "count", b"count", "input", b"input", "iterations", b"iterations", "kind", b"kind", "operands", b"operands", "origin", b"origin", "place", b"place", "result", b"result", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "cause", b"cause", "constant", b"constant", "count", b"count", "input", b"input", "iterations", b"iterations", "kind", b"kind", "operands", b"operands", "origin", b"origin", "place", b"place", "result", b"result", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_origin: _TypeAlias = _typing.Literal["place", "input", "constant"]  # noqa: Y015
     _WhichOneofArgType_origin: _TypeAlias = _typing.Literal["origin", b"origin"]  # noqa: Y015

@@ -19,12 +19,12 @@ from jacloom_graph.framing import Pieces, field
 from jacloom_graph.tensor import type_of
 from jacloom_graph.wire import type_to_message
 from jacloom_server import run
-from jacloom_server.call import Argument, Call
+from jacloom_server.call import Argument, Call, Pattern, Sparsity
 from jacloom_server.edges import diagnosis
-from jacloom_server.reply import Reply
-from jacloom_server.run import Service
+from jacloom_server.plan import Mode, Plan
+from jacloom_server.planning import Service
+from jacloom_server.reply import Header, Reply
 from jacloom_server.status import reported
-from jacloom_server.strategy import Mode, Plan
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["DerivativeService"].full_name
 
@@ -33,6 +33,7 @@ _LOG = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _MODES: Final = {pb.MODE_UNSPECIFIED: None, pb.FORWARD: Mode.FORWARD, pb.REVERSE: Mode.REVERSE}
+_SPARSITIES: Final = {pb.SPARSITY_UNSPECIFIED: Sparsity.AUTO, pb.DENSE: Sparsity.DENSE, pb.SPARSE: Sparsity.SPARSE}
 _MODE_NUMBERS: Final = {mode: number for number, mode in _MODES.items()}
 _EXPLAINED: Final = {"": Derivative.JACOBIAN, "jacobian": Derivative.JACOBIAN, "hessian": Derivative.HESSIAN}
 
@@ -94,6 +95,9 @@ def decode(derivative: Derivative, request: pb.CallRequest) -> Call:
     mode = _MODES.get(options.mode, ...)
     if mode is ...:
         raise Fault(Reason.INVALID_OPTION, f"mode must be 0, 1 or 2, got {options.mode}", field="options.mode")
+    sparsity = _SPARSITIES.get(options.sparsity)
+    if sparsity is None:
+        raise Fault(Reason.INVALID_OPTION, f"sparsity must be 0, 1 or 2, got {options.sparsity}", field="options.sparsity")
     if not request.function and not request.graph:
         raise Fault(Reason.INVALID_OPTION, "a call names a registered function or carries a graph; this one does neither", field="function")
     return Call(
@@ -108,6 +112,9 @@ def decode(derivative: Derivative, request: pb.CallRequest) -> Call:
         mode=mode,
         tile=options.tile,
         holomorphic=options.holomorphic,
+        sparsity=sparsity,
+        pattern=_pattern(request.pattern) if request.HasField("pattern") else None,
+        structure=options.structure,
         request_id=request.request_id,
     )
 
@@ -116,8 +123,7 @@ def encode(reply: Reply) -> bytes:
     """Returns a message of an answer as it travels."""
     message = pb.CallReply()
     if reply.header is not None:
-        header = reply.header
-        message.header.CopyFrom(pb.Header(function=header.function, plan=_plan(header.plan), arrays=map(_array, header.arrays)))
+        message.header.CopyFrom(_header(reply.header))
     if reply.progress is not None:
         progress = reply.progress
         message.progress.CopyFrom(pb.Progress(tiles_done=progress.tiles_done, tiles=progress.tiles, seconds=progress.seconds))
@@ -138,6 +144,27 @@ def encode(reply: Reply) -> bytes:
         place = pb.Block(array=block.array, row=block.row, rows=block.rows, column=block.column, columns=block.columns).SerializeToString()
         pieces += field(pb.CallReply.BLOCKS_FIELD_NUMBER, place, *field(pb.Block.DATA_FIELD_NUMBER, block.data))
     return b"".join(pieces)
+
+
+def _header(header: Header) -> pb.Header:
+    message = pb.Header(function=header.function, plan=_plan(header.plan), arrays=map(_array, header.arrays))
+    sizes, found = header.sizes, header.plan.structure
+    if sizes is not None and found is not None:
+        message.structure.CopyFrom(
+            pb.Structure(
+                digest=found.digest,
+                rows=sizes.rows,
+                columns=sizes.columns,
+                nonzeros=sizes.nonzeros,
+                computed=sizes.computed,
+                passes=sizes.passes,
+            )
+        )
+    return message
+
+
+def _pattern(message: pb.Pattern) -> Pattern:
+    return Pattern(_argument(message.pointers, "pattern.pointers"), _argument(message.indices, "pattern.indices"))
 
 
 def _arguments(tensors: Iterable[graph_pb2.Tensor], where: str) -> tuple[Argument, ...]:

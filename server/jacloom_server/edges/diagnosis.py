@@ -38,6 +38,7 @@ def _non_finite(found: NonFinite) -> pb.NonFinite:
         iterations=found.iterations,
         operands=[pb.Range() if extent is None else pb.Range(low=extent[0], high=extent[1]) for extent in found.operands],
         cause=_non_finite(found.cause) if found.cause is not None else None,
+        calls=map(_place, found.calls),
     )
     if found.input is not None:
         message.input = found.input

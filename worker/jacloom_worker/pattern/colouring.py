@@ -8,10 +8,9 @@ for symmetric patterns (algorithm 4.1 of Gebremedhin, Tarafdar, Manne and Pothen
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-from asdex import SparsityPattern
 from asdex.coloring import color_cols, color_rows, color_symmetric
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
@@ -19,6 +18,8 @@ from scipy.sparse import csr_array
 Colours: TypeAlias = NDArray[np.int32]
 """A colour for each column, or for each row; -1 for those that no pass computes."""
 
+_MUCH_WORK = 1 << 27
+"""Pairs of entries within a line that colouring looks at in about half a second."""
 _TRIALS = 12
 """How many numbers of dense lines are tried in search of the fewest passes."""
 
@@ -74,8 +75,8 @@ def symmetric(pattern: csr_array) -> Colouring:
     Args:
         pattern: Boolean, shape ``(n, n)``, symmetric.
     """
-    colours, _, _ = color_symmetric(_pattern(pattern))
-    return Colouring(_packed(colours), _none(pattern.shape[0]))
+    colours = _packed(color_symmetric(_places(pattern))[0]) if pattern.nnz else _none(pattern.shape[0])
+    return Colouring(colours, _none(pattern.shape[0]))
 
 
 def _cover(pattern: csr_array, forward: float, reverse: float) -> Colouring:
@@ -114,11 +115,30 @@ def _counts(lengths: NDArray[np.int32]) -> list[int]:
 
 
 def _columns(pattern: csr_array) -> Colours:
-    return color_cols(_pattern(pattern))[0].astype(np.int32) if pattern.nnz else _none(pattern.shape[1])
+    alone = _alone(np.diff(pattern.indptr), np.bincount(pattern.indices, minlength=pattern.shape[1]))
+    return color_cols(_places(pattern))[0].astype(np.int32) if alone is None else alone
 
 
 def _rows(pattern: csr_array) -> Colours:
-    return color_rows(_pattern(pattern))[0].astype(np.int32) if pattern.nnz else _none(pattern.shape[0])
+    alone = _alone(np.bincount(pattern.indices, minlength=pattern.shape[1]), np.diff(pattern.indptr))
+    return color_rows(_places(pattern))[0].astype(np.int32) if alone is None else alone
+
+
+def _alone(across: NDArray[np.integer], along: NDArray[np.integer]) -> Colours | None:
+    """Returns a colour of its own for each line that has entries, where that is all that can be done, or nearly, and far quicker; else None.
+
+    Args:
+        across: How many entries each line has that the coloured ones meet.
+        along: How many each of the coloured lines has.
+    """
+    filled = along > 0
+    count, bound = np.count_nonzero(filled), int(across.max(initial=0))
+    work = int(np.square(across, dtype=np.int64).sum())
+    if bound < count and (2 * bound < count or work < _MUCH_WORK):
+        return None
+    colours = _none(len(along))
+    colours[filled] = np.arange(count, dtype=np.int32)
+    return colours
 
 
 def _none(count: int) -> Colours:
@@ -131,6 +151,17 @@ def _packed(colours: NDArray[np.int32]) -> Colours:
     return (places - np.count_nonzero(used < 0)).astype(np.int32)
 
 
-def _pattern(pattern: csr_array) -> SparsityPattern:
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """What colourings look at of a pattern. asdex's own class makes a JAX array of the places, too, and that compiles anew for each size."""
+
+    m: int
+    n: int
+    rows: NDArray[np.int32]
+    cols: NDArray[np.int32]
+
+
+def _places(pattern: csr_array) -> Any:
     found = pattern.tocoo()
-    return SparsityPattern.from_coo(found.row.astype(np.int32), found.col.astype(np.int32), pattern.shape)
+    m, n = pattern.shape
+    return _Places(m, n, found.row.astype(np.int32), found.col.astype(np.int32))

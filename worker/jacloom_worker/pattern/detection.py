@@ -81,7 +81,7 @@ def detect(closed: ClosedJaxpr, seeds: Sequence[int], known: Sequence[Any], most
         closed: The program, linear in its seeds.
         seeds: Which of its inputs are seeds, of ``n`` entries together, one after the other.
         known: One per input: its value if that is fixed, else None.
-        most: How many elements all sets together may have.
+        most: How many elements all sets together may have, and the matrix.
 
     Returns:
         A boolean matrix: shape ``(m, n)``, ``m`` being the entries of all outputs one after the other, rows sorted.
@@ -103,7 +103,10 @@ def detect(closed: ClosedJaxpr, seeds: Sequence[int], known: Sequence[Any], most
         np.zeros(int(np.prod(aval.shape)), np.int64) if output is None else output.ravel()
         for output, aval in zip(outputs, closed.out_avals, strict=True)
     ]
-    return made.matrix(np.concatenate([np.zeros(0, np.int64), *rows]))
+    ids = np.concatenate([np.zeros(0, np.int64), *rows])
+    if made.elements(ids) > most:
+        raise _sets.TooDense
+    return made.matrix(ids)
 
 
 def walk(sets: Sets, closed: ClosedJaxpr, footprints: Sequence[Footprint], finders: Sequence[Finder]) -> list[Footprint]:

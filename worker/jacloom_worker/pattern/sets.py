@@ -52,6 +52,10 @@ class Sets(ABC):
         """Returns the numbers of the unions of pairs of sets, shape ``(k,)`` as both have; raises as ``unite``."""
 
     @abstractmethod
+    def elements(self, ids: Ids) -> int:
+        """Returns how many elements the sets of some numbers have together, each counted as often as it is named."""
+
+    @abstractmethod
     def matrix(self, ids: Ids) -> csr_array:
         """Returns a boolean matrix whose row ``i`` is the set ``ids[i]``: shape ``(len(ids), size)``, sorted, without repetitions."""
 
@@ -120,6 +124,10 @@ class Words(Sets):
         left, right, places = _distinct_pairs(left, right)
         return self._each(zip(left.tolist(), right.tolist(), strict=True))[places]
 
+    def elements(self, ids: Ids) -> int:
+        distinct, counts = np.unique(ids, return_counts=True)
+        return sum(self._words[number].bit_count() * count for number, count in zip(distinct.tolist(), counts.tolist(), strict=True))
+
     def matrix(self, ids: Ids) -> csr_array:
         distinct, places = np.unique(ids, return_inverse=True)
         nbytes = -(-self.size // 8)
@@ -162,6 +170,9 @@ class Rows(Sets):
         larger = np.where(self._lengths(left) >= self._lengths(right), left, right)
         united = self._united(np.arange(0, 2 * len(left) + 1, 2), np.stack([left, right], axis=1).ravel(), larger)
         return united[places]
+
+    def elements(self, ids: Ids) -> int:
+        return int(self._lengths(ids).sum())
 
     def matrix(self, ids: Ids) -> csr_array:
         found = self._all()[ids]

@@ -1,0 +1,135 @@
+"""From a call to its plan: asks the clerk for prices, a worker for the pattern, and weighs what comes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import ray
+
+from jacloom_graph.answer import Derivative, Selection, arrays, entries_dtype, matrix_shape, total_bytes
+from jacloom_graph.errors import Fault, Reason
+from jacloom_graph.tensor import itemsize, nbytes
+from jacloom_server import colours, strategy
+from jacloom_server.blobs import Blobs
+from jacloom_server.call import Call, Sparsity, pattern_operands
+from jacloom_server.function import Function
+from jacloom_server.functions import Functions
+from jacloom_server.plan import Leg, Mode, Plan, empty
+from jacloom_server.pool import Pool
+from jacloom_server.strategy import Problem
+from jacloom_server.structures import Question, Structures
+from jacloom_worker.launch import Operand, Role
+from jacloom_worker.protocol import Dense, Inner, Kernel, Kind, Prices, Structure, Survey
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What calls need."""
+
+    pool: Pool
+    functions: Functions
+    blobs: Blobs
+    structures: Structures
+
+
+def kernel_of(call: Call, function: Function, chosen: Selection, plan: Plan, leg: Leg) -> Kernel:
+    """Returns the kernel of the tiles of some passes of a plan, with its width left open."""
+    coloured = plan.structure is not None
+    if call.derivative is Derivative.HESSIAN:
+        inner: Inner = "forward" if plan.inner is Mode.FORWARD else "reverse"
+        return Kernel(function.id, Kind.HESSIAN, chosen.wrt, chosen.outputs, holomorphic=call.holomorphic, inner=inner, coloured=coloured)
+    kind = Kind.REVERSE if leg.mode is Mode.REVERSE else Kind.FORWARD
+    return Kernel(function.id, kind, chosen.wrt, chosen.outputs, holomorphic=call.holomorphic, coloured=coloured)
+
+
+def platform_of(pool: Pool) -> str:
+    """Returns what tiles are computed on; the best width differs by it."""
+    return "gpu" if pool.ready(Role.GPU) else "cpu"
+
+
+async def plan(service: Service, call: Call, function: Function, chosen: Selection) -> Plan:
+    """Returns how a Jacobian or a Hessian is computed.
+
+    Raises:
+        Fault: MODE_UNAVAILABLE if it has none; INVALID_OPTION for a sparsity that it cannot have; and what keeps workers from answering.
+    """
+    required = call.sparsity is Sparsity.SPARSE
+    if call.sparsity is not Sparsity.AUTO or call.pattern is not None:
+        _check_sparsity(call, chosen)
+    size = total_bytes(arrays(call.derivative, chosen))
+    problem = Problem(chosen.wrt_types, chosen.output_types, size, function.description.loops)
+    if not problem.n or not problem.m:
+        found = await _structure(service, call, function, chosen, Prices(1.0, 1.0)) if required else None
+        return empty(0 if required else size, found if isinstance(found, Structure) else None)
+    survey = await function.survey(service.pool, chosen.wrt, chosen.outputs, call.holomorphic, second=call.derivative is Derivative.HESSIAN)
+    made = await _weighed(service, call, function, chosen, problem, survey)
+    if call.tile:
+        return made
+    workers = service.pool.workers_for_tiles()
+    legs = [leg.resized(function.tuner(kernel_of(call, function, chosen, made, leg), platform_of(service.pool), leg).best) for leg in made.legs]
+    return replace(made, legs=tuple(legs), workers=min(workers, sum(leg.tiles for leg in legs)))
+
+
+async def _weighed(service: Service, call: Call, function: Function, chosen: Selection, problem: Problem, survey: Survey) -> Plan:
+    workers, tile, required = service.pool.workers_for_tiles(), call.tile, call.sparsity is Sparsity.SPARSE
+    second = call.derivative is Derivative.HESSIAN
+    if second:
+        dense = strategy.hessian(problem, survey, workers=workers, tile=tile)
+    else:
+        dense = strategy.jacobian(problem, survey, workers=workers, mode=call.mode, tile=tile)
+    scalar = not second or problem.m == 1
+    if call.sparsity is Sparsity.DENSE or not scalar or not (required or call.pattern is not None or colours.worthwhile(dense)):
+        return dense
+    prices = Prices(1.0, None) if second else colours.prices(survey, call.mode)
+    found = await _structure(service, call, function, chosen, prices, dense.inner)
+    size = found.entries * itemsize(entries_dtype(chosen)) if isinstance(found, Structure) else 0
+    if second:
+        return colours.hessian(dense, found, size, workers=workers, tile=tile, required=required)
+    asked = call.mode is not None
+    return colours.jacobian(dense, problem, survey, found, size, workers=workers, tile=tile, required=required, asked=asked)
+
+
+async def _structure(
+    service: Service, call: Call, function: Function, chosen: Selection, prices: Prices, inner: Mode | None = None
+) -> Structure | Dense:
+    """Returns the pattern of a derivative.
+
+    Raises:
+        Fault: TOO_LARGE where it is needed, and has too many entries.
+    """
+    required = call.sparsity is Sparsity.SPARSE
+    kind = Kind.HESSIAN if call.derivative is Derivative.HESSIAN else Kind.FORWARD
+    within: Inner = "forward" if inner is Mode.FORWARD else "reverse"
+    kernel = Kernel(function.id, kind, chosen.wrt, chosen.outputs, holomorphic=call.holomorphic, inner=within)
+    rows, columns = matrix_shape(call.derivative, chosen)
+    given = () if call.pattern is None else pattern_operands(call.pattern, rows, service.blobs)
+    question = Question(kernel, prices, colours.most_entries(rows, columns, required=required), _digest(given))
+    found = await service.structures.find(service.pool, function, question, given)
+    if required and isinstance(found, Dense):
+        raise Fault(Reason.TOO_LARGE, f"no sparse result: {found.reason}; ask for products or for fewer leaves", field="options.sparsity")
+    return found
+
+
+def _digest(given: Sequence[Operand]) -> str:
+    """Returns the name of a pattern: the hash of its content, or nothing where none is given."""
+    found = hashlib.sha256()
+    for operand in given:
+        data = operand.data if isinstance(operand.data, bytes) else ray.get(operand.data)
+        found.update(str(operand.type).encode())
+        found.update(memoryview(data).cast("B")[operand.offset : operand.offset + nbytes(operand.type)])
+    return found.hexdigest() if given else ""
+
+
+def _check_sparsity(call: Call, chosen: Selection) -> None:
+    """Checks that a derivative can have the sparsity that is asked for."""
+    if call.derivative not in (Derivative.JACOBIAN, Derivative.HESSIAN):
+        text = f"sparsity is an option of Jacobian and Hessian; {call.derivative.value} has no matrix"
+        raise Fault(Reason.INVALID_OPTION, text, field="options.sparsity")
+    if call.pattern is not None and call.sparsity is Sparsity.DENSE:
+        raise Fault(Reason.INVALID_OPTION, "a pattern comes with the request, and DENSE says not to use it; leave one of them out", field="pattern")
+    outputs = sum(type_.size for type_ in chosen.output_types)
+    if call.derivative is Derivative.HESSIAN and (call.sparsity is Sparsity.SPARSE or call.pattern is not None) and outputs != 1:
+        text = f"a sparse Hessian is that of one scalar output, got outputs of {outputs} entries; choose one output, or leave sparsity out"
+        raise Fault(Reason.INVALID_OPTION, text, field="options.sparsity" if call.pattern is None else "pattern")

@@ -1,0 +1,114 @@
+"""Sparsity structures that were found, each asked for once and kept while there is room."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import ray
+
+from jacloom_graph.types import Type
+from jacloom_server import work
+from jacloom_server.detached import detached
+from jacloom_server.function import Function
+from jacloom_server.pool import Pool
+from jacloom_worker.launch import INLINE_BYTES, Operand
+from jacloom_worker.protocol import Dense, Kernel, Part, Prices, Structure, Task
+
+MOST_BYTES: Final = 1 << 30
+"""Bytes of all structures kept, in shared memory."""
+_MOST: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Asks for the structure of a derivative. Equal questions have equal answers."""
+
+    kernel: Kernel
+    """The tile kernel of the derivative, its width left open."""
+    prices: Prices
+    most: int
+    """Entries that are too many."""
+    given: str = ""
+    """Digest of the pattern that the caller gave, if any."""
+
+
+class Structures:
+    """What is known of the sparsity of functions."""
+
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self._found: OrderedDict[Question, Structure | Dense | asyncio.Task[Structure | Dense]] = OrderedDict()
+        self._operands: dict[str, tuple[tuple[Operand, ...], ...]] = {}
+
+    async def find(self, pool: Pool, function: Function, question: Question, given: tuple[Operand, ...] = ()) -> Structure | Dense:
+        """Returns a structure; a worker finds it when it is first asked for.
+
+        Args:
+            pool: Where workers are.
+            function: Whose derivative it is.
+            question: What is asked.
+            given: Row pointers and column indices of the caller's pattern, if there is one.
+
+        Raises:
+            Fault: What keeps the worker from answering.
+        """
+        known = self._found.get(question)
+        if known is None:
+            known = self._found[question] = detached(self._ask(pool, function, question, given))
+        if isinstance(known, asyncio.Task):
+            return await asyncio.shield(known)
+        self._found.move_to_end(question)
+        return known
+
+    def operands(self, structure: Structure) -> tuple[tuple[Operand, ...], ...]:
+        """Returns for each part of a structure the arrays that its tiles take; stored once, where workers share them."""
+        found = self._operands.get(structure.digest)
+        if found is None:
+            found = tuple(tuple(_operand(array) for array in (part.colours, part.lines, part.along, part.bounds)) for part in structure.parts)
+            self._operands[structure.digest] = found
+        return found
+
+    async def _ask(self, pool: Pool, function: Function, question: Question, given: tuple[Operand, ...]) -> Structure | Dense:
+        try:
+            answer = await pool.ask(work.structure(Task(question.kernel), question.prices, question.most, given, function.load))
+        except BaseException:
+            self._found.pop(question, None)
+            raise
+        assert isinstance(answer, Structure | Dense)
+        self._found[question] = answer
+        self._found.move_to_end(question)
+        self._make_room()
+        return answer
+
+    def _make_room(self) -> None:
+        """Forgets what was not used for longest, so that the rest fits."""
+        sizes = {question: _nbytes(found) for question, found in self._found.items() if isinstance(found, Structure | Dense)}
+        total = sum(sizes.values())
+        for question in list(sizes)[:-1]:  # the last is new
+            if total <= self._most_bytes and len(sizes) <= _MOST:
+                break
+            total -= sizes.pop(question)
+            del self._found[question]
+        digests = {found.digest for found in self._found.values() if isinstance(found, Structure)}
+        self._operands = {digest: operands for digest, operands in self._operands.items() if digest in digests}
+
+
+def _operand(array: np.ndarray) -> Operand:
+    data: Any = array.tobytes() if array.nbytes <= INLINE_BYTES else ray.put(np.ascontiguousarray(array).view(np.uint8))
+    return Operand(Type(array.dtype.name, array.shape), data)
+
+
+def _nbytes(found: Structure | Dense) -> int:
+    """Returns the bytes of a structure: of its own arrays and, once more, of what workers take of them."""
+    if isinstance(found, Dense):
+        return 0
+    parts = sum(2 * _part_bytes(part) for part in found.parts)
+    return found.pointers.nbytes + found.indices.nbytes + found.sources.nbytes + parts
+
+
+def _part_bytes(part: Part) -> int:
+    return part.colours.nbytes + part.lines.nbytes + part.along.nbytes + part.bounds.nbytes

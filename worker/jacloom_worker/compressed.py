@@ -1,0 +1,91 @@
+"""The entries of a pattern, picked from what coloured passes give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jacloom_graph.tensor import DTYPES, promote
+from jacloom_worker.protocol import Part
+
+Passes = Sequence[np.ndarray]
+"""What passes give: one ``(count, size)`` per output leaf, or in reverse mode per wrt leaf."""
+
+MOST_LINES: Final = 256
+"""Columns, or rows, that one tile computes again at most."""
+_PATIENCE: Final = 16
+"""So many of them in a row that come out as they were are enough."""
+
+
+def entries(passes: Passes, part: Part, start: int, count: int) -> NDArray[np.inexact]:
+    """Returns the entries that some passes yield, one pass after the other.
+
+    Args:
+        passes: What they give.
+        part: Which entries those are.
+        start: The first pass.
+        count: How many passes.
+    """
+    bounds = part.bounds[start : start + count + 1]
+    first = bounds[0]
+    found = np.empty(bounds[-1] - first, _dtype(passes))
+    for number in range(count):
+        here = slice(bounds[number] - first, bounds[number + 1] - first)
+        _line(passes, number).take(part.lines[bounds[number] : bounds[number + 1]], out=found[here], mode="clip")
+    return found
+
+
+def repair(found: NDArray[np.inexact], part: Part, start: int, width: int, run: Callable[[np.ndarray], Passes], most: int = MOST_LINES) -> int:
+    """Computes what is NaN in coloured entries once more, each of their columns (or rows) alone.
+
+    In a pass that sums several columns, an infinite one may spoil its neighbours: where the function multiplies it by zero on the way to their rows,
+    that is NaN. Alone a column has what belongs to it. Where the derivative itself is NaN in many places, most lines come out as they were: after
+    some in a row that did, no more are computed. What is infinite is so by itself.
+
+    Args:
+        found: What ``entries`` returned; repaired in place.
+        part: Which entries these are.
+        start: The first of their passes.
+        width: How many seeds ``run`` takes.
+        run: Computes passes, given colours as ``part.colours``.
+        most: How many lines are computed at most.
+
+    Returns:
+        The number of passes that this took.
+    """
+    bad = np.flatnonzero(np.isnan(found))
+    if not len(bad):
+        return 0
+    # Of each entry that is NaN, the line to compute alone, and what to take of it.
+    first = int(part.bounds[start])
+    lines, across = part.along[first + bad], part.lines[first + bad]
+    alone, passes, fruitless = np.unique(lines)[:most], 0, 0
+    for batch in (alone[at : at + width] for at in range(0, len(alone), width)):
+        colours = np.full_like(part.colours, -1)
+        colours[batch] = np.arange(len(batch), dtype=np.int32)
+        given = run(colours)
+        passes += len(batch)
+        for number, line in enumerate(batch):
+            mine = lines == line
+            values = _line(given, number).take(across[mine], mode="clip")
+            found[bad[mine]] = values
+            fruitless = fruitless + 1 if np.isnan(values).all() else 0
+        if fruitless >= _PATIENCE:
+            break
+    return passes
+
+
+def _dtype(passes: Passes) -> np.dtype[Any]:
+    return DTYPES[promote(*(one.dtype.name for one in passes))]
+
+
+def _line(passes: Passes, number: int) -> np.ndarray:
+    """Returns all that one pass gives, as one line."""
+    if len(passes) == 1:
+        alone: np.ndarray = passes[0][number]
+        return alone
+    dtype = _dtype(passes)
+    return np.concatenate([one[number].astype(dtype, copy=False) for one in passes])
