@@ -235,7 +235,7 @@ def test_a_high_primitive_without_a_rule_for_tangents_refuses_where_it_is_differ
 
 
 class Clipped(hijax.VJPHiPrimitive):
-    """A scaled product of the first argument's sine and the second, and the first cut off; its rule scales the first argument's cotangent by seven."""
+    """A scaled product of the first argument's sine and the second, and the first cut off; its rule scales the first cotangent by seven."""
 
     scale: float
 

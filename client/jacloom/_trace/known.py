@@ -37,9 +37,8 @@ class Specialised:
 
     def of(self, closed: core.ClosedJaxpr, known: Values) -> core.ClosedJaxpr:
         """Returns a jaxpr of the same inputs that does not read those whose values are known, but the values."""
-        known = {
-            index: value for index, value in known.items() if getattr(closed.in_avals[index], "dtype", None) == value.dtype
-        }  # no-tangents are booleans in a graph
+        # Tangents that do not exist are booleans in a graph, and of another type in a jaxpr.
+        known = {index: value for index, value in known.items() if getattr(closed.in_avals[index], "dtype", None) == value.dtype}
         if not known:
             return closed
         key = (id(closed.jaxpr), tuple(map(id, closed.consts)), tuple((index, id(value)) for index, value in known.items()))
