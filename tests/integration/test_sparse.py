@@ -62,11 +62,15 @@ def curvature(f: Callable[..., Any], x: np.ndarray) -> np.ndarray:
         return np.asarray(jax.hessian(f)(x))
 
 
-def asked(client: jl.Client, f: Callable[..., Any], x: np.ndarray, method: str = "Jacobian", args: tuple[np.ndarray, ...] = (), **options: Any) -> Answer:
+def asked(
+    client: jl.Client, f: Callable[..., Any], x: np.ndarray, method: str = "Jacobian", args: tuple[np.ndarray, ...] = (), **options: Any
+) -> Answer:
     """Returns what the service itself answers, its structure and entries apart."""
     pattern = options.pop("pattern", None)
     function = client.register(f, x, *args)
-    request = pb.CallRequest(function=function.name, args=map(tensor.to_message, (x, *args)), wrt=[] if method == "Evaluate" else [0], options=pb.Options(**options))
+    request = pb.CallRequest(
+        function=function.name, args=map(tensor.to_message, (x, *args)), wrt=[] if method == "Evaluate" else [0], options=pb.Options(**options)
+    )
     if pattern is not None:
         request.pattern.CopyFrom(pb.Pattern(pointers=tensor.to_message(pattern[0]), indices=tensor.to_message(pattern[1])))
     with client._session.connection.stubs(Deadline(60)) as stubs:

@@ -42,7 +42,14 @@ def planned(
 
 @pytest.mark.parametrize(
     ("passes", "seconds", "nbytes", "worth"),
-    [(5, 1.0, 0, True), (4, 1.0, 1 << 30, False), (5, 0.001, 1 << 18, False), (5, 0.001, (1 << 18) + 1, True), (5, 0.003, 8, True), (0, 0.0, 0, False)],
+    [
+        (5, 1.0, 0, True),
+        (4, 1.0, 1 << 30, False),
+        (5, 0.001, 1 << 18, False),
+        (5, 0.001, (1 << 18) + 1, True),
+        (5, 0.003, 8, True),
+        (0, 0.0, 0, False),
+    ],
 )
 def test_what_is_worth_looking_at(passes: int, seconds: float, nbytes: int, worth: bool) -> None:
     assert colours.worthwhile(Plan("forward", nbytes, (Leg(Mode.FORWARD, passes, seconds=seconds),))) == worth

@@ -74,7 +74,9 @@ class TestEntries:
 
 
 class TestRepair:
-    @pytest.mark.parametrize("dtypes", [(np.float64,), (ml_dtypes.bfloat16,), (np.complex128,), (np.float32, np.float64), (ml_dtypes.bfloat16, np.float32)])
+    @pytest.mark.parametrize(
+        "dtypes", [(np.float64,), (ml_dtypes.bfloat16,), (np.complex128,), (np.float32, np.float64), (ml_dtypes.bfloat16, np.float32)]
+    )
     @pytest.mark.parametrize("width", [1, 2, 3])
     def test_what_a_neighbour_has_spoilt(self, dtypes: tuple[object, ...], width: int) -> None:
         matrix = MATRIX.copy()

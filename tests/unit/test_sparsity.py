@@ -45,7 +45,10 @@ class TestPattern:
             sparse.csr_array((np.array([1, 1, 0, 1]), np.array([2, 0, 1, 2]), np.array([0, 2, 4]))),
             sparse.csr_array((np.ones(3), np.array([0, 2, 2], np.int64), np.array([0, 2, 3], np.int64))),
         ],
-        ids=[*("int", "lists", "bool", "float32", "bfloat16", "complex", "nan", "jax"), *("csr", "csc", "coo", "lil", "explicit zeros", "long indices")],
+        ids=[
+            *("int", "lists", "bool", "float32", "bfloat16", "complex", "nan", "jax"),
+            *("csr", "csc", "coo", "lil", "explicit zeros", "long indices"),
+        ],
     )
     def test_the_same_entries_in_any_form(self, given: Any) -> None:
         found = parsed(given)
