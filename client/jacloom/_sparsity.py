@@ -97,7 +97,7 @@ class Structure:
 
     def _spread(self, entries: np.ndarray) -> np.ndarray:
         """Returns the value of each entry of the matrix."""
-        values = entries[self.sources]
+        values: np.ndarray = entries[self.sources]
         # SciPy has no floating-point numbers shorter than float32, which holds them exactly.
         return values.astype(np.float32) if values.itemsize < np.dtype(np.float32).itemsize else values
 
