@@ -113,14 +113,15 @@ def compute(connection: Connection, message: bytes, query: Query, deadline: Dead
     return retrying(attempt, deadline, again=lambda: not begun)
 
 
-def explain(connection: Connection, message: pb.CallRequest, derivative: Derivative, deadline: Deadline) -> Plan:
-    """Returns the service's plan for a Jacobian or Hessian without computing it."""
+def explain(connection: Connection, message: pb.CallRequest, derivative: Derivative, deadline: Deadline, pattern: Sequence[Pieces] = ()) -> Plan:
+    """Returns the service's plan for a Jacobian or Hessian without computing it; ``pattern`` as for ``serialized``."""
+    whole = pb.CallRequest.FromString(serialized(message, [], [], pattern)) if pattern else message
     word = "hessian" if derivative is Derivative.HESSIAN else "jacobian"
 
     def method(stubs: Stubs) -> grpc.UnaryUnaryMultiCallable[pb.ExplainRequest, pb.ExplainReply]:
         return stubs.derivatives.Explain
 
-    reply = connection.unary(method, pb.ExplainRequest(call=message, derivative=word), deadline)
+    reply = connection.unary(method, pb.ExplainRequest(call=whole, derivative=word), deadline)
     return plan_from_message(reply.plan)
 
 

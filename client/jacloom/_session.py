@@ -31,7 +31,6 @@ from jacloom._remote import RemoteFunction
 from jacloom._signature import inexact, parse_id
 from jacloom._sparsity import Structure
 from jacloom._transform import Transform
-from jacloom_api.v1 import derivative_service_pb2 as pb
 from jacloom_graph.answer import ArrayKey, Derivative, Part, Selection, batched
 from jacloom_graph.framing import Pieces
 from jacloom_graph.types import Type
@@ -83,8 +82,7 @@ class Session:
 
             def send(pattern: list[Pieces]) -> Plan:
                 message = _call.request(binding.signature.name, query.chosen, _call.options(query), binding.signature.inputs)
-                whole = pb.CallRequest.FromString(_call.serialized(message, [], [], pattern))
-                return _call.explain(self.connection, whole, query.derivative, deadline)
+                return _call.explain(self.connection, message, query.derivative, deadline, pattern)
 
             arrays, types = _pattern(query)
             plan: Plan = self._sent(binding, arrays, types, deadline, send)

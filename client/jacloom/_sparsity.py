@@ -97,7 +97,7 @@ class Structure:
 
     def _spread(self, entries: np.ndarray) -> np.ndarray:
         """Returns the value of each entry of the matrix."""
-        values = entries[self.sources]
+        values: np.ndarray = entries[self.sources]
         # SciPy has no floating-point numbers shorter than float32, which holds them exactly.
         return values.astype(np.float32) if values.itemsize < np.dtype(np.float32).itemsize else values
 
@@ -168,7 +168,8 @@ def pattern(call: str, given: Any) -> Pattern | None:
     rows, columns = (axis[there] for axis in entries.coords)
     found = sparse.csr_array((np.ones(len(rows), bool), (rows, columns)), entries.shape)
     found.sum_duplicates()
-    pointers, indices = found.indptr, found.indices.astype(found.indptr.dtype, copy=False)
+    index = np.int32 if max(*found.shape, found.nnz) <= np.iinfo(np.int32).max else np.int64  # whatever the user's has
+    pointers, indices = found.indptr.astype(index, copy=False), found.indices.astype(index, copy=False)
     digest = hashlib.sha256(repr(found.shape).encode() + pointers.tobytes() + indices.tobytes()).hexdigest()
     return Pattern(found.shape, digest, pointers, indices)
 

@@ -126,6 +126,8 @@ def examined(call: Call, function: Description) -> Selection:
         if getattr(call, name):
             field = name if name in ("values", "seeds") else f"options.{name}"
             raise Fault(Reason.INVALID_OPTION, f"Diagnose takes no {name}", field=field)
+    if call.sparsity is not Sparsity.AUTO or call.pattern is not None:
+        raise Fault(Reason.INVALID_OPTION, "Diagnose takes no sparsity", field="options.sparsity" if call.pattern is None else "pattern")
     outputs = call.outputs or tuple(leaf for leaf, type_ in enumerate(function.outputs) if type_.dtype in INEXACT)
     wrt_types = leaves.choose(call.wrt, function.inputs, "wrt", differentiated=True)
     output_types = leaves.choose(outputs, function.outputs, "outputs", differentiated=True)
@@ -209,3 +211,6 @@ def _check_options(call: Call) -> None:
     if call.batch and call.derivative not in PRODUCTS:
         text = f"batch is an option of Jvp, Vjp and Hvp; {call.derivative.value} takes no seeds"
         raise Fault(Reason.INVALID_OPTION, text, field="options.batch")
+    if call.derivative not in (Derivative.JACOBIAN, Derivative.HESSIAN) and (call.sparsity is not Sparsity.AUTO or call.pattern is not None):
+        text = f"sparsity is an option of Jacobian and Hessian; {call.derivative.value} has no matrix"
+        raise Fault(Reason.INVALID_OPTION, text, field="options.sparsity" if call.pattern is None else "pattern")

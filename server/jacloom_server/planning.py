@@ -129,9 +129,6 @@ def _digest(given: Sequence[Operand]) -> str:
 
 def _check_sparsity(call: Call, chosen: Selection) -> None:
     """Checks that a derivative can have the sparsity that is asked for."""
-    if call.derivative not in (Derivative.JACOBIAN, Derivative.HESSIAN):
-        text = f"sparsity is an option of Jacobian and Hessian; {call.derivative.value} has no matrix"
-        raise Fault(Reason.INVALID_OPTION, text, field="options.sparsity")
     if call.pattern is not None and call.sparsity is Sparsity.DENSE:
         raise Fault(Reason.INVALID_OPTION, "a pattern comes with the request, and DENSE says not to use it; leave one of them out", field="pattern")
     outputs = sum(type_.size for type_ in chosen.output_types)

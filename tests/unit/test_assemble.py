@@ -139,3 +139,20 @@ def test_queries_say_what_to_expect() -> None:
     hessian = query(Derivative.HESSIAN, inputs, outputs, wrt=(0, 1), outputs=(0,))
     assert hessian.expected[Part.HESSIAN, 0, 1, 0].type == Type("float64", (3, 1, 0, 2))
     assert len(hessian.expected) == 4
+
+
+def test_an_answer_in_another_form_than_expected() -> None:
+    entries = Array(Part.ENTRIES, Type("float64", (3,)), 1, 3)
+    instead = {array.key: array for array in (entries, HEADER[1])}
+    assembly = Assembly(EXPECTED)
+    assembly.begin([HEADER[1], entries], instead)
+    assembly.place(Block(0, 0, 1, 0, 1, SCALAR.data))
+    assembly.place(Block(1, 0, 1, 2, 1, np.float64(3).tobytes()))
+    with pytest.raises(ProtocolError, match="missing or came twice"):
+        assembly.finish()
+    assembly.place(Block(1, 0, 1, 0, 2, np.array([1.0, 2.0]).tobytes()))
+    assert assembly.finish()[entries.key].tolist() == [1, 2, 3]
+    with pytest.raises(ProtocolError, match="not asked for"):
+        Assembly(EXPECTED).begin(HEADER, instead)
+    with pytest.raises(ProtocolError, match="the answer has 1 arrays, 2 were asked for"):
+        Assembly(EXPECTED).begin([entries], instead)

@@ -11,8 +11,10 @@ import jax
 import numpy as np
 
 from jacloom._errors import TraceError
+from jacloom._trace.activity import Flags
 from jacloom._trace.explain import explain
 from jacloom._trace.foreign import lower_foreign
+from jacloom._trace.known import ValueWanted
 from jacloom._trace.lines import Lines
 from jacloom._trace.lower import Lowering
 from jacloom._trace.source import raising_line
@@ -74,8 +76,7 @@ def trace(
         closed, out_treedef = _make_jaxpr(fun, in_treedef, leaves)
         chosen = range(len(leaves)) if active is None else active
         flags = tuple(index in chosen and inexact(var.aval) for index, var in enumerate(closed.jaxpr.invars))
-        lowering = Lowering(STRUCTURED, lower_foreign, MAX_RULE_ORDER)
-        lowering.function(closed, flags, getattr(fun, "__name__", "function"))
+        lowering = _lowered(closed, flags, getattr(fun, "__name__", "function"))
         _require_partitionable(lowering)
     in_tree = tree_of(in_treedef)
     graph = Graph(
@@ -89,6 +90,17 @@ def trace(
     canonical = identity.canonicalize(graph)
     lines = Lines(graph, canonical.functions, lowering.sources, lowering.checks)
     return Traced(canonical.graph, canonical.id, out_treedef, (*lowering.notes, *lines.notes()), lines)
+
+
+def _lowered(closed: Any, active: Flags, name: str) -> Lowering:
+    """Returns the functions of a program; they are written for the constants they are called with only if they need these, to be shared by calls."""
+    lowering = Lowering(STRUCTURED, lower_foreign, MAX_RULE_ORDER)
+    try:
+        lowering.function(closed, active, name)
+    except ValueWanted:
+        lowering = Lowering(STRUCTURED, lower_foreign, MAX_RULE_ORDER, specialise=True)
+        lowering.function(closed, active, name)
+    return lowering
 
 
 def _written(part: _Part | None) -> _Part:

@@ -7,8 +7,8 @@ graph: a library may cut its implementation off from differentiation (lineax's `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,9 +18,11 @@ from jax.interpreters import ad
 
 from jacloom._trace.activity import Flags
 from jacloom._trace.calling import call_parameters
+from jacloom._trace.known import Values, ValueWanted
 from jacloom._trace.lower import Body, Lowering, unsupported
 from jacloom._trace.lowered import implementation, is_high
-from jacloom._trace.rules import is_zero, refusing, require_forward, tied, zero_tangent
+from jacloom._trace.reverse import has_linearization, trace_reverse
+from jacloom._trace.rules import is_zero, refusing, require_forward, reverse_rule, tied, zero_tangent
 from jacloom._trace.types import example, inexact
 from jacloom._trace.uses import Operands
 from jacloom_graph.types import JvpRule, TransposeRule
@@ -34,6 +36,10 @@ def lower_foreign(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: 
     """
     try:
         expanded, known = _expanded(lowering, eqn, operands)
+    except jax.errors.ConcretizationTypeError as error:
+        if not lowering.specialise:
+            raise ValueWanted from error
+        raise unsupported(eqn, _READS) from error
     except RecursionError as error:  # it calls itself by being compiled
         raise unsupported(eqn, _COMPILED) from error
     except Exception as error:  # a library's implementation may raise anything
@@ -41,61 +47,55 @@ def lower_foreign(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: 
         raise unsupported(eqn, f"the op table does not have it, and {why}; use a version of it in jnp or jax.lax") from error
     if not is_high(eqn) and any(inner.primitive is eqn.primitive for inner in expanded.jaxpr.eqns):
         raise unsupported(eqn, _COMPILED)
-    rule = _rule(lowering, eqn, expanded, active, known) if any(active) else None
+    rule = _rule(lowering, eqn, operands, expanded, active, known) if any(active) else None
     if rule is None:
         return body.emit("call", operands, {"function": lowering.function(expanded, active, eqn.primitive.name)}, eqn)
     return body.emit("custom_call", operands, {"rule": rule}, eqn)
 
 
+_READS = (
+    "the op table does not have it, and its implementation reads the value of an operand in Python, which says what to compute and is not known yet; "
+    "have it computed from what the function closes over and not from its arguments, loop state or results"
+)
 _COMPILED = (
     "the op table does not have it, and its implementation is compiled code, which stays on this machine; use a version of it in jnp or jax.lax, "
     "which a package with kernels of its own often has as a reference or as implementation='xla'"
 )
 
-_Known = Mapping[int, Any]
-"""Values of operands that are read in Python, by position."""
 
-
-def _expanded(lowering: Lowering, eqn: core.JaxprEqn, operands: Sequence[int]) -> tuple[core.ClosedJaxpr, _Known]:
+def _expanded(lowering: Lowering, eqn: core.JaxprEqn, operands: Sequence[int]) -> tuple[core.ClosedJaxpr, Values]:
     """Returns what a primitive computes, and the values of the operands that had to be read for it."""
     try:
-        return _implementation(eqn, {}), {}
+        return lowering.called(_implementation(eqn, {}), operands), {}
     except jax.errors.ConcretizationTypeError:
         # It reads the value of an operand in Python, which says what to compute. That of a constant is there to be read.
-        known = _constants(lowering, operands)
-        if not known:
-            raise
+        known = lowering.values(operands)
         return _implementation(eqn, known), known
 
 
-def _implementation(eqn: core.JaxprEqn, known: _Known) -> core.ClosedJaxpr:
+def _implementation(eqn: core.JaxprEqn, known: Values) -> core.ClosedJaxpr:
     # Primitives whose functions are parameters of their own kind (a jaxpr) are called with them bound back.
     functions, params = call_parameters(eqn)
     function = partial(implementation(eqn), *functions, **params)
     return _traced(lambda *args: function(*_with(known, args)), [atom.aval for atom in eqn.invars])
 
 
-def _constants(lowering: Lowering, operands: Sequence[int]) -> dict[int, Any]:
-    """Returns the values of those operands that are constants of the graph, by position."""
-    found = {index: lowering.constants[-1 - operand] for index, operand in enumerate(operands) if operand < 0}
-    return {index: constant.data for index, constant in found.items() if not constant.type.dtype.startswith("key")}
-
-
-def _with(known: _Known, args: Sequence[Any]) -> tuple[Any, ...]:
+def _with(known: Values, args: Sequence[Any]) -> tuple[Any, ...]:
     # A tuple, as JAX hands them to rules: some rules map over them, and lists are other trees.
     return tuple(known.get(index, arg) for index, arg in enumerate(args))
 
 
-def _rule(lowering: Lowering, eqn: core.JaxprEqn, expanded: core.ClosedJaxpr, active: Flags, known: _Known) -> int | None:
+def _rule(lowering: Lowering, eqn: core.JaxprEqn, operands: Sequence[int], expanded: core.ClosedJaxpr, active: Flags, known: Values) -> int | None:
     """Returns the number of the rule that the primitive brings; None if it brings none, and is differentiated as what it computes."""
     name = eqn.primitive.name
     outer = set(lowering.uses.of(eqn))
     if eqn.primitive in ad.primitive_jvps:
         try:
             jvp = _trace_jvp(eqn, active, known)
+            jvp = replace(jvp, jaxpr=lowering.called(jvp.jaxpr, operands))
             require_forward(jvp.jaxpr)
         except Exception as error:  # whatever a library's rule raises is what differentiating has to say
-            return refusing(lowering, expanded, active, name, error)
+            return _reverse_rule(lowering, eqn, operands, expanded, active, known, error)
     elif outer:
         # A library may compute a tangent by a primitive that JAX only ever transposes: it stands in a rule and nowhere else.
         try:
@@ -109,8 +109,9 @@ def _rule(lowering: Lowering, eqn: core.JaxprEqn, expanded: core.ClosedJaxpr, ac
     uses = outer.union(operands for primitive, operands in lowering.uses.note(jvp.jaxpr, len(active)) if primitive is eqn.primitive)
     transposes: dict[Operands, core.ClosedJaxpr] = {}
     if eqn.primitive in ad.primitive_transposes:
-        found = {linear: _trace_transpose(eqn, linear, jvp.outputs) for linear in sorted(uses)}
-        transposes = {linear: transpose for linear, transpose in found.items() if transpose is not None}
+        found = {linear: _trace_transpose(eqn, linear, jvp.outputs, known) for linear in sorted(uses)}
+        rest = {linear: [operand for index, operand in enumerate(operands) if index not in linear] for linear in found}
+        transposes = {linear: lowering.called(transpose, rest[linear]) for linear, transpose in found.items() if transpose is not None}
     if not transposes and eqn.primitive not in ad.primitive_jvps:
         return None
 
@@ -128,6 +129,20 @@ def _rule(lowering: Lowering, eqn: core.JaxprEqn, expanded: core.ClosedJaxpr, ac
     return tied(lowering, expanded, active, content, [jvp.jaxpr, *transposes.values()], name, derivative)
 
 
+def _reverse_rule(
+    lowering: Lowering, eqn: core.JaxprEqn, operands: Sequence[int], expanded: core.ClosedJaxpr, active: Flags, known: Values, missing: Exception
+) -> int:
+    """Returns the number of the rule of a primitive whose rule for tangents raises ``missing``."""
+    name = eqn.primitive.name
+    if not has_linearization(eqn.primitive):
+        return refusing(lowering, expanded, active, name, missing)
+    try:
+        passes = trace_reverse(lowering, eqn, operands, active, known)
+    except Exception as error:  # as of the other rule
+        return refusing(lowering, expanded, active, name, missing, error)
+    return reverse_rule(lowering, expanded, active, ("foreign", id(eqn.primitive)), name, passes)
+
+
 @dataclass(frozen=True)
 class _Jvp:
     jaxpr: core.ClosedJaxpr
@@ -136,7 +151,7 @@ class _Jvp:
     """The outputs that have a tangent."""
 
 
-def _trace_jvp(eqn: core.JaxprEqn, active: Flags, known: _Known) -> _Jvp:
+def _trace_jvp(eqn: core.JaxprEqn, active: Flags, known: Values) -> _Jvp:
     """Returns the primitive's own rule."""
     avals = [atom.aval for atom in eqn.invars]
     outputs: list[int] = []
@@ -167,7 +182,7 @@ def _body_jvp(expanded: core.ClosedJaxpr, active: Flags) -> _Jvp:
     return _Jvp(_traced(rule, [*avals, *(aval.to_tangent_aval() for aval, flag in zip(avals, active, strict=True) if flag)]), outputs)
 
 
-def _trace_transpose(eqn: core.JaxprEqn, linear: Operands, outputs: tuple[int, ...]) -> core.ClosedJaxpr | None:
+def _trace_transpose(eqn: core.JaxprEqn, linear: Operands, outputs: tuple[int, ...], known: Values) -> core.ClosedJaxpr | None:
     """Returns ``(inputs that are not linear.., cotangents of outputs..) -> cotangents of the linear inputs``.
 
     None if it cannot be traced: a batch of calls may be linear in an operand that it shares, and in its rule stand for a batch of other operands,
@@ -178,7 +193,7 @@ def _trace_transpose(eqn: core.JaxprEqn, linear: Operands, outputs: tuple[int, .
 
     def rule(*args: Any) -> list[Any]:
         given = iter(args)
-        inputs = [ad.UndefinedPrimal(aval) if index in linear else next(given) for index, aval in enumerate(avals)]
+        inputs = _with(known, [ad.UndefinedPrimal(aval) if index in linear else next(given) for index, aval in enumerate(avals)])
         cotangents = [next(given) if index in outputs else ad.Zero(aval.to_tangent_aval()) for index, aval in enumerate(results)]
         cotangent = cotangents if eqn.primitive.multiple_results else cotangents[0]
         found = ad.primitive_transposes[eqn.primitive](cotangent, *inputs, **eqn.params)

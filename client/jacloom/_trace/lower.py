@@ -12,6 +12,7 @@ from jax.extend import core
 from jax.extend.core import primitives
 
 from jacloom._trace.activity import Activity, Flags
+from jacloom._trace.known import Specialised, Values, values
 from jacloom._trace.params import Unrepresentable, attributes
 from jacloom._trace.source import nearest_line, user_line
 from jacloom._trace.types import constant, type_of
@@ -54,17 +55,19 @@ class Body:
 class Lowering:
     """Functions, rules and constants of one graph while it is written."""
 
-    def __init__(self, handlers: Mapping[str, Handler], otherwise: Handler, max_rule_order: int) -> None:
+    def __init__(self, handlers: Mapping[str, Handler], otherwise: Handler, max_rule_order: int, specialise: bool = False) -> None:
         """Starts an empty graph.
 
         Args:
             handlers: How equations that hold functions are lowered, by the primitive's name.
             otherwise: What to do with a primitive that neither ``handlers`` nor the op table know.
             max_rule_order: How many times a custom rule that calls ever new functions is followed.
+            specialise: Whether functions are written anew for the constants that they are called with, so that what is within can read them.
         """
         self.handlers = handlers
         self.otherwise = otherwise
         self.max_rule_order = max_rule_order
+        self.specialise = specialise
         self.functions: list[Function | None] = []
         self.sources: list[list[Any]] = []
         self.rules: list[Rule | None] = []
@@ -75,6 +78,7 @@ class Lowering:
         """Functions that stand for error checks that fail, by number, and what the check says; empty where that is not known."""
         self.activity = Activity()
         self.uses = Uses()
+        self._specialised = Specialised()
         self.open_rules: dict[object, int] = {}
         """Rules whose derivative is being lowered, by content: a call that comes back to one of them refers to it."""
         self.closed_rules: dict[object, int] = {}
@@ -103,6 +107,15 @@ class Lowering:
             self._alive.append(closed)
             self._function_number[key] = self._lower(closed, active, name)
         return self._function_number[key]
+
+    def values(self, operands: Sequence[int]) -> Values:
+        """Returns the arrays of those operands that are constants."""
+        return values(operands, self.constants)
+
+    def called(self, jaxpr: core.ClosedJaxpr | core.Jaxpr, operands: Sequence[int]) -> core.ClosedJaxpr:
+        """Returns what a call with these first operands evaluates: where functions are specialised, the constants are in it."""
+        closed = jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else core.ClosedJaxpr(jaxpr, ())
+        return self._specialised.of(closed, self.values(operands)) if self.specialise else closed
 
     def remember(self, content: object, number: int, programs: Iterable[core.ClosedJaxpr]) -> None:
         """Keeps the number of a rule that is complete, and the programs whose parts its content names by their ids."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -34,7 +35,7 @@ def custom_jvp(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: lis
     """Writes a call of a function with a forward rule."""
     if is_check(eqn.params["call_jaxpr"]):
         # Its rule hands the tangents on, as nobody gets them where it raises. Here somebody does, and must not take them for numbers.
-        return body.emit("call", operands, {"function": lowering.function(eqn.params["call_jaxpr"], active)}, eqn)
+        return _call(lowering, body, eqn, operands, active)
     return _custom(lowering, body, eqn, operands, active, _jvp_rule)
 
 
@@ -43,45 +44,74 @@ def custom_vjp(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: lis
     return _custom(lowering, body, eqn, operands, active, _vjp_rule)
 
 
-_RuleMaker = Callable[[Lowering, core.JaxprEqn, Flags], int]
+def _call(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
+    function = lowering.function(lowering.called(eqn.params["call_jaxpr"], operands), active)
+    return body.emit("call", operands, {"function": function}, eqn)
+
+
+_RuleMaker = Callable[[Lowering, core.JaxprEqn, list[int], Flags], int]
 
 
 def _custom(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags, make: _RuleMaker) -> list[int]:
     if not any(active):
-        return body.emit("call", operands, {"function": lowering.function(eqn.params["call_jaxpr"], active)}, eqn)
-    return body.emit("custom_call", operands, {"rule": make(lowering, eqn, active)}, eqn)
+        return _call(lowering, body, eqn, operands, active)
+    return body.emit("custom_call", operands, {"rule": make(lowering, eqn, operands, active)}, eqn)
 
 
-def _jvp_rule(lowering: Lowering, eqn: core.JaxprEqn, active: Flags) -> int:
+def _jvp_rule(lowering: Lowering, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> int:
     (_, rule), _ = call_parameters(eqn)
+    closed = lowering.called(eqn.params["call_jaxpr"], operands)
     try:
         jaxpr, outputs = _trace_jvp(eqn, rule, active)
         require_forward(jaxpr)
     except Exception as error:  # whatever a user's rule raises is what differentiating has to say
-        return refusing(lowering, eqn.params["call_jaxpr"], active, _name(eqn), error)
+        return refusing(lowering, closed, active, _name(eqn), error)
+    jaxpr = lowering.called(jaxpr, operands)
     lowering.uses.note(jaxpr, len(active))
 
     def derivative() -> JvpRule:
         tangents = tuple(flag for flag in active if flag)
         return JvpRule(lowering.function(jaxpr, (*active, *tangents), "jvp"), outputs)
 
-    return tied(lowering, eqn.params["call_jaxpr"], active, ("jvp", provenance(eqn)), [jaxpr], _name(eqn), derivative)
+    return tied(lowering, closed, active, ("jvp", provenance(eqn)), [jaxpr], _name(eqn), derivative)
 
 
-def _vjp_rule(lowering: Lowering, eqn: core.JaxprEqn, active: Flags) -> int:
+def _vjp_rule(lowering: Lowering, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> int:
     (_, ahead, back), _ = call_parameters(eqn)
+    closed = lowering.called(eqn.params["call_jaxpr"], operands)
     try:
-        forward, residuals = _trace_forward(eqn, ahead, active)
-        backward, inputs = _trace_backward(eqn, back, active, forward, residuals)
+        forward, count = _trace_forward(eqn, ahead, active)
+        forward = lowering.called(forward, operands)
+        backward, inputs = _trace_backward(eqn, back, active, forward, count)
     except Exception as error:  # as above
-        return refusing(lowering, eqn.params["call_jaxpr"], active, _name(eqn), error)
+        return refusing(lowering, closed, active, _name(eqn), error)
+    return reverse_rule(lowering, closed, active, ("vjp", provenance(eqn)), _name(eqn), Reverse(forward, count, backward, inputs))
+
+
+@dataclass(frozen=True)
+class Reverse:
+    """The two passes of a reverse rule."""
+
+    forward: core.ClosedJaxpr
+    """``(inputs..) -> (residuals.., outputs..)``."""
+    residuals: int
+    """How many there are."""
+    backward: core.ClosedJaxpr
+    """``(residuals.., cotangents of inexact outputs..) -> (cotangents..)``."""
+    inputs: tuple[int, ...]
+    """Those that receive a cotangent."""
+
+
+def reverse_rule(lowering: Lowering, closed: core.ClosedJaxpr, active: Flags, content: Hashable, name: str, passes: Reverse) -> int:
+    """Returns the number of a function's reverse rule."""
+    forward, backward = passes.forward, passes.backward
 
     def derivative() -> VjpRule:
-        reached = lowering.activity.outputs(forward.jaxpr, active)[:residuals]
-        cotangents = tuple(inexact(var.aval) for var in backward.jaxpr.invars[residuals:])
-        return VjpRule(lowering.function(forward, active, "forward"), lowering.function(backward, (*reached, *cotangents), "backward"), inputs)
+        reached = lowering.activity.outputs(forward.jaxpr, active)[: passes.residuals]
+        cotangents = tuple(inexact(var.aval) for var in backward.jaxpr.invars[passes.residuals :])
+        return VjpRule(lowering.function(forward, active, "forward"), lowering.function(backward, (*reached, *cotangents), "backward"), passes.inputs)
 
-    return tied(lowering, eqn.params["call_jaxpr"], active, ("vjp", provenance(eqn)), [forward, backward], _name(eqn), derivative)
+    return tied(lowering, closed, active, content, [forward, backward], name, derivative)
 
 
 def tied(
@@ -135,20 +165,24 @@ def require_forward(rule: core.ClosedJaxpr) -> None:
     waiting: list[Any] = [rule.jaxpr]
     while waiting:
         for eqn in waiting.pop().eqns:
-            if eqn.primitive.name == _MISSING_JVP:
+            if eqn.primitive.name in _MISSING_JVP:
                 raise TypeError("it differentiates a function that has a reverse rule only (a custom_vjp), which has no JVP")
             waiting += core.jaxprs_in_params(eqn.params)
 
 
-_MISSING_JVP = "custom_lin"
+_MISSING_JVP = ("custom_lin", "call_hi_primitive_linearized")
 """What JAX puts where a function with a reverse rule only would have to be differentiated forward."""
 
 
-def refusing(lowering: Lowering, closed: core.ClosedJaxpr, active: Flags, name: str, error: Exception) -> int:
-    """Returns the number of a rule for a function whose own rule raises an error: whoever differentiates it gets the error's text."""
+def refusing(lowering: Lowering, closed: core.ClosedJaxpr, active: Flags, name: str, *errors: Exception) -> int:
+    """Returns the number of a rule for a function whose own rules raise errors: whoever differentiates it gets the errors' texts."""
+    return _add(lowering, closed, active, name, f"the rule of {name} refuses: {'; '.join(map(_text, errors))}")
+
+
+def _text(error: Exception) -> str:
     # The text is part of the graph's id, so it must be the same in every process: JAX's further lines tell of this machine's files.
     text = _ADDRESS.sub("", next(iter(str(error).strip().splitlines()), ""))[:500]
-    return _add(lowering, closed, active, name, f"the rule of {name} refuses: {type(error).__name__}: {text}")
+    return f"{type(error).__name__}: {text}"
 
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -225,7 +259,7 @@ def _trace_backward(
 
     def rule(*args: Any) -> list[Any]:
         # A rule may branch in Python on a residual that its forward part set to a constant, so constants stay what they are.
-        kept = [_known(atom, forward, arg) for atom, arg in zip(residuals, args[:count], strict=True)]
+        kept = [constant_or(atom, forward, arg) for atom, arg in zip(residuals, args[:count], strict=True)]
         given = iter(args[count:])
         cotangents = [next(given) if inexact(aval) else np.zeros(aval.shape, float0) for aval in outputs]
         found = backward.call_wrapped(*kept, *cotangents)
@@ -238,7 +272,7 @@ def _trace_backward(
     return _trace_rule(rule, (*(atom.aval for atom in residuals), *cotangents), ()), tuple(inputs)
 
 
-def _known(atom: Any, closed: core.ClosedJaxpr, otherwise: Any) -> Any:
+def constant_or(atom: Any, closed: core.ClosedJaxpr, otherwise: Any) -> Any:
     """Returns the constant that a jaxpr's output is, or ``otherwise``."""
     if isinstance(atom, core.Literal):
         return atom.val

@@ -20,12 +20,12 @@ from jacloom_graph.types import AttrValue
 
 
 def _call(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
-    function = lowering.function(callee(eqn.params), active, str(eqn.params.get("name", "")))
+    function = lowering.function(lowering.called(callee(eqn.params), operands), active, str(eqn.params.get("name", "")))
     return body.emit("call", operands, {"function": function}, eqn)
 
 
 def _checkpoint(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
-    attrs: dict[str, AttrValue] = {"function": lowering.function(eqn.params["jaxpr"], active)}
+    attrs: dict[str, AttrValue] = {"function": lowering.function(lowering.called(eqn.params["jaxpr"], operands), active)}
     policy = eqn.params["policy"]
     if policy is not None:
         # Some policies are functions and some objects, which of them differs between versions of JAX; their public names do not.
@@ -45,7 +45,8 @@ def _scan(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int
     counts = scan_counts(params)
     constants, carries, slices = split(active, *counts)
     carries = lowering.activity.carries(open_jaxpr(params["jaxpr"]), constants, carries, slices)
-    attrs: dict[str, AttrValue] = {"function": lowering.function(params["jaxpr"], (*constants, *carries, *slices)), "length": int(params["length"])}
+    function = lowering.function(lowering.called(params["jaxpr"], operands[: len(constants)]), (*constants, *carries, *slices))
+    attrs: dict[str, AttrValue] = {"function": function, "length": int(params["length"])}
     found = {"num_consts": counts[0], "num_carry": counts[1], "reverse": bool(params["reverse"]), "unroll": int(params["unroll"])}
     specs = TABLE["scan"].specs
     attrs.update({name: value for name, value in found.items() if value != specs[name].default})
@@ -56,9 +57,10 @@ def _while(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[in
     params = eqn.params
     tests, constants, carries = split(active, params["cond_nconsts"], params["body_nconsts"])
     carries = lowering.activity.carries(open_jaxpr(params["body_jaxpr"]), constants, carries)
+    given, kept, _ = split(operands, len(tests), len(constants))
     attrs: dict[str, AttrValue] = {
-        "cond": lowering.function(params["cond_jaxpr"], (*tests, *carries)),
-        "body": lowering.function(params["body_jaxpr"], (*constants, *carries)),
+        "cond": lowering.function(lowering.called(params["cond_jaxpr"], given), (*tests, *carries)),
+        "body": lowering.function(lowering.called(params["body_jaxpr"], kept), (*constants, *carries)),
     }
     attrs.update({name: count for name, count in (("cond_consts", len(tests)), ("body_consts", len(constants))) if count})
     return body.emit("while", operands, attrs, eqn)
@@ -68,7 +70,7 @@ def _cond(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int
     raising = tuple(map(is_raising_branch, eqn.params["branches"]))
     passing = next(filter(is_passing_branch, eqn.params["branches"]), None)
     branches = tuple(
-        lower_raising_branch(lowering, branch, passing) if raises else lowering.function(branch, active[1:])
+        lower_raising_branch(lowering, branch, passing) if raises else lowering.function(lowering.called(branch, operands[1:]), active[1:])
         for branch, raises in zip(eqn.params["branches"], raising, strict=True)
     )
     results = body.emit("switch", operands, {"branches": branches}, eqn)
@@ -85,11 +87,12 @@ def _linear_solve(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: 
     parts = split(active, *counts)
     # The solution's activity is the right-hand side's or the operator's, so x and b count as active wherever they can.
     attrs: dict[str, AttrValue] = {"const_lengths": tuple(int(count) for count in counts)}
-    for name, constants in zip(("matvec", "vecmat", "solve", "transpose_solve"), parts[:4], strict=True):
+    given = split(operands, *counts)
+    for name, constants, known in zip(("matvec", "vecmat", "solve", "transpose_solve"), parts[:4], given[:4], strict=True):
         jaxpr = getattr(jaxprs, name)
         if jaxpr is not None:
             rest = jaxpr.jaxpr.invars[len(constants) :]
-            attrs[name] = lowering.function(jaxpr, (*constants, *(inexact(var.aval) for var in rest)))
+            attrs[name] = lowering.function(lowering.called(jaxpr, known), (*constants, *(inexact(var.aval) for var in rest)))
     return body.emit("linear_solve", operands, attrs, eqn)
 
 
