@@ -15,9 +15,14 @@ _ROUNDING = 8.0
 """How much larger than the rounding of the function's values a difference of them may be."""
 
 
+def power(epsilon: float, exponent: float) -> float:
+    """Returns the power of two next to a power of ``epsilon``: products with it are not rounded."""
+    return float(2.0 ** round(np.log2(epsilon) * exponent))
+
+
 def first_step(epsilon: float) -> float:
-    """Returns the power of two next to ``epsilon ** (1/3)``, where rounding and truncation of central differences are alike, for lengths of 1."""
-    return float(2.0 ** round(np.log2(epsilon) / 3))
+    """Returns about ``epsilon ** (1/3)``, where rounding and truncation of central differences are alike if the function's own scale is 1."""
+    return power(epsilon, 1 / 3)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,17 +62,25 @@ class Line:
         near, far = self._central()
         return (FAR**2 * near - far) / (FAR**2 - 1)
 
-    def tolerance(self, claimed: np.ndarray) -> np.ndarray:
-        """Returns how far a right derivative may be from ``slope``.
-
-        ``2 |D(h) - D(4h)| + 8 (noise + eps |f|) / h + sqrt(eps) max(|slope|, |claimed|)``: truncation is what both steps differ in, noise is what
-        remains of the second differences when that of a smooth function is taken away, so it has what is rounded within the function too.
-        """
+    @property
+    def truncation(self) -> np.ndarray:
+        """How far ``slope`` may be off because the function is not straight: twice what both steps differ by."""
         near, far = self._central()
-        noise = np.abs(self._bend(self.near) - self._bend(self.far) / FAR**2)
-        truncation = 2 * np.abs(near - far)
-        relative = np.sqrt(self.epsilon) * np.maximum(np.abs(self.slope), np.abs(claimed))
-        return truncation + _ROUNDING * (noise + self.epsilon * self.size) / self.step + relative
+        return 2 * np.abs(near - far)
+
+    @property
+    def rounding(self) -> np.ndarray:
+        """What the rounding of the values may add to a slope: ``8 eps |f| / h``."""
+        return _ROUNDING * self.epsilon * self.size / self.step
+
+    @property
+    def noise(self) -> np.ndarray:
+        """What rounding within the function may add: what remains of the second differences when that of a smooth function is taken away."""
+        return _ROUNDING * np.abs(self._bend(self.near) - self._bend(self.far) / FAR**2) / self.step
+
+    def tolerance(self, claimed: np.ndarray) -> np.ndarray:
+        """Returns how far a right derivative may be from ``slope``: ``truncation + noise + rounding + sqrt(eps) max(|slope|, |claimed|)``."""
+        return self.truncation + self.noise + self.rounding + np.sqrt(self.epsilon) * np.maximum(np.abs(self.slope), np.abs(claimed))
 
     def sides(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns the derivatives to the left and to the right, by the shorter step."""
@@ -78,11 +91,13 @@ class Line:
 
         Args:
             claimed: What the derivative is said to be.
-            typical: What size derivatives have here: where the tolerance is not well below that and their own size, nothing can be said.
+            typical: What size derivatives have here, for those that are small by chance.
         """
         with np.errstate(all="ignore"):
-            error, allowed = np.abs(self.slope - claimed), self.tolerance(claimed)
-            settled = allowed <= 0.1 * np.maximum(np.maximum(np.abs(self.slope), np.abs(claimed)), typical)
+            slope, error, allowed = np.abs(self.slope), np.abs(self.slope - claimed), self.tolerance(claimed)
+            # A claim says something about the size only where the function is straight: a step beyond a pole has any slope.
+            straight = self.truncation <= np.maximum(self.rounding, 0.1 * slope)
+            settled = allowed <= 0.1 * np.maximum(np.where(straight, np.abs(claimed), 0.0), np.maximum(slope, typical))
             # A derivative that is exactly zero has no size to compare with.
             settled |= (claimed == 0) & (error <= allowed)
             verdicts = np.where(~settled, Verdict.NOT_CHECKED, np.where(error > allowed, Verdict.DIFFERS, Verdict.HOLDS))
@@ -100,7 +115,7 @@ class Line:
         # What the second derivative adds grows with the step; extrapolated to step 0 only a kink is left.
         gap = np.abs(FAR * (right - left) - (right_far - left_far)) / (FAR - 1)
         steady = np.abs(right - right_far) + np.abs(left - left_far) <= min(0.1, max(0.01, 16 * self.step)) * gap
-        large = gap > 4 * _ROUNDING * self.epsilon * self.size / self.step + np.sqrt(self.epsilon) * np.maximum(np.abs(left), np.abs(right))
+        large = gap > 4 * self.rounding + np.sqrt(self.epsilon) * np.maximum(np.abs(left), np.abs(right))
         return np.asarray(steady & large)
 
     def _jumps(self) -> np.ndarray:
