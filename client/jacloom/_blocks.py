@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -63,8 +64,8 @@ class Blocks:
                 yield slice(rows.start + start, rows.start + start + len(part)), columns, wide
 
 
-def blocks(arrays: Arrays, derivative: Derivative, chosen: Selection, rows: Layout, columns: Layout) -> Blocks:
-    """Returns the matrix that an answer is: a Jacobian or a gradient, or the Hessian of one scalar.
+def blocks(arrays: Arrays, derivative: Derivative, chosen: Selection, rows: Layout, columns: Layout, weights: np.ndarray | None = None) -> Blocks:
+    """Returns the matrix that an answer is: a Jacobian or a gradient, or the Hessian of a scalar.
 
     Args:
         arrays: The answer.
@@ -72,21 +73,28 @@ def blocks(arrays: Arrays, derivative: Derivative, chosen: Selection, rows: Layo
         chosen: The leaves that it is about.
         rows: Of the outputs, of a Hessian of the differentiated inputs.
         columns: Of the differentiated inputs.
+        weights: Of the outputs, shape ``(m,)``, where a Hessian is of more than one scalar: of their sum, then.
     """
     if (Part.ENTRIES, 0, 0, 0) in arrays:
         return Blocks(rows, columns, ((slice(0, rows.size), slice(0, columns.size), arrays[Part.ENTRIES, 0, 0, 0]),))
     pieces = []
-    for at, above in enumerate(rows.spans):
-        for to, beside in enumerate(columns.spans):
-            match derivative:
-                case Derivative.HESSIAN:
-                    array = arrays[Part.HESSIAN, chosen.outputs[0], at, to]
-                case Derivative.GRADIENT:
-                    array = arrays[Part.GRADIENT, 0, to, 0]
-                case _:
-                    array = arrays[Part.JACOBIAN, chosen.outputs[at], to, 0]
-            pieces.append((above, beside, array.reshape(above.stop - above.start, beside.stop - beside.start)))
+    for (at, above), (to, beside) in product(enumerate(rows.spans), enumerate(columns.spans)):
+        match derivative:
+            case Derivative.HESSIAN:
+                array = _weighted([arrays[Part.HESSIAN, out, at, to] for out in chosen.outputs], chosen, weights)
+            case Derivative.GRADIENT:
+                array = arrays[Part.GRADIENT, 0, to, 0]
+            case _:
+                array = arrays[Part.JACOBIAN, chosen.outputs[at], to, 0]
+        pieces.append((above, beside, array.reshape(above.stop - above.start, beside.stop - beside.start)))
     return Blocks(rows, columns, tuple(pieces))
+
+
+def _weighted(found: list[np.ndarray], chosen: Selection, weights: np.ndarray | None) -> np.ndarray:
+    if weights is None:
+        return found[0]
+    parts = np.split(weights, np.cumsum([type_.size for type_ in chosen.output_types])[:-1])
+    return sum((part @ array.reshape(part.size, -1) for part, array in zip(parts, found, strict=True)), np.zeros(()))
 
 
 def _real_where(layout: Layout, vector: np.ndarray) -> np.ndarray:

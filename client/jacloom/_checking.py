@@ -34,7 +34,7 @@ def certify(passes: Passes, seed: int = 0) -> Certificate:
         ModeUnavailableError: if the function has derivatives in neither mode.
     """
     if not passes.inputs.size or not passes.outputs.size:
-        return Certificate((Finding(_differences.CHECK, Verdict.HOLDS, detail="nothing to differentiate"),))
+        return Certificate((Finding(_differences.CHECK, Verdict.NOT_CHECKED, detail="there is nothing to differentiate"),))
     generator = np.random.default_rng(seed)
     middle = passes.value(passes.point)
     differences = Differences(passes, generator, middle)
@@ -74,7 +74,9 @@ def _values(passes: Passes, middle: np.ndarray, found: dict[str, tuple[np.ndarra
         error = np.where(finite, np.nan_to_num(np.abs(pair[0] - middle), nan=np.inf), 0.0)
         worst = int(np.argmax(error - np.where(finite, allowed, 0.0)))
         if error[worst] > allowed[worst]:
-            detail = f"f returns {middle[worst]:.8g}, the {mode} comes with {pair[0][worst]:.8g}: a custom rule returns another value than its function"
+            detail = (
+                f"f returns {middle[worst]:.8g}, the {mode} comes with {pair[0][worst]:.8g}: a custom rule returns another value than its function"
+            )
             yield Finding(_VALUE, Verdict.DIFFERS, float(error[worst]), float(allowed[worst]), passes.outputs.place(worst), detail=detail)
 
 

@@ -36,8 +36,10 @@ _NEEDED = {Verdict.DIFFERS: 2, Verdict.KINK: 2, Verdict.JUMP: 3}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Probe:
-    """One attempt's outcome. In reverse mode alone there is one row more than outputs: their sum with random weights, for which alone there is
-    something to compare with."""
+    """One attempt's outcome.
+
+    In reverse mode alone there is one row more than outputs: their sum with random weights, for which alone there is something to compare with.
+    """
 
     verdicts: list[Verdict]
     line: Line

@@ -6,13 +6,14 @@ import numpy as np
 
 from jacloom._layout import Layout
 
-_MOST_EXPONENT = 40
-"""Weights stay where even products of float16's neighbours have no overflow in float32."""
+_MOST_EXPONENT = {"float16": 8.0}
+"""Weights are at most two to this power, so that products with them do not overflow; of other dtypes, to that of ``_USUAL``."""
+_USUAL = 40.0
 
 
 def random(layout: Layout, generator: np.random.Generator) -> np.ndarray:
     """Returns a vector whose entries have absolute values from 1/2 to 1, of either sign, or any phase where they are complex."""
-    found = generator.uniform(0.5, 1.0, layout.size) * generator.choice([-1.0, 1.0], layout.size)
+    found: np.ndarray = generator.uniform(0.5, 1.0, layout.size) * generator.choice([-1.0, 1.0], layout.size)
     if layout.dtype != np.float64:
         found = np.where(layout.real, found, found * np.exp(2j * np.pi * generator.uniform(size=layout.size)))
     return found
@@ -48,9 +49,9 @@ def weights(layout: Layout, sizes: np.ndarray, generator: np.random.Generator) -
         generator: Of random numbers.
     """
     typical = layout.magnitudes(sizes)
-    exponents = np.clip(-np.round(np.log2(np.where(typical > 0, typical, 1.0))), -_MOST_EXPONENT, _MOST_EXPONENT)
-    limit = 8.0 if any(type_.dtype == "float16" for type_ in layout.types) else _MOST_EXPONENT
-    return layout.rounded(random(layout, generator) * 2.0 ** np.clip(exponents, -limit, limit))
+    most = min((_MOST_EXPONENT.get(type_.dtype, _USUAL) for type_ in layout.types), default=_USUAL)
+    exponents = -np.round(np.log2(np.where(typical > 0, typical, 1.0)))
+    return layout.rounded(random(layout, generator) * 2.0 ** np.clip(exponents, -most, most))
 
 
 def pairing(covector: np.ndarray, vector: np.ndarray) -> float:

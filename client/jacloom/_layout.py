@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import pairwise
 
 import ml_dtypes
 import numpy as np
@@ -30,7 +31,7 @@ class Layout:
     def spans(self) -> tuple[slice, ...]:
         """For each leaf its entries."""
         ends = np.cumsum([0, *(type_.size for type_ in self.types)]).tolist()
-        return tuple(slice(start, stop) for start, stop in zip(ends, ends[1:], strict=False))
+        return tuple(slice(start, stop) for start, stop in pairwise(ends))
 
     @cached_property
     def dtype(self) -> np.dtype:
@@ -45,7 +46,7 @@ class Layout:
     @cached_property
     def epsilon(self) -> float:
         """Distance from 1 to the next number, of the coarsest dtype; 0 without leaves."""
-        return max((float(ml_dtypes.finfo(DTYPES[type_.dtype]).eps) for type_ in self.types), default=0.0)
+        return max((_epsilon(type_.dtype) for type_ in self.types), default=0.0)
 
     def spread(self, values: Sequence[float], dtype: type = float) -> np.ndarray:
         """Returns a vector that has for every entry the value of its leaf."""
@@ -87,3 +88,8 @@ class Layout:
             most = part.max(initial=0.0)
             found.append(most * float(np.sqrt(np.mean((part / most) ** 2))) if most > 0 else 0.0)
         return self.spread(found)
+
+
+@cache
+def _epsilon(dtype: str) -> float:
+    return float(ml_dtypes.finfo(DTYPES[dtype]).eps)  # type: ignore[no-untyped-call]

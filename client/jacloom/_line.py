@@ -50,7 +50,7 @@ class Line:
         kept = weights != 0
 
         def total(values: np.ndarray) -> np.ndarray:
-            return np.sum(weights[kept] * values[kept], keepdims=True).real
+            return np.asarray(np.sum(weights[kept] * values[kept], keepdims=True).real)
 
         (near, near2), (far, far2) = self.near, self.far
         size = np.sum(np.abs(weights[kept]) * self.size[kept], keepdims=True)
@@ -60,13 +60,13 @@ class Line:
     def slope(self) -> np.ndarray:
         """The derivative: Richardson's extrapolation of the central differences of both steps, with an error of the order ``step ** 4``."""
         near, far = self._central()
-        return (FAR**2 * near - far) / (FAR**2 - 1)
+        return np.asarray((FAR**2 * near - far) / (FAR**2 - 1))
 
     @property
     def truncation(self) -> np.ndarray:
         """How far ``slope`` may be off because the function is not straight: twice what both steps differ by."""
         near, far = self._central()
-        return 2 * np.abs(near - far)
+        return np.asarray(2 * np.abs(near - far))
 
     @property
     def rounding(self) -> np.ndarray:
@@ -80,7 +80,7 @@ class Line:
 
     def tolerance(self, claimed: np.ndarray) -> np.ndarray:
         """Returns how far a right derivative may be from ``slope``: ``truncation + noise + rounding + sqrt(eps) max(|slope|, |claimed|)``."""
-        return self.truncation + self.noise + self.rounding + np.sqrt(self.epsilon) * np.maximum(np.abs(self.slope), np.abs(claimed))
+        return np.asarray(self.truncation + self.noise + self.rounding + np.sqrt(self.epsilon) * np.maximum(np.abs(self.slope), np.abs(claimed)))
 
     def sides(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns the derivatives to the left and to the right, by the shorter step."""
@@ -100,7 +100,9 @@ class Line:
             settled = allowed <= 0.1 * np.maximum(np.where(straight, np.abs(claimed), 0.0), np.maximum(slope, typical))
             # A derivative that is exactly zero has no size to compare with.
             settled |= (claimed == 0) & (error <= allowed)
-            verdicts = np.where(~settled, Verdict.NOT_CHECKED, np.where(error > allowed, Verdict.DIFFERS, Verdict.HOLDS))
+            verdicts = np.full(error.shape, Verdict.HOLDS)
+            verdicts[error > allowed] = Verdict.DIFFERS
+            verdicts[~settled] = Verdict.NOT_CHECKED
             verdicts[self._kinks()] = Verdict.KINK
             verdicts[self._jumps()] = Verdict.JUMP
         finite = np.all(np.isfinite([*self.near, *self.far]), axis=0) & np.isfinite(claimed)
@@ -130,4 +132,4 @@ class Line:
         return (self.near[0] - self.near[1]) / (2 * self.step), (self.far[0] - self.far[1]) / (2 * FAR * self.step)
 
     def _bend(self, sides: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        return sides[0] + sides[1] - 2 * self.middle
+        return np.asarray(sides[0] + sides[1] - 2 * self.middle)
