@@ -62,7 +62,7 @@ def verify(subject: Subject, call: str, *, thorough: bool) -> None:
     """Compares a matrix with random products: ``D v`` with a JVP, or an HVP of a Hessian, or where there is none ``u D`` with a VJP.
 
     A product sees every entry, those outside a pattern too. Each entry of it may be off by ``sqrt(eps)`` times the sum of the absolute values that
-    were added up for it, and by 16 roundings of what is typical of its leaf.
+    were added up for it, and by 4 roundings of what is typical of its leaf.
 
     Args:
         subject: What is compared.
@@ -142,7 +142,7 @@ def _probe(subject: Subject, side: _Side, other: _Side, generator: np.random.Gen
     if passed is None:
         return None
     products = side.computed(vector)
-    allowed = np.sqrt(subject.epsilon) * products.sizes + 16 * subject.epsilon * results.magnitudes(products.sizes)
+    allowed = np.sqrt(subject.epsilon) * products.sizes + 4 * subject.epsilon * results.magnitudes(products.sizes)
     error = np.abs(passed - products.values)
     finite = np.isfinite(error)
     excess = np.where(finite, error - allowed, -np.inf)
