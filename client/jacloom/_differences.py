@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from jacloom import _directions
 from jacloom._certificate import Finding, Verdict
 from jacloom._line import Line, first_step, power
 from jacloom._passes import Passes
+from jacloom._votes import NEEDED, Votes
 from jacloom_graph.answer import Derivative
 
 CHECK = "finite differences"
@@ -30,8 +30,6 @@ class Attempt:
 _ATTEMPTS = (Attempt(0), Attempt(0.2), Attempt(0, relative=True), Attempt(0.3), Attempt(0.4))
 """What is found to differ is believed when attempts agree: in another direction, with a shorter step. Those further down are for what the first
 ones leave open: a step that leads out of the domain, or over much more than the function's own scale."""
-_NEEDED = {Verdict.DIFFERS: 2, Verdict.KINK: 2, Verdict.JUMP: 3}
-"""Attempts that have to agree. A pole next to the point looks like a jump until the step is shorter than the way there."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +39,8 @@ class Probe:
     In reverse mode alone there is one row more than outputs: their sum with random weights, for which alone there is something to compare with.
     """
 
-    verdicts: list[Verdict]
+    verdicts: np.ndarray
+    """One ``Verdict`` per row."""
     line: Line
     compared: Line
     """Of the rows that are compared: all outputs, or their sum."""
@@ -62,6 +61,17 @@ class Probe:
             return abs(right - left), line.rounding[row], f"slope {left:.6g} on one side, {right:.6g} on the other{says}"
         slope, claimed = self.compared.slope[at], self.claimed[at]
         return abs(slope - claimed), self.compared.tolerance(self.claimed)[at], f"expected {slope:.8g}, the derivative says {claimed:.8g}"
+
+    def excess(self, kind: Verdict) -> np.ndarray:
+        """Returns how many times its tolerance each row is off, by the measure of one kind of what is bad."""
+        both = [self.line] if self.compared is self.line else [self.line, self.compared]
+        if kind is Verdict.DIFFERS:
+            share = abs(self.compared.slope - self.claimed) / self.compared.tolerance(self.claimed)
+            found = np.concatenate([np.zeros_like(line.size) for line in both[:-1]] + [share])
+        else:
+            sides = [line.sides() for line in both]
+            found = np.concatenate([abs(right - left) / line.rounding for line, (left, right) in zip(both, sides, strict=True)])
+        return np.asarray(np.nan_to_num(found, nan=0.0))
 
     def worst(self) -> tuple[float, float]:
         """Returns error and tolerance of the row that is closest to its tolerance."""
@@ -101,22 +111,17 @@ class Differences:
         Raises:
             ModeUnavailableError: if the function has derivatives in neither mode.
         """
-        votes: list[Counter[Verdict]] = []
-        told: dict[int, Probe] = {}
-        probes = filter(None, map(self._attempt, _ATTEMPTS))
-        for probe in probes:
-            votes = votes or [Counter() for _ in probe.verdicts]
-            for row, verdict in enumerate(probe.verdicts):
-                if not _settled(votes[row]):
-                    votes[row][verdict] += 1
-                    if verdict.bad or row not in told:
-                        told[row] = probe
-            if all(map(_settled, votes)):
+        probes: list[Probe] = []
+        votes = None
+        for probe in filter(None, map(self._attempt, _ATTEMPTS)):
+            votes = Votes(len(probe.verdicts)) if votes is None else votes
+            votes.add(probe.verdicts)
+            probes.append(probe)
+            if votes.settled.all():
                 break
-        if not votes:
-            detail = "no step leads away from the point: its entries are not finite"
-            return [Finding(CHECK, Verdict.NOT_CHECKED, detail=detail)]
-        return list(self._findings([*map(_verdict, votes)], told))
+        if votes is None:
+            return [Finding(CHECK, Verdict.NOT_CHECKED, detail="no step leads away from the point: its entries are not finite")]
+        return list(self._findings(votes, probes))
 
     def _attempt(self, attempt: Attempt) -> Probe | None:
         inputs, point = self._passes.inputs, self._passes.point
@@ -144,7 +149,7 @@ class Differences:
         passes = self._passes
         verdicts = line.compared(line.slope, passes.outputs.magnitudes(line.slope))
         # What is bad or open in one output would hide all others in the sum.
-        left_out = np.array([verdict is not Verdict.HOLDS for verdict in verdicts])
+        left_out = verdicts != Verdict.HOLDS
         cotangent = _directions.weights(passes.outputs, line.slope, self._generator)
         cotangent[left_out] = 0.0
         pulled = passes.pull(cotangent)
@@ -153,31 +158,32 @@ class Differences:
         if first:
             self.pulled = pulled
         claimed, total = np.array([_directions.pairing(pulled[1], tangent)]), line.weighted(cotangent)
-        return Probe([*verdicts, *total.compared(claimed, abs(total.slope))], line, total, claimed, tangent, cotangent)
+        return Probe(np.concatenate([verdicts, total.compared(claimed, abs(total.slope))]), line, total, claimed, tangent, cotangent)
 
-    def _findings(self, verdicts: list[Verdict], told: dict[int, Probe]) -> Iterator[Finding]:
-        rows = {kind: [row for row, verdict in enumerate(verdicts) if verdict is kind] for kind in Verdict}
-        for kind in (Verdict.DIFFERS, Verdict.KINK, Verdict.JUMP):
-            if rows[kind]:
-                yield self._bad(kind, rows[kind], told)
-        if open_ := rows[Verdict.NOT_CHECKED]:
-            share = f"{len(open_):,} of {len(verdicts):,} entries" if len(verdicts) > 1 else "it"
+    def _findings(self, votes: Votes, probes: list[Probe]) -> Iterator[Finding]:
+        verdicts = votes.verdicts()
+        rows = {kind: np.flatnonzero(verdicts == kind) for kind in Verdict}
+        for kind in NEEDED:
+            if rows[kind].size:
+                yield self._bad(kind, rows[kind], votes, probes)
+        if rows[Verdict.NOT_CHECKED].size:
+            share = f"{rows[Verdict.NOT_CHECKED].size:,} of {verdicts.size:,} entries" if verdicts.size > 1 else "it"
             detail = f"{share} cannot be resolved: not finite next to the point, too rough, or hidden by rounding"
-            yield Finding(CHECK, Verdict.NOT_CHECKED, place=self._place(open_[0]), detail=detail)
-        if held := rows[Verdict.HOLDS]:
-            share = f"{len(held):,} of {len(verdicts):,} entries" if len(held) < len(verdicts) else ""
-            yield Finding(CHECK, Verdict.HOLDS, *told[held[0]].worst(), detail=share) if not share else Finding(CHECK, Verdict.HOLDS, detail=share)
+            yield Finding(CHECK, Verdict.NOT_CHECKED, place=self._place(rows[Verdict.NOT_CHECKED][0]), detail=detail)
+        held = rows[Verdict.HOLDS].size
+        if held == verdicts.size:
+            yield Finding(CHECK, Verdict.HOLDS, *probes[-1].worst())
+        elif held:
+            yield Finding(CHECK, Verdict.HOLDS, detail=f"{held:,} of {verdicts.size:,} entries")
 
-    def _bad(self, kind: Verdict, rows: list[int], told: dict[int, Probe]) -> Finding:
-        def excess(row: int) -> float:
-            error, allowed, _ = told[row].figures(row)
-            return error / allowed if allowed > 0 else np.inf
-
-        row = max(rows, key=excess)
-        error, allowed, figures = told[row].figures(row)
-        share = f"{len(rows):,} entries in all; " if len(rows) > 1 else ""
+    def _bad(self, kind: Verdict, rows: np.ndarray, votes: Votes, probes: list[Probe]) -> Finding:
+        # The first attempt has the longest step, so the least rounding; of what came out there otherwise, any will do.
+        row = int(rows[np.argmax(probes[0].excess(kind)[rows])])
+        probe = probes[votes.latest(kind, row)]
+        error, allowed, figures = probe.figures(row)
+        share = f"{rows.size:,} entries in all; " if rows.size > 1 else ""
         advice = ": a custom rule on the way is wrong" if kind is Verdict.DIFFERS else ""
-        place = self._place(row if row < self._passes.outputs.size else self._output(told[row]))
+        place = self._place(row if row < self._passes.outputs.size else self._output(probe))
         return Finding(CHECK, kind, float(error), float(allowed), place, self._argument(row, kind), f"{share}{figures}{advice}")
 
     def _argument(self, row: int, kind: Verdict) -> str:
@@ -212,18 +218,3 @@ class Differences:
 
     def _place(self, row: int) -> str:
         return self._passes.outputs.place(row) if row < self._passes.outputs.size else "a random combination of the outputs"
-
-
-def _settled(votes: Counter[Verdict]) -> bool:
-    bad = any(verdict.bad for verdict in votes)
-    return votes[Verdict.NOT_FINITE] > 0 or _believed(votes) is not None or (not bad and votes[Verdict.HOLDS] > 0)
-
-
-def _believed(votes: Counter[Verdict]) -> Verdict | None:
-    return next((verdict for verdict, needed in _NEEDED.items() if votes[verdict] >= needed), None)
-
-
-def _verdict(votes: Counter[Verdict]) -> Verdict:
-    if not _settled(votes):
-        return Verdict.NOT_CHECKED
-    return Verdict.NOT_FINITE if votes[Verdict.NOT_FINITE] else _believed(votes) or Verdict.HOLDS

@@ -86,8 +86,8 @@ class Line:
         """Returns the derivatives to the left and to the right, by the shorter step."""
         return (self.middle - self.near[1]) / self.step, (self.near[0] - self.middle) / self.step
 
-    def compared(self, claimed: np.ndarray, typical: np.ndarray) -> list[Verdict]:
-        """Returns for every value what becomes of a claimed derivative.
+    def compared(self, claimed: np.ndarray, typical: np.ndarray) -> np.ndarray:
+        """Returns for every value what becomes of a claimed derivative: one ``Verdict`` each.
 
         Args:
             claimed: What the derivative is said to be.
@@ -108,7 +108,7 @@ class Line:
         finite = np.all(np.isfinite([*self.near, *self.far]), axis=0) & np.isfinite(claimed)
         verdicts[~finite] = Verdict.NOT_CHECKED
         verdicts[~np.isfinite(self.middle)] = Verdict.NOT_FINITE
-        return list(verdicts)
+        return verdicts
 
     def _kinks(self) -> np.ndarray:
         """Where the slopes of both sides differ, and each of them does not depend on the step."""

@@ -220,7 +220,7 @@ def _slopes(subject: Subject, generator: np.random.Generator) -> list[Finding]:
     kinds = [kind for kind in (Verdict.NOT_FINITE, Verdict.DIFFERS, Verdict.HOLDS) if kind in verdicts]
     findings = []
     for kind in kinds[:1]:
-        rows = [row for row, verdict in enumerate(verdicts) if verdict is kind]
+        rows = np.flatnonzero(verdicts == kind)
         error, allowed = np.abs(line.slope - claimed)[rows], line.tolerance(claimed)[rows]
         at = int(np.argmax(np.where(allowed > 0, error / allowed, error)))
         detail = f"expected {line.slope[rows[at]]:.6g}, got {claimed[rows[at]]:.6g}, along a random direction"
