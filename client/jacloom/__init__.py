@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from jacloom._certificate import Certificate, Finding, Verdict
 from jacloom._client import Client
 from jacloom._connect import connect
 from jacloom._derivatives import Derivatives, LeafDerivatives, ModeSupport
@@ -33,6 +34,7 @@ from jacloom._errors import (
     TraceError,
     UnavailableError,
     UnsupportedOpError,
+    VerificationError,
 )
 from jacloom._function import Function, load
 from jacloom._plan import Considered, Plan, Summary
@@ -45,12 +47,14 @@ __all__ = [
     "ArgumentError",
     "AuthenticationError",
     "BlobNotFoundError",
+    "Certificate",
     "Client",
     "ClientStateError",
     "Considered",
     "DeadlineExceeded",
     "Derivatives",
     "Diagnosis",
+    "Finding",
     "Function",
     "FunctionNotFoundError",
     "GraphError",
@@ -77,6 +81,8 @@ __all__ = [
     "TraceError",
     "UnavailableError",
     "UnsupportedOpError",
+    "Verdict",
+    "VerificationError",
     "__version__",
     "connect",
     "load",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jacloom import _tracing
 from jacloom._argnums import Argnums, normal
+from jacloom._certificate import Certificate
 from jacloom._deadline import Deadline
 from jacloom._diagnosis import Diagnosis
 from jacloom._errors import ArgumentError, OptionError
@@ -52,6 +53,7 @@ class Client:
         has_aux: bool = False,
         *,
         holomorphic: bool = False,
+        verify: bool = False,
         timeout: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> Callable[..., Any]:
@@ -62,6 +64,7 @@ class Client:
             argnums: Which positional arguments to differentiate: one number gives a bare tree, a sequence a tuple.
             has_aux: Whether ``f`` returns ``(out, aux)``; the result is then ``(gradient, aux)``.
             holomorphic: Whether ``f`` is a holomorphic function of complex inputs.
+            verify: Whether the gradient is compared with a JVP and with finite differences; ``jl.VerificationError`` if they differ.
             timeout: Seconds; see the class.
             on_progress: See the class.
 
@@ -69,7 +72,9 @@ class Client:
             >>> client.grad(lambda x: (x**2).sum())(np.array([1.0, 2.0]))
             array([2., 4.])
         """
-        return self._deferred(f, Gradient(normal(argnums, f"client.grad({_label(f)})"), has_aux, holomorphic), CallOptions(timeout, on_progress))
+        return self._deferred(
+            f, Gradient(normal(argnums, f"client.grad({_label(f)})"), has_aux, holomorphic), CallOptions(timeout, on_progress, verify)
+        )
 
     def value_and_grad(
         self,
@@ -78,12 +83,13 @@ class Client:
         has_aux: bool = False,
         *,
         holomorphic: bool = False,
+        verify: bool = False,
         timeout: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> Callable[..., Any]:
         """Returns a function that computes ``(value, gradient)``, or with ``has_aux`` ``((value, aux), gradient)``. Arguments as for ``grad``."""
         chosen = normal(argnums, f"client.value_and_grad({_label(f)})")
-        return self._deferred(f, Gradient(chosen, has_aux, holomorphic, value=True), CallOptions(timeout, on_progress))
+        return self._deferred(f, Gradient(chosen, has_aux, holomorphic, value=True), CallOptions(timeout, on_progress, verify))
 
     def jacobian(
         self,
@@ -96,6 +102,7 @@ class Client:
         output: Output = "dense",
         holomorphic: bool = False,
         tile: Tile = "auto",
+        verify: bool = False,
         timeout: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> Callable[..., Any]:
@@ -115,6 +122,8 @@ class Client:
                 entries of all output leaves one after the other, each in C order, its columns those of all leaves that are differentiated.
             holomorphic: Whether ``f`` is a holomorphic function of complex inputs.
             tile: Seeds that a worker takes at a time; ``"auto"`` leaves it to the service.
+            verify: Whether the result is compared with a JVP and a VJP along random vectors; ``jl.VerificationError`` names an entry that is wrong.
+                A pattern that is passed as ``sparsity`` is always held against one of them.
             timeout: Seconds; see the class.
             on_progress: See the class.
 
@@ -127,7 +136,7 @@ class Client:
         asked = normal(argnums, f"client.jacobian({_label(f)})")
         transform = Jacobian(asked, has_aux, holomorphic, mode, tile, *_sparse("jacobian", f, sparsity, output))
         _check(f, transform, mode, tile)
-        return self._deferred(f, transform, CallOptions(timeout, on_progress))
+        return self._deferred(f, transform, CallOptions(timeout, on_progress, verify))
 
     def hessian(
         self,
@@ -139,6 +148,7 @@ class Client:
         output: Output = "dense",
         holomorphic: bool = False,
         tile: Tile = "auto",
+        verify: bool = False,
         timeout: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> Callable[..., Any]:
@@ -149,7 +159,7 @@ class Client:
         asked = normal(argnums, f"client.hessian({_label(f)})")
         transform = Hessian(asked, has_aux, holomorphic, tile, *_sparse("hessian", f, sparsity, output))
         _check(f, transform, "auto", tile)
-        return self._deferred(f, transform, CallOptions(timeout, on_progress))
+        return self._deferred(f, transform, CallOptions(timeout, on_progress, verify))
 
     def jvp(
         self,
@@ -324,7 +334,34 @@ class Client:
             'sqrt'
         """
         chosen = None if argnums is None else normal(argnums)
-        return self._session.diagnose(f, args, kwargs, Examination(chosen), CallOptions(timeout))
+        return self._session.diagnose(f, args, kwargs, Examination("diagnose", chosen), CallOptions(timeout))
+
+    def check(
+        self, f: AnyFunction, *args: Any, argnums: Argnums | None = None, seed: int = 0, timeout: float | None = None, **kwargs: Any
+    ) -> Certificate:
+        """Returns whether the derivatives of a function at a point are right, in both modes. ``print`` it; it is true if all holds.
+
+        Compared are, along random vectors: finite differences with a JVP, entry by entry; a JVP with a VJP (``<u, J v> = <J^T u, v>``); and the
+        values that come with them. That takes five evaluations, a JVP and a VJP; what looks wrong is looked at more closely. Found are rules of
+        ``jax.custom_jvp`` and ``jax.custom_vjp`` that are wrong, by more than about half of the dtype's digits, and kinks and jumps at the point.
+
+        Args:
+            f: The function.
+            *args: Its arguments.
+            argnums: Which positional arguments to differentiate, as for ``grad``. Default: all, as far as they have derivatives.
+            seed: Of the random vectors.
+            timeout: Seconds; see the class.
+            **kwargs: Arguments of ``f`` by name; never differentiated.
+
+        Raises:
+            ModeUnavailableError: if the function has derivatives in neither mode.
+
+        Example:
+            >>> print(client.check(jnp.abs, np.array([1.0, 0.0])).findings[1].verdict.value)
+            kink
+        """
+        chosen = None if argnums is None else normal(argnums)
+        return self._session.check(f, args, kwargs, Examination("check", chosen), seed, CallOptions(timeout))
 
     def register(
         self, f: Callable[..., Any] | Function, *example: Any, name: str | None = None, timeout: float | None = None, **kwargs: Any

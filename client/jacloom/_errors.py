@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jacloom_graph.errors import Fault, Place, Reason
+
+if TYPE_CHECKING:
+    from jacloom._certificate import Certificate
 
 
 class JacloomError(Exception):
@@ -124,6 +127,18 @@ class InternalError(JacloomError):
 
 class ProtocolError(JacloomError):
     """The service's answer is incomplete or does not fit the request."""
+
+
+class VerificationError(JacloomError):
+    """A derivative is not what the function's own passes say; it is not returned.
+
+    Attributes:
+        certificate: The comparison, with its figures.
+    """
+
+    def __init__(self, message: str, *, certificate: Certificate | None = None, **known: Any) -> None:
+        super().__init__(message, **known)
+        self.certificate = certificate
 
 
 class DeadlineExceeded(JacloomError, TimeoutError):

@@ -1,8 +1,9 @@
-"""What a diagnosis asks of the service."""
+"""What a diagnosis and a check are about."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from jacloom._binding import Binding
 from jacloom._question import Question
@@ -13,14 +14,19 @@ from jacloom_graph.answer import Selection
 
 @dataclass(frozen=True, slots=True)
 class Examination(Question):
-    """Looks for what is not finite. No arrays come back."""
+    """A question about a function's derivatives as such. No arrays come back."""
 
+    method: Literal["diagnose", "check"]
     argnums: int | tuple[int, ...] | None = None
     """None: every positional argument, as far as it has derivatives."""
 
     @property
     def call(self) -> str:
-        return "diagnose"
+        return self.method
+
+    def spelled(self, label: str) -> str:
+        given = "" if self.argnums is None else f", argnums={self.argnums!r}"
+        return f"client.{self.method}({label}, ...{given})"
 
     def chosen(self, binding: Binding) -> Selection:
         signature = binding.signature

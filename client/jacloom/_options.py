@@ -28,6 +28,8 @@ class CallOptions:
     """Seconds until the call is given up and cancelled on the cluster; None for no limit."""
     on_progress: OnProgress | None = None
     """Receives progress in place of the bar on the terminal."""
+    verify: bool = False
+    """Whether a derivative is compared with further passes before it is returned. A pattern that the user gives is in any case."""
 
 
 def check_mode(call: str, mode: str) -> None:

@@ -93,3 +93,24 @@ def products(derivative: Derivative, chosen: Selection, batch: int, holomorphic:
     """Returns a query for products of a derivative and a batch of seeds, or one seed if ``batch`` is 0."""
     expected = {array.key: array for array in arrays(derivative, chosen, batch)}
     return Query(derivative, chosen, expected, holomorphic=holomorphic, batch=batch)
+
+
+def probe(derivative: Derivative, chosen: Selection, *, holomorphic: bool) -> Query:
+    """Returns a query for one pass over chosen leaves of a function, with the values of its outputs.
+
+    Args:
+        derivative: An evaluation, a JVP, a VJP or an HVP, which comes without values.
+        chosen: The leaves.
+        holomorphic: As for ``query``.
+    """
+    moving = derivative is not Derivative.EVALUATE
+    valued = derivative is not Derivative.HVP
+    asked = Selection(
+        chosen.wrt if moving else (),
+        chosen.outputs if moving else (),
+        chosen.outputs if valued else (),
+        chosen.wrt_types if moving else (),
+        chosen.output_types if moving else (),
+        chosen.output_types if valued else (),
+    )
+    return Query(derivative, asked, {array.key: array for array in arrays(derivative, asked)}, holomorphic=holomorphic)

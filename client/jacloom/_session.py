@@ -13,6 +13,8 @@ import numpy as np
 from jacloom import _call, _leaves, _tracing, _upload
 from jacloom._binding import Binding, bind_traced
 from jacloom._cache import Recent
+from jacloom._certificate import Certificate
+from jacloom._checking import certify
 from jacloom._connection import Connection
 from jacloom._deadline import Deadline
 from jacloom._diagnosis import Diagnosis, from_message
@@ -20,17 +22,20 @@ from jacloom._errors import ArgumentError, BlobNotFoundError, FunctionNotFoundEr
 from jacloom._examination import Examination
 from jacloom._function import Function
 from jacloom._linear import Linear, Side
+from jacloom._layout import Layout
 from jacloom._options import CallOptions
+from jacloom._passes import Passes
 from jacloom._plan import Plan
 from jacloom._point import Point
 from jacloom._progress import Watch
-from jacloom._query import Query, products
+from jacloom._query import Query, probe, products
 from jacloom._question import Question
 from jacloom._registry import Registry, not_registered
 from jacloom._remote import RemoteFunction
 from jacloom._signature import inexact, parse_id
 from jacloom._sparsity import Structure
 from jacloom._transform import Transform
+from jacloom._verification import computed, verify
 from jacloom_graph.answer import ArrayKey, Derivative, Part, Selection, batched
 from jacloom_graph.framing import Pieces
 from jacloom_graph.types import Type
@@ -179,6 +184,19 @@ class Session:
                 names.append(self._discarded.get_nowait())
         _upload.release(self.connection, names)
 
+    def check(
+        self, f: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any], examination: Examination, seed: int, options: CallOptions
+    ) -> Certificate:
+        """Returns what holds of a function's derivatives at a point."""
+        deadline = Deadline(options.timeout)
+
+        def step(binding: Binding, leaves: list[Any]) -> Certificate:
+            point = [_leaves.to_array(leaf) for leaf in binding.inputs(leaves)]
+            return certify(self._passes(binding, examination.chosen(binding), point, deadline), seed)
+
+        certificate: Certificate = self._with_activity(f, args, kwargs, examination, deadline, step)
+        return certificate
+
     def bind(self, f: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any], deadline: Deadline) -> tuple[Binding, list[Any]]:
         """Returns how the arguments become the function's inputs, and their leaves.
 
@@ -251,11 +269,55 @@ class Session:
 
     def _compute(self, binding: Binding, leaves: list[Any], transform: Transform, given: Any, deadline: Deadline, options: CallOptions) -> Any:
         prepared = transform.prepared(binding)
-        query, signature = prepared.query, binding.signature
-        arrays = [_leaves.to_array(leaf) for leaf in binding.inputs(leaves)]
+        query = prepared.query
+        point = [_leaves.to_array(leaf) for leaf in binding.inputs(leaves)]
+        seeds = prepared.seeds(given) if prepared.seeds is not None else []
+        found = self._answer(binding, query, point, seeds, f"{transform.call} of {binding.signature.label}", deadline, options)
+        if options.verify or query.pattern is not None:
+            passes = self._passes(binding, query.chosen, point, deadline, query.holomorphic)
+            verify(computed(passes, query, found), transform.spelled(binding.signature.label), thorough=options.verify)
+        return prepared.build(found)
+
+    def _passes(self, binding: Binding, chosen: Selection, point: Sequence[np.ndarray], deadline: Deadline, holomorphic: bool = False) -> Passes:
+        """Returns the function at a point, to be compared with what was computed or with itself."""
+
+        def ask(derivative: Derivative, moved: Sequence[np.ndarray], seeds: Sequence[np.ndarray]) -> tuple[list[Any], list[Any]]:
+            arrays = list(point)
+            for slot, leaf in zip(chosen.wrt, moved, strict=True):
+                arrays[slot] = leaf
+            query = probe(derivative, chosen, holomorphic=holomorphic)
+            try:
+                found = self._answer(binding, query, arrays, seeds, f"check of {binding.signature.label}", deadline, CallOptions())
+            except JacloomError as error:
+                _locate(error, binding)
+                raise
+            values = [array for key, array in found.items() if key[0] == Part.VALUE]
+            return values, [array for key, array in found.items() if key[0] != Part.VALUE]
+
+        outputs = binding.signature.result.paths("out")
+        inputs = Layout(chosen.wrt_types, tuple(map(binding.path, chosen.wrt)))
+        return Passes(
+            inputs,
+            Layout(chosen.output_types, tuple(outputs[leaf] for leaf in chosen.outputs)),
+            inputs.join([point[leaf] for leaf in chosen.wrt]),
+            ask,
+        )
+
+    def _answer(
+        self,
+        binding: Binding,
+        query: Query,
+        point: Sequence[np.ndarray],
+        seeds: Sequence[np.ndarray],
+        title: str,
+        deadline: Deadline,
+        options: CallOptions,
+    ) -> Mapping[ArrayKey, Any]:
+        """Returns the arrays that answer a query at a point."""
+        signature = binding.signature
+        arrays = [*point, *seeds]
         types = signature.inputs
-        if prepared.seeds is not None:
-            arrays += prepared.seeds(given)
+        if seeds:
             types += query.chosen.output_types if query.derivative is Derivative.VJP else query.chosen.wrt_types
         count, seeded = len(signature.inputs), len(arrays)
         pattern, pattern_types = _pattern(query)
@@ -266,14 +328,14 @@ class Session:
         def send(tensors: list[Pieces]) -> _call.Answer:
             asked = _call.request(signature.name, query.chosen, _call.options(query, "" if known is None else known.digest))
             message = _call.serialized(asked, tensors[:count], tensors[count:seeded], tensors[seeded:])
-            with Watch(f"{transform.call} of {signature.label}", options.on_progress) as watch:
+            with Watch(title, options.on_progress) as watch:
                 return _call.compute(self.connection, message, query, deadline, watch, known)
 
         answer: _call.Answer = self._sent(binding, arrays, types, deadline, send)
         if answer.structure is not None and answer.structure is not known:
             self._structures.drop(key)
             self._structures.put(key, answer.structure)
-        return prepared.build(_read(answer, query))
+        return _read(answer, query)
 
     def _sent(
         self, binding: Binding, arrays: Sequence[np.ndarray], types: Sequence[Type], deadline: Deadline, send: Callable[[list[Pieces]], Any]

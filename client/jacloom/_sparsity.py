@@ -33,6 +33,10 @@ class Pattern:
     """Row ``i`` has the entries ``pointers[i]`` to ``pointers[i + 1] - 1``."""
     indices: np.ndarray = field(compare=False, repr=False)
 
+    def holds(self, row: int, column: int) -> bool:
+        """Returns whether an entry may differ from zero."""
+        return bool(np.any(self.indices[self.pointers[row] : self.pointers[row + 1]] == column))
+
     def __repr__(self) -> str:
         return f"<pattern of {self.shape[0]} x {self.shape[1]} with {len(self.indices)} entries>"
 

@@ -14,12 +14,14 @@ NAMES = [
     "ArgumentError",
     "AuthenticationError",
     "BlobNotFoundError",
+    "Certificate",
     "Client",
     "ClientStateError",
     "Considered",
     "DeadlineExceeded",
     "Derivatives",
     "Diagnosis",
+    "Finding",
     "Function",
     "FunctionNotFoundError",
     "GraphError",
@@ -46,6 +48,8 @@ NAMES = [
     "TraceError",
     "UnavailableError",
     "UnsupportedOpError",
+    "Verdict",
+    "VerificationError",
     "__version__",
     "connect",
     "load",
@@ -53,6 +57,7 @@ NAMES = [
 ]
 
 METHODS = [
+    "check",
     "close",
     "delete",
     "diagnose",
