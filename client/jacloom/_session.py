@@ -21,8 +21,8 @@ from jacloom._diagnosis import Diagnosis, from_message
 from jacloom._errors import ArgumentError, BlobNotFoundError, FunctionNotFoundError, JacloomError, ModeUnavailableError
 from jacloom._examination import Examination
 from jacloom._function import Function
-from jacloom._linear import Linear, Side
 from jacloom._layout import Layout
+from jacloom._linear import Linear, Side
 from jacloom._options import CallOptions
 from jacloom._passes import Passes
 from jacloom._plan import Plan
@@ -289,7 +289,7 @@ class Session:
             try:
                 found = self._answer(binding, query, arrays, seeds, f"check of {binding.signature.label}", deadline, CallOptions())
             except JacloomError as error:
-                _locate(error, binding)
+                locate(error, binding)
                 raise
             values = [array for key, array in found.items() if key[0] == Part.VALUE]
             return values, [array for key, array in found.items() if key[0] != Part.VALUE]

@@ -108,6 +108,7 @@ def test_a_list_has_one_line_a_function(run: Run, service: tuple[str, jl.RemoteF
         }
     # On a terminal names and types are cut instead, and ids are not.
     monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
     head, *lines = run("functions", "list", "--address", address)[1].splitlines()
     assert head.split() == heads
     assert sorted(line[:12] for line in lines) == sorted([doubled.id[:12], many.id[:12]])
