@@ -110,7 +110,8 @@ async def _structure(
     kernel = Kernel(function.id, kind, chosen.wrt, chosen.outputs, holomorphic=call.holomorphic, inner=within)
     rows, columns = matrix_shape(call.derivative, chosen)
     given = () if call.pattern is None else pattern_operands(call.pattern, rows, service.blobs)
-    question = Question(kernel, prices, colours.most_entries(rows, columns, required=required), _digest(given))
+    needed = required or call.pattern is not None
+    question = Question(kernel, prices, colours.most_entries(rows, columns, required=required), _digest(given), needed)
     found = await service.structures.find(service.pool, function, question, given)
     if required and isinstance(found, Dense):
         raise Fault(Reason.TOO_LARGE, f"no sparse result: {found.reason}; ask for products or for fewer leaves", field="options.sparsity")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import ray
 
+from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.types import Type
 from jacloom_server import work
 from jacloom_server.detached import detached
@@ -21,6 +23,10 @@ from jacloom_worker.protocol import Dense, Kernel, Part, Prices, Structure, Task
 MOST_BYTES: Final = 1 << 30
 """Bytes of all structures kept, in shared memory."""
 _MOST: Final = 1024
+_DISPENSABLE: Final = frozenset({Reason.INTERNAL, Reason.OUT_OF_MEMORY, Reason.TOO_LARGE, Reason.TOO_SLOW, Reason.POISONED})
+"""Faults of looking for a pattern. Others are the derivative's own, or that of the moment."""
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,8 @@ class Question:
     """Entries that are too many."""
     given: str = ""
     """Digest of the pattern that the caller gave, if any."""
+    needed: bool = False
+    """Whether there is no derivative without it."""
 
 
 class Structures:
@@ -75,9 +83,13 @@ class Structures:
     async def _ask(self, pool: Pool, function: Function, question: Question, given: tuple[Operand, ...]) -> Structure | Dense:
         try:
             answer = await pool.ask(work.structure(Task(question.kernel), question.prices, question.most, given, function.load))
-        except BaseException:
-            self._found.pop(question, None)
-            raise
+        except BaseException as error:
+            if question.needed or not isinstance(error, Fault) or error.reason not in _DISPENSABLE:
+                self._found.pop(question, None)
+                raise
+            # What keeps a pattern from being found need not keep the derivative from being computed; it is not tried again with each call.
+            _LOG.warning("no sparsity pattern of %s: %s", function.name, error)
+            answer = Dense(f"its pattern could not be found ({error.message})")
         assert isinstance(answer, Structure | Dense)
         self._found[question] = answer
         self._found.move_to_end(question)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,7 @@ from jacloom_worker.pattern import colouring
 from jacloom_worker.pattern.layout import arrange
 from jacloom_worker.protocol import Dense, Kernel, Kind, Prices, Structure, Weighed
 
-FUNCTION: Any = SimpleNamespace(load=lambda: None)
+FUNCTION: Any = SimpleNamespace(load=lambda: None, name="functions/f")
 
 
 def structure(m: int, n: int) -> Structure:
@@ -136,3 +137,22 @@ async def test_a_structure_without_passes_has_no_operands() -> None:
     nothing = csr_array((3, 4), dtype=bool)
     empty = arrange(nothing, colouring.by_columns(nothing), (Weighed("coloured forward", 0, 0, exact=True),))
     assert Structures().operands(empty) == ()
+
+
+@pytest.mark.parametrize("reason", [Reason.INTERNAL, Reason.POISONED, Reason.TOO_SLOW])
+async def test_a_search_that_fails_costs_the_pattern_and_not_the_derivative(reason: Reason) -> None:
+    made, pool = Structures(), Asked(Fault(reason, "the rule of sort is wrong"))
+    for _ in range(2):
+        found = await made.find(pool, FUNCTION, question(0))
+        assert isinstance(found, Dense)
+        assert "the rule of sort is wrong" in found.reason
+    assert pool.count == 1, "and it is not repeated"
+
+
+@pytest.mark.parametrize(("reason", "needed"), [(Reason.INTERNAL, True), (Reason.NO_WORKERS, False), (Reason.MODE_UNAVAILABLE, False)])
+async def test_a_failure_is_the_calls_where_the_pattern_is_needed_or_the_reason_another(reason: Reason, needed: bool) -> None:
+    made, pool = Structures(), Asked(Fault(reason, "no"), structure(3, 4))
+    asked = replace(question(0), needed=needed)
+    with pytest.raises(Fault, match="no"):
+        await made.find(pool, FUNCTION, asked)
+    assert isinstance(await made.find(pool, FUNCTION, asked), Structure), "and the next call asks again"
