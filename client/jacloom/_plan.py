@@ -27,7 +27,7 @@ class Plan:
     """How a derivative is computed. ``print(plan)`` explains it."""
 
     strategy: str
-    """``"forward"``, ``"reverse"``, ``"single pass"`` or ``"empty"``."""
+    """``"forward"``, ``"reverse"``, the same coloured, ``"bicoloured"``, ``"star-coloured"``, ``"batch"``, ``"single pass"`` or ``"empty"``."""
     passes: int
     """JVPs or VJPs in all: final."""
     tile: int
