@@ -31,10 +31,10 @@ def structure(subject: Subject, kernel: Kernel, prices: Prices, most: int = MOST
         kernel: The tile kernel of the derivative. FORWARD and REVERSE mean the Jacobian, HESSIAN that of one scalar output.
         prices: Of one pass in either mode; for a HESSIAN of ``forward`` alone.
         most: How many entries are too many.
-        given: Row pointers and column indices of a pattern to use instead of detecting it, checked by the caller.
+        given: Row pointers and column indices of a pattern to use instead of detecting it.
 
     Raises:
-        Fault: Whatever keeps the derivative from being traced.
+        Fault: INVALID_OPTION for a given pattern that is none; whatever keeps the derivative from being traced.
     """
     started = time.perf_counter()
     # Which entries there are does not depend on the mode: columns of a function that has only rows have the same pattern.
