@@ -120,10 +120,18 @@ def dtype(type_: graph_pb2.Type) -> np.dtype:
     return tensor.DTYPES[type_.dtype]
 
 
-def request(function: str, args: Sequence[object], wrt: Sequence[int] = (0,), seeds: Sequence[object] = (), **fields: object) -> pb.CallRequest:
+def request(
+    function: str,
+    args: Sequence[object],
+    wrt: Sequence[int] = (0,),
+    seeds: Sequence[object] = (),
+    weights: Sequence[object] = (),
+    **fields: object,
+) -> pb.CallRequest:
     names = ("mode", "tile", "holomorphic", "sparsity", "structure", "batch")
     options = pb.Options(**{name: fields.pop(name) for name in names if name in fields})
-    return pb.CallRequest(function=function, args=map(message, args), wrt=wrt, seeds=map(message, seeds), options=options, **fields)
+    tensors = {"args": map(message, args), "seeds": map(message, seeds), "weights": map(message, weights)}
+    return pb.CallRequest(function=function, wrt=wrt, options=options, **tensors, **fields)
 
 
 def message(value: object) -> graph_pb2.Tensor:
