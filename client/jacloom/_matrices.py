@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from jacloom._binding import Binding
 from jacloom._errors import ArgumentError, OptionError
@@ -28,6 +28,7 @@ Inner = Callable[[list[Any]], Any]
 class Matrix(Transform):
     """All derivatives of an order, with the options that those of either order have."""
 
+    derivative: ClassVar[Derivative]
     argnums: int | tuple[int, ...] = 0
     has_aux: bool = False
     holomorphic: bool = False
@@ -41,7 +42,20 @@ class Matrix(Transform):
         result, outputs, aux = parts(call, binding, self.has_aux)
         require_inexact_outputs(call, binding, outputs)
         require_field(call, binding, wrt, outputs, self.holomorphic)
-        asked = self.asked(call, binding, wrt, outputs, aux.leaves)
+        asked = query(
+            self.derivative,
+            binding.signature.inputs,
+            binding.signature.outputs,
+            wrt=wrt,
+            outputs=outputs,
+            values=aux.leaves,
+            tile=self.tile,
+            holomorphic=self.holomorphic,
+            sparse=self.output != "dense",
+            dense=self.sparsity == "dense",
+            pattern=self.sparsity if isinstance(self.sparsity, Pattern) else None,
+            **self.further(call, binding, wrt, outputs),
+        )
         if asked.pattern is not None:
             check_shape(call, asked.pattern, asked.derivative, asked.chosen)
 
@@ -52,8 +66,8 @@ class Matrix(Transform):
         return Prepared(asked, build, self.vectors(call, binding, result, outputs))
 
     @abstractmethod
-    def asked(self, call: str, binding: Binding, wrt: Sequence[int], outputs: Sequence[int], values: Sequence[int]) -> Query:
-        """Returns what to ask about inputs and outputs of a function.
+    def further(self, call: str, binding: Binding, wrt: Sequence[int], outputs: Sequence[int]) -> Mapping[str, Any]:
+        """Returns what the question is besides, as keyword arguments of ``query``.
 
         Raises:
             ArgumentError: if there is no such matrix.
@@ -73,27 +87,15 @@ class Matrix(Transform):
 class Jacobian(Matrix):
     """All first derivatives."""
 
+    derivative: ClassVar = Derivative.JACOBIAN
     mode: Mode = "auto"
 
     @property
     def call(self) -> str:
         return "jacobian"
 
-    def asked(self, call: str, binding: Binding, wrt: Sequence[int], outputs: Sequence[int], values: Sequence[int]) -> Query:
-        return query(
-            Derivative.JACOBIAN,
-            binding.signature.inputs,
-            binding.signature.outputs,
-            wrt=wrt,
-            outputs=outputs,
-            values=values,
-            mode=self._mode(call, binding, wrt, outputs),
-            tile=self.tile,
-            holomorphic=self.holomorphic,
-            sparse=self.output != "dense",
-            dense=self.sparsity == "dense",
-            pattern=self.sparsity if isinstance(self.sparsity, Pattern) else None,
-        )
+    def further(self, call: str, binding: Binding, wrt: Sequence[int], outputs: Sequence[int]) -> Mapping[str, Any]:
+        return {"mode": self._mode(call, binding, wrt, outputs)}
 
     def tree(self, arrays: Arrays, asked: Query, result: Structure, inner: Inner) -> Any:
         columns = range(len(asked.chosen.wrt))
@@ -118,6 +120,7 @@ class Jacobian(Matrix):
 class Hessian(Matrix):
     """All second derivatives, of each output or of their weighted sum."""
 
+    derivative: ClassVar = Derivative.HESSIAN
     weighted: bool = False
 
     @property
@@ -127,26 +130,13 @@ class Hessian(Matrix):
     def spelled(self, label: str) -> str:
         return Question.spelled(self, label).replace("weighted=True", "weights=...")
 
-    def asked(self, call: str, binding: Binding, wrt: Sequence[int], outputs: Sequence[int], values: Sequence[int]) -> Query:
+    def further(self, call: str, binding: Binding, wrt: Sequence[int], outputs: Sequence[int]) -> Mapping[str, Any]:
         signature = binding.signature
         if not self.holomorphic and any(is_complex(signature.inputs[leaf]) for leaf in wrt):
             raise ArgumentError(f"`{call}`: second derivatives need real inputs; {HOLOMORPHIC}.")
         if not self.holomorphic and any(is_complex(signature.outputs[leaf]) for leaf in outputs):
             raise ArgumentError(f"`{call}`: second derivatives need real outputs; {HOLOMORPHIC}.")
-        return query(
-            Derivative.HESSIAN,
-            signature.inputs,
-            signature.outputs,
-            wrt=wrt,
-            outputs=outputs,
-            values=values,
-            weighted=self.weighted,
-            tile=self.tile,
-            holomorphic=self.holomorphic,
-            sparse=self.output != "dense",
-            dense=self.sparsity == "dense",
-            pattern=self.sparsity if isinstance(self.sparsity, Pattern) else None,
-        )
+        return {"weighted": self.weighted}
 
     def tree(self, arrays: Arrays, asked: Query, result: Structure, inner: Inner) -> Any:
         columns = range(len(asked.chosen.wrt))

@@ -16,6 +16,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import psutil
+import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from integration import graphs
@@ -136,6 +137,13 @@ def request(
 
 def message(value: object) -> graph_pb2.Tensor:
     return value if isinstance(value, graph_pb2.Tensor) else tensor.to_message(value)
+
+
+def refused(client: Client, method: str, call: pb.CallRequest) -> Failure:
+    """Returns what a call that must fail comes with."""
+    with pytest.raises(grpc.RpcError) as caught:
+        client.call(method, call)
+    return failure(caught.value)
 
 
 def failure(error: grpc.RpcError) -> Failure:
