@@ -19,8 +19,10 @@ LARGEST: Final = 40
 """Pixels of the side of an entry in a small pattern."""
 LEAST: Final = 40
 """Pixels of the shorter side: of a pattern with few columns and many rows, entries are no squares."""
-_GAP_FROM: Final = 4
+GAP_FROM: Final = 4
 """Entries of so many pixels are kept apart by a white line."""
+MARGIN: Final = 3
+"""White pixels between the entries and the frame, which is one pixel wide."""
 _CHUNK: Final = 1 << 22
 """Entries that are drawn at a time: what they take while they are is some forty bytes each."""
 
@@ -29,7 +31,7 @@ FRAME: Final = (110, 110, 110)
 # Of Okabe and Ito, "Color Universal Design" (2008), which people with any colour vision tell apart, those that are dark enough on white.
 _HUES: Final = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (60, 60, 60))
 _DARK: Final = 0.55
-_PALE: Final = 0.5
+_PALE: Final = 0.4
 
 
 def _shaded(hue: tuple[int, int, int], towards: int, share: float) -> tuple[int, int, int]:
@@ -52,19 +54,13 @@ class Axis:
     zoom: int
     """Pixels of each."""
 
-    @property
-    def gap(self) -> int:
-        """Pixels of white between two."""
-        return int(self.zoom >= _GAP_FROM)
-
     def spread(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Returns an image, one cell per block along its first axis, with pixels in the place of cells, and the frame around it."""
+        """Returns an image, one cell per block along its first axis, with pixels in the place of cells."""
         found = np.repeat(image, self.zoom, axis=0)
-        if self.gap:
+        if self.zoom >= GAP_FROM:
             found[self.zoom - 1 :: self.zoom] = 0
-        margin = np.zeros((self.gap, *found.shape[1:]), np.uint8)
-        frame = np.ones((1, *found.shape[1:]), np.uint8)
-        return np.concatenate([frame, margin, found, frame])
+            return found[:-1]
+        return found
 
 
 def axes(rows: int, columns: int) -> tuple[Axis, Axis]:
@@ -87,7 +83,7 @@ def picture(structure: Structure) -> NDArray[np.uint8]:
     down, across = axes(structure.sizes.rows, structure.sizes.columns)
     cells = _cells(structure, down, across)
     coloured = np.where(cells < 0, 0, 2 + cells % len(COLOURS)).astype(np.uint8)
-    return across.spread(down.spread(coloured).T).T
+    return np.pad(np.pad(across.spread(down.spread(coloured).T).T, MARGIN), 1, constant_values=1)
 
 
 def _cells(structure: Structure, down: Axis, across: Axis) -> NDArray[np.int64]:
