@@ -15,9 +15,9 @@ from jacloom._sparsity import Structure
 
 MOST: Final = 1000
 """Pixels of the longer side, about."""
-LARGEST: Final = 40
+LARGEST: Final = 20
 """Pixels of the side of an entry in a small pattern."""
-LEAST: Final = 40
+LEAST: Final = 20
 """Pixels of the shorter side: of a pattern with few columns and many rows, entries are no squares."""
 GAP_FROM: Final = 4
 """Entries of so many pixels are kept apart by a white line."""
