@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
+from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 import numpy as np
@@ -18,12 +19,19 @@ from jacloom._plan import Plan, plan_from_message, summary_from_message
 from jacloom._progress import Watch
 from jacloom._query import Query
 from jacloom._retry import retrying
+from jacloom._signature import Signature
 from jacloom._sparsity import Structure, read_structure, sizes_of
 from jacloom_api.v1 import derivative_service_pb2 as pb
 from jacloom_api.v1 import graph_pb2
 from jacloom_graph.answer import ArrayKey, Derivative, Selection
 from jacloom_graph.framing import Pieces, field
-from jacloom_graph.types import Type
+
+if TYPE_CHECKING:
+    from jacloom._function import Function
+
+# In quotes: the stubs make the class generic, gRPC itself does not.
+Replies: TypeAlias = "grpc.CallIterator[pb.CallReply]"
+"""A stream of replies."""
 
 _MODES = {"auto": pb.MODE_UNSPECIFIED, "forward": pb.FORWARD, "reverse": pb.REVERSE}
 
@@ -39,17 +47,19 @@ def request(name: str, chosen: Selection, options: pb.Options | None = None) -> 
     )
 
 
-def typed(message: pb.CallRequest, inputs: Sequence[Type], weights: Sequence[Type]) -> pb.CallRequest:
-    """Returns a request with types in the place of its arrays."""
-    for tensors, types in ((message.args, inputs), (message.weights, weights)):
-        tensors.extend(graph_pb2.Tensor(dtype=type_.dtype, shape=type_.shape) for type_ in types)
-    return message
-
-
-def options(query: Query, structure: str = "") -> pb.Options:
-    """Returns how a query wants its derivatives computed; ``structure``: the digest of that which the caller holds."""
+def options(query: Query, known: Structure | None = None) -> pb.Options:
+    """Returns how a query wants its derivatives computed; ``known``: the structure that the caller holds, if any."""
+    structure = "" if known is None else known.digest
     sparsity = pb.SPARSE if query.sparse else pb.DENSE if query.dense else pb.SPARSITY_UNSPECIFIED
     return _options(query.mode, 0 if query.tile == "auto" else query.tile, query.holomorphic, sparsity, structure, query.batch)
+
+
+def typed(signature: Signature, query: Query, known: Structure | None = None) -> pb.CallRequest:
+    """Returns the request of a query about a function, with types in the place of its arrays."""
+    message = request(signature.name, query.chosen, options(query, known))
+    for tensors, types in ((message.args, signature.inputs), (message.weights, query.chosen.weight_types)):
+        tensors.extend(graph_pb2.Tensor(dtype=type_.dtype, shape=type_.shape) for type_ in types)
+    return message
 
 
 def serialized(
@@ -95,6 +105,38 @@ def compute(connection: Connection, message: bytes, query: Query, deadline: Dead
         ProtocolError: if the answer is incomplete or not what was asked for.
         JacloomError: what the service's status means.
     """
+
+    def ask(stubs: Stubs) -> Replies:
+        return stubs.compute[query.derivative](message, timeout=deadline.remaining(), metadata=stubs.metadata)
+
+    return _answer(connection, ask, query, deadline, watch, known)
+
+
+def structure(
+    connection: Connection, message: pb.CallRequest, query: Query, deadline: Deadline, pattern: Sequence[Pieces] = (), known: Structure | None = None
+) -> Structure:
+    """Returns the structure that a query asks for; ``pattern`` as for ``serialized``, ``known``: that which the caller holds.
+
+    Raises:
+        ProtocolError: if the answer is none.
+        JacloomError: what the service's status means.
+    """
+    asked = _explained(message, query.derivative, pattern)
+
+    def ask(stubs: Stubs) -> Replies:
+        return stubs.derivatives.Structure(asked, timeout=deadline.remaining(), metadata=stubs.metadata)
+
+    # There are no tiles to show the progress of.
+    with Watch("", lambda progress: None) as watch:
+        found = _answer(connection, ask, query, deadline, watch, known).structure
+    if found is None:
+        raise ProtocolError("the answer has no structure, and nothing else was asked for")
+    return found
+
+
+def _answer(
+    connection: Connection, ask: Callable[[Stubs], Replies], query: Query, deadline: Deadline, watch: Watch, known: Structure | None
+) -> Answer:
     begun = False
 
     def attempt() -> Answer:
@@ -103,7 +145,7 @@ def compute(connection: Connection, message: bytes, query: Query, deadline: Dead
         complete = False
         try:
             with connection.stubs(deadline) as stubs:
-                stream = stubs.compute[query.derivative](message, timeout=deadline.remaining(), metadata=stubs.metadata)
+                stream = ask(stubs)
                 try:
                     for reply in stream:
                         begun = True
@@ -129,16 +171,35 @@ def compute(connection: Connection, message: bytes, query: Query, deadline: Dead
     return retrying(attempt, deadline, again=lambda: not begun)
 
 
-def explain(connection: Connection, message: pb.CallRequest, derivative: Derivative, deadline: Deadline, pattern: Sequence[Pieces] = ()) -> Plan:
-    """Returns the service's plan for a Jacobian or Hessian without computing it; ``pattern`` as for ``serialized``."""
-    whole = pb.CallRequest.FromString(serialized(message, pattern=pattern)) if pattern else message
-    word = "hessian" if derivative is Derivative.HESSIAN else "jacobian"
+def explain(
+    connection: Connection,
+    message: pb.CallRequest,
+    derivative: Derivative,
+    deadline: Deadline,
+    pattern: Sequence[Pieces] = (),
+    function: Function | None = None,
+) -> Plan:
+    """Returns the service's plan for a Jacobian or Hessian without computing it.
+
+    Args:
+        connection: To the service.
+        message: The request, with types in the place of its arrays.
+        derivative: Which of the two.
+        deadline: Of the call.
+        pattern: As for ``serialized``.
+        function: The function that it is about, where this process has it: it knows the lines of what is refused.
+    """
 
     def method(stubs: Stubs) -> grpc.UnaryUnaryMultiCallable[pb.ExplainRequest, pb.ExplainReply]:
         return stubs.derivatives.Explain
 
-    reply = connection.unary(method, pb.ExplainRequest(call=whole, derivative=word), deadline)
-    return plan_from_message(reply.plan)
+    reply = connection.unary(method, _explained(message, derivative, pattern), deadline)
+    return plan_from_message(reply.plan, function)
+
+
+def _explained(message: pb.CallRequest, derivative: Derivative, pattern: Sequence[Pieces]) -> pb.ExplainRequest:
+    whole = pb.CallRequest.FromString(serialized(message, pattern=pattern)) if pattern else message
+    return pb.ExplainRequest(call=whole, derivative="hessian" if derivative is Derivative.HESSIAN else "jacobian")
 
 
 def diagnose(connection: Connection, message: bytes, deadline: Deadline) -> pb.DiagnoseReply:

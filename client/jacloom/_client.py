@@ -318,11 +318,11 @@ class Client:
         timeout: float | None = None,
         **kwargs: Any,
     ) -> Plan:
-        """Returns how a derivative would be computed, without computing it. ``print`` it.
+        """Returns how a derivative would be computed, and why so, without computing it. ``print`` it; ``spy`` draws the pattern, coloured by passes.
 
         Args:
             f: The function.
-            *args: Its arguments, or shapes of them such as ``jax.ShapeDtypeStruct``.
+            *args: Its arguments, or shapes of them such as ``jax.ShapeDtypeStruct``. Traced and registered functions have types and need none.
             derivative: ``"jacobian"`` or ``"hessian"``.
             argnums: As for the derivative explained; the same for the options that follow.
             has_aux: As for the derivative.
@@ -334,6 +334,11 @@ class Client:
             tile: As for the derivative.
             timeout: Seconds; see the class.
             **kwargs: Arguments of ``f`` by name.
+
+        Example:
+            >>> plan = client.explain(lambda x: x[1:] - x[:-1], np.ones(1000), output="csr")
+            >>> plan.strategy, plan.passes, plan.pattern().nnz
+            ('coloured forward', 2, 1998)
         """
         transform: Transform
         if derivative == "jacobian":

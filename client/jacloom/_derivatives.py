@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from jacloom._binding import argument_paths
 from jacloom._errors import ProtocolError
-from jacloom._function import Function
+from jacloom._function import Function, from_here
 from jacloom._signature import Signature, inexact
+from jacloom._table import aligned
 from jacloom_api.v1 import function_service_pb2 as pb
 from jacloom_graph.errors import Place
 from jacloom_graph.types import Type
@@ -45,7 +45,7 @@ class ModeSupport:
     @property
     def why(self) -> str:
         """The reason with its place, as precisely as it is known here."""
-        where = self.place if self.source is None else self.source.removeprefix(os.path.join(os.getcwd(), ""))
+        where = self.place if self.source is None else from_here(self.source)
         return f"{self.reason} (at {where})" if where is not None else self.reason
 
 
@@ -111,10 +111,7 @@ class Derivatives(Mapping[str, LeafDerivatives]):
 
     def __str__(self) -> str:
         rows, notes = self.table()
-        table = [["leaf", "type", "forward", "reverse"], *rows]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-        return "\n".join([*lines, *notes])
+        return "\n".join([*aligned([["leaf", "type", "forward", "reverse"], *rows]), *notes])
 
 
 def from_message(message: pb.DescribeDerivativesReply, signature: Signature, function: Function | None) -> Derivatives:

@@ -172,6 +172,11 @@ class Function:
         return output_types(self._graph)
 
 
+def from_here(source: str) -> str:
+    """Returns a ``"file:line"`` with the file's path from the current folder on, if it is in there."""
+    return source.removeprefix(os.path.join(os.getcwd(), ""))
+
+
 def load(path: str | os.PathLike[str]) -> Function:
     """Returns a function from a file that ``Function.save`` wrote. Needs neither JAX nor the code that the function came from.
 

@@ -33,6 +33,26 @@ class Static:
         return hash((type(self.value), self.value))
 
 
+@dataclass(frozen=True, slots=True)
+class Placeholder:
+    """A leaf of arguments of which types alone matter."""
+
+    type: Type
+
+    @property
+    def dtype(self) -> str:
+        """As ``Type`` has it: that of random keys has no NumPy dtype."""
+        return self.type.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.type.shape
+
+    @property
+    def weak_type(self) -> bool:
+        return self.type.weak
+
+
 class _Sort(Enum):
     ARRAY = auto()
     NUMBER = auto()
@@ -91,6 +111,9 @@ def type_of(leaf: Any) -> Type:
         return Type("float64" if kind is float else "complex128", (), weak=True)
     if kind is bool or kind is int:
         return Type("bool" if kind is bool else "int64")
+    if kind is Placeholder:
+        placed: Type = leaf.type
+        return placed
     weak = bool(getattr(leaf, "weak_type", False))
     sort = _sorts.get(kind) or _sort(kind)
     array = _converted(leaf) if sort is _Sort.CONVERTIBLE else leaf

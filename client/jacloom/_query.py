@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from jacloom._options import Mode, Tile
 from jacloom._sparsity import Pattern, check_sizes
-from jacloom_graph.answer import Array, ArrayKey, Derivative, Selection, Sizes, arrays, sparse_arrays
+from jacloom_graph.answer import Array, ArrayKey, Derivative, Selection, Sizes, arrays, sparse_arrays, structure_arrays
 from jacloom_graph.types import Type
 
 
@@ -30,6 +30,8 @@ class Query:
     """The pattern to use in place of one that the service finds."""
     batch: int = 0
     """Seeds along a further first axis; 0 for one without that axis."""
+    structure: bool = False
+    """Whether nothing is asked for but the structure of the answer, which is sparse."""
 
     def sparse_arrays(self, sizes: Sizes, *, structured: bool) -> Mapping[ArrayKey, Array]:
         """Returns the arrays that the answer has to have where it is sparse.
@@ -42,6 +44,8 @@ class Query:
             ProtocolError: if it is not the matrix that was asked for.
         """
         check_sizes(sizes, self.derivative, self.chosen)
+        if self.structure:
+            return {array.key: array for array in structure_arrays(sizes)} if structured else {}
         return {array.key: array for array in sparse_arrays(self.derivative, self.chosen, sizes, structured=structured)}
 
 
@@ -90,6 +94,12 @@ def query(
     chosen = chosen.weighted() if weighted else chosen
     expected = {array.key: array for array in arrays(derivative, chosen)}
     return Query(derivative, chosen, expected, mode, tile, holomorphic, sparse, dense, pattern)
+
+
+def structural(asked: Query) -> Query:
+    """Returns a query for the structure that a sparse answer to another query would have."""
+    chosen = replace(asked.chosen, values=(), value_types=())
+    return replace(asked, chosen=chosen, expected={}, sparse=True, dense=False, structure=True)
 
 
 def products(derivative: Derivative, chosen: Selection, batch: int, holomorphic: bool) -> Query:

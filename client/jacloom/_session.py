@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -30,11 +31,11 @@ from jacloom._plan import Plan
 from jacloom._point import Point
 from jacloom._prepared import Vectors
 from jacloom._progress import Watch
-from jacloom._query import Query, probe, products
+from jacloom._query import Query, probe, products, structural
 from jacloom._question import Question
 from jacloom._registry import Registry, not_registered
 from jacloom._remote import RemoteFunction
-from jacloom._signature import inexact, parse_id
+from jacloom._signature import Signature, inexact, parse_id
 from jacloom._sparsity import Structure
 from jacloom._transform import Transform
 from jacloom._verification import computed, verify
@@ -81,23 +82,57 @@ class Session:
         return self._with_activity(f, args, kwargs, transform, deadline, step)
 
     def explain(self, f: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any], transform: Transform, options: CallOptions) -> Plan:
-        """Returns the service's plan for a transformation. Of the arguments, only types matter."""
+        """Returns the service's plan for a transformation. Of the arguments, only types matter: a function that has them itself needs none."""
         deadline = Deadline(options.timeout)
+        if not args and not kwargs:
+            args, kwargs = self._placeholders(f, deadline)
 
         def step(binding: Binding, leaves: list[Any]) -> Plan:
             query = transform.prepared(binding).query
 
             def send(pattern: list[Pieces]) -> Plan:
-                message = _call.request(binding.signature.name, query.chosen, _call.options(query))
-                whole = _call.typed(message, binding.signature.inputs, query.chosen.weight_types)
-                return _call.explain(self.connection, whole, query.derivative, deadline, pattern)
+                return _call.explain(self.connection, _call.typed(binding.signature, query), query.derivative, deadline, pattern, binding.function)
 
             arrays, types = _pattern(query)
             plan: Plan = self._sent(binding, arrays, types, deadline, send)
-            return plan
+            return replace(plan, ask=lambda timeout: self._structure(binding, structural(query), Deadline(timeout)))
 
         plan: Plan = self._with_activity(f, args, kwargs, transform, deadline, step)
         return plan
+
+    def _placeholders(self, f: AnyFunction, deadline: Deadline) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """Returns arguments that have the types of those of a function, and no elements; none where it has no types."""
+        known = self._known(f, deadline)
+        if known is None:
+            return (), {}
+        signature = known[0]
+        types = iter(signature.inputs)
+        leaves = [signature.fixed[at] if at in signature.fixed else _leaves.Placeholder(next(types)) for at in range(signature.arguments.count)]
+        whole = signature.arguments.unflatten(leaves)
+        return whole if signature.keywords else (whole, {})
+
+    def _structure(self, binding: Binding, query: Query, deadline: Deadline) -> Structure:
+        """Returns the structure that a query asks for; nothing is computed."""
+        key = _structure_key(binding, query)
+        known = self._structures.get(key)
+
+        def send(pattern: list[Pieces]) -> Structure:
+            return _call.structure(self.connection, _call.typed(binding.signature, query, known), query, deadline, pattern, known)
+
+        arrays, types = _pattern(query)
+        try:
+            found: Structure = self._sent(binding, arrays, types, deadline, send)
+        except JacloomError as error:
+            locate(error, binding)
+            raise
+        self._keep(key, found)
+        return found
+
+    def _keep(self, key: Hashable, structure: Structure) -> None:
+        """Keeps a structure in the place of the one that was kept before."""
+        if self._structures.get(key) is not structure:
+            self._structures.drop(key)
+            self._structures.put(key, structure)
 
     def diagnose(self, f: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any], examination: Examination, options: CallOptions) -> Diagnosis:
         """Returns what the service finds wrong with a function at a point."""
@@ -206,17 +241,24 @@ class Session:
         Raises:
             ArgumentError: if ``f`` is no function, or the arguments do not fit.
         """
+        known = self._known(f, deadline)
+        if known is not None:
+            return bind_traced(*known, args, kwargs)
+        if callable(f):
+            return _tracing.bind_callable(f, args, kwargs)
+        raise ArgumentError(f"f must be a callable, a jl.Function, a jl.RemoteFunction or a function's id, got {type(f).__name__}")
+
+    def _known(self, f: AnyFunction, deadline: Deadline) -> tuple[Signature, Function | None, Recent[Binding]] | None:
+        """Returns signature, graph and bindings of a function that has types of its own; None where it has to be traced for those of arguments."""
         if isinstance(f, str):
             f = self.registry.get(parse_id(f), deadline)
         elif isinstance(f, Function):
             if f.signature is not None:
-                return bind_traced(f.signature, f, f.bindings, args, kwargs)
+                return f.signature, f, f.bindings
             f = self.registry.registered(f, deadline)
         if isinstance(f, RemoteFunction):
-            return bind_traced(f.signature, f.function, f.bindings, args, kwargs)
-        if callable(f):
-            return _tracing.bind_callable(f, args, kwargs)
-        raise ArgumentError(f"f must be a callable, a jl.Function, a jl.RemoteFunction or a function's id, got {type(f).__name__}")
+            return f.signature, f.function, f.bindings
+        return None
 
     def _with_activity(
         self,
@@ -332,20 +374,19 @@ class Session:
         # In the order in which ``serialized`` takes them.
         groups = (point, vectors.seeds, vectors.weights, pattern)
         types = (*signature.inputs, *(seed_types if vectors.seeds else ()), *chosen.weight_types, *pattern_types)
-        key = (signature.id, query.derivative, chosen, query.mode, query.holomorphic, query.sparse, query.pattern)
+        key = _structure_key(binding, query)
         known = self._structures.get(key)
 
         def send(tensors: list[Pieces]) -> _call.Answer:
-            asked = _call.request(signature.name, chosen, _call.options(query, "" if known is None else known.digest))
+            asked = _call.request(signature.name, chosen, _call.options(query, known))
             rest = iter(tensors)
             message = _call.serialized(asked, *([next(rest) for _ in group] for group in groups))
             with Watch(title, options.on_progress) as watch:
                 return _call.compute(self.connection, message, query, deadline, watch, known)
 
         answer: _call.Answer = self._sent(binding, list(chain.from_iterable(groups)), types, deadline, send)
-        if answer.structure is not None and answer.structure is not known:
-            self._structures.drop(key)
-            self._structures.put(key, answer.structure)
+        if answer.structure is not None:
+            self._keep(key, answer.structure)
         return _read(answer, query)
 
     def _sent(
@@ -381,6 +422,11 @@ class Session:
                 # A constant may be meant: registering again uploads what is missing.
                 self.registry.forget(binding.signature.id)
         return attempt()
+
+
+def _structure_key(binding: Binding, query: Query) -> Hashable:
+    """Returns what tells structures apart, so that one that came once need not come again."""
+    return binding.signature.id, query.derivative, query.chosen, query.mode, query.holomorphic, query.sparse, query.pattern
 
 
 def _pattern(query: Query) -> tuple[list[np.ndarray], tuple[Type, ...]]:

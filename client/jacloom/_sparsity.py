@@ -69,6 +69,20 @@ class Structure:
     sources: np.ndarray
     bounds: np.ndarray
 
+    def pattern(self) -> sparse.csr_array:
+        """Returns which entries may differ from zero, as a boolean matrix whose arrays nobody else holds."""
+        from scipy import sparse
+
+        shape = self.sizes.rows, self.sizes.columns
+        found = sparse.csr_array((np.ones(self.sizes.nonzeros, bool), self.indices.copy(), self.pointers.copy()), shape)
+        found.has_canonical_format = True
+        return found
+
+    def passes(self) -> np.ndarray:
+        """Returns for each entry of the matrix the number of the pass that yields it: shape ``(nonzeros,)``, ``int32``."""
+        found: np.ndarray = np.repeat(np.arange(self.sizes.passes, dtype=np.int32), np.diff(self.bounds))[self.sources]
+        return found
+
     def matrix(self, entries: np.ndarray) -> sparse.csr_array:
         """Returns the derivative as one matrix whose arrays nobody else holds, in float32 where its entries are shorter.
 
@@ -116,8 +130,9 @@ def read_structure(described: Described, received: Mapping[ArrayKey, np.ndarray]
     sizes = sizes_of(described)
     rising = pointers[0] == 0 and pointers[-1] == sizes.nonzeros and (np.diff(pointers) >= 0).all()
     inside = not len(indices) or (indices.min() >= 0 and indices.max() < sizes.columns and sources.min() >= 0 and sources.max() < sizes.computed)
-    if not (rising and inside):
-        raise ProtocolError("the answer has a structure whose entries lie outside the matrix; it is not used")
+    shared = bounds[0] == 0 and bounds[-1] == sizes.computed and (np.diff(bounds) >= 0).all()
+    if not (rising and inside and shared):
+        raise ProtocolError("the answer has a structure whose entries lie outside the matrix or its passes; it is not used")
     return Structure(described.digest, sizes, pointers, indices, sources, bounds)
 
 

@@ -158,15 +158,19 @@ def sparse_arrays(derivative: Derivative, chosen: Selection, sizes: Sizes, *, st
         structured: Whether the structure is sent.
     """
     values = [_row(Part.VALUE, type_, output=leaf) for leaf, type_ in zip(chosen.values, chosen.value_types, strict=True)]
+    entries = Type(entries_dtype(chosen), (sizes.computed,))
+    return (*values, *(structure_arrays(sizes) if structured else ()), _row(Part.ENTRIES, entries))
+
+
+def structure_arrays(sizes: Sizes) -> tuple[Array, ...]:
+    """Returns the arrays that a structure consists of."""
     index = "int32" if max(sizes.rows, sizes.columns, sizes.nonzeros) < 1 << 31 else "int64"
-    structure = [
+    return (
         _row(Part.POINTERS, Type(index, (sizes.rows + 1,))),
         _row(Part.INDICES, Type(index, (sizes.nonzeros,))),
         _row(Part.SOURCES, Type(index, (sizes.nonzeros,))),
         _row(Part.BOUNDS, Type("int64", (sizes.passes + 1,))),
-    ]
-    entries = Type(entries_dtype(chosen), (sizes.computed,))
-    return (*values, *(structure if structured else ()), _row(Part.ENTRIES, entries))
+    )
 
 
 def entries_dtype(chosen: Selection) -> str:

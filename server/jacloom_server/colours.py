@@ -56,7 +56,7 @@ def jacobian(
         asked: Whether the mode was asked for.
     """
     if isinstance(found, Dense):
-        return replace(dense, considered=(*dense.considered, Considered("coloured", 0, 0.0, f"not considered: {found.reason}")))
+        return without_colours(dense, f"not considered: {found.reason}")
     costs = {"forward": survey.forward, "reverse": survey.reverse}
     legs = []
     for part in found.parts:
@@ -81,8 +81,10 @@ def jacobian(
 
 def hessian(dense: Plan, found: Structure | Dense, nbytes: int, *, workers: int, tile: int, required: bool) -> Plan:
     """Returns the plan for the second derivatives of a scalar with a pattern; arguments as for ``jacobian``."""
-    if isinstance(found, Dense) or (not required and found.passes * NEAR >= dense.passes):
-        return dense
+    if isinstance(found, Dense):
+        return without_colours(dense, f"not considered: {found.reason}")
+    if not required and found.passes * NEAR >= dense.passes:
+        return without_colours(dense, "no fewer passes", found.passes, dense.considered[0].price)
     (alone,) = dense.considered
     (whole,) = dense.legs
     legs = []
@@ -91,10 +93,15 @@ def hessian(dense: Plan, found: Structure | Dense, nbytes: int, *, workers: int,
         legs.append(leg.cut(tile) if tile else leg.resized(whole.tile))
     ratio = alone.passes / max(1, found.passes)
     considered = (
-        replace(alone, strategy=f"star-coloured {alone.strategy}", passes=found.passes, verdict="columns of one colour share a pass"),
-        replace(alone, verdict=f"about {ratio:.3g} times the price"),
+        replace(alone, strategy=f"star-coloured {alone.strategy}", passes=found.passes, verdict="cheapest: columns of one colour share a pass"),
+        replace(alone, verdict=strategy.times(ratio)),
     )
     return replace(_coloured(found, legs, nbytes, workers, considered), inner=dense.inner)
+
+
+def without_colours(dense: Plan, verdict: str, passes: int = 0, price: float = 0.0) -> Plan:
+    """Returns a plan without colours that says why there are none; 0 passes where they were not counted."""
+    return replace(dense, considered=(*dense.considered, Considered("coloured", passes, price, verdict)))
 
 
 def _coloured(found: Structure, legs: list[Leg], nbytes: int, workers: int, considered: tuple[Considered, ...]) -> Plan:

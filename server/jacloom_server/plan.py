@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
+from jacloom_graph.errors import Place
 from jacloom_graph.limits import MOST_WIDTH
 from jacloom_worker.protocol import Structure
 
@@ -33,6 +34,8 @@ class Considered:
     price: float
     """Price of one pass relative to one evaluation of the function; 0 where it is not available."""
     verdict: str
+    place: Place | None = None
+    """Where in the graph it is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,11 @@ class Plan:
     def passes(self) -> int:
         """JVPs or VJPs in all."""
         return sum(leg.passes for leg in self.legs)
+
+    @property
+    def forward(self) -> int:
+        """How many of them are known to be JVPs."""
+        return sum(leg.passes for leg in self.legs if leg.mode is Mode.FORWARD)
 
     @property
     def mode(self) -> Mode | None:

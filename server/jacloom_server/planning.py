@@ -97,8 +97,10 @@ async def _weighed(service: Service, call: Call, function: Function, chosen: Sel
     else:
         dense = strategy.jacobian(problem, survey, workers=workers, mode=call.mode, tile=tile)
     scalar = not second or problem.m == 1
-    if call.sparsity is Sparsity.DENSE or not scalar or not (required or call.pattern is not None or colours.worthwhile(dense)):
+    if call.sparsity is Sparsity.DENSE or not scalar:
         return dense
+    if not (required or call.pattern is not None or colours.worthwhile(dense)):
+        return colours.without_colours(dense, "not considered: the passes are too few, or too short, for a pattern to save much")
     prices = Prices(1.0, None) if second else colours.prices(survey, call.mode)
     found = await _structure(service, call, function, chosen, prices, dense.inner)
     size = found.entries * itemsize(entries_dtype(chosen)) if isinstance(found, Structure) else 0

@@ -11,12 +11,13 @@ from typing import Final
 import numpy as np
 import ray
 
-from jacloom_graph.answer import Array, Derivative, Part, Selection, Sizes, arrays, sparse_arrays, total_bytes
+from jacloom_graph.answer import Array, Derivative, Part, Selection, Sizes, arrays, sparse_arrays, structure_arrays, total_bytes
 from jacloom_graph.errors import Fault
 from jacloom_server import planning, strategy, work
 from jacloom_server.blocks import whole
-from jacloom_server.call import SINGLE, Call, examined, is_large, operands, select
+from jacloom_server.call import SINGLE, Call, Sparsity, examined, is_large, operands, select
 from jacloom_server.function import Function
+from jacloom_server.packing import Packing
 from jacloom_server.plan import Mode, Plan, single
 from jacloom_server.planning import Service
 from jacloom_server.reply import Block, Header, Reply, Summary
@@ -57,6 +58,27 @@ async def explain(service: Service, call: Call) -> Plan:
     function = await _function(service, call)
     chosen = select(call, function.description)
     return await planning.plan(service, call, function, chosen)
+
+
+async def structure(service: Service, call: Call) -> AsyncGenerator[Reply]:
+    """Yields the pattern of a Jacobian or Hessian with its colours, header first, summary last; arguments are not looked at, and no pass is computed.
+
+    Raises:
+        Fault: As ``replies``.
+    """
+    started = time.perf_counter()
+    function = await _function(service, call)
+    # A pattern is found as for a sparse result, whether it is of use for a dense one or not.
+    call = replace(call, sparsity=Sparsity.SPARSE, values=())
+    plan = await planning.plan(service, call, function, select(call, function.description))
+    found = plan.structure
+    assert found is not None
+    arrays = structure_arrays(_sizes(found)) if call.structure != found.digest else ()
+    packing = Packing(Header(function.name, plan, arrays, _sizes(found)))
+    for block in _blocks(arrays, found):
+        if packing.add(block):
+            yield packing.message()
+    yield packing.message(summary=_closed(Summary(0, 0, 0, 0, {}, 0), started))
 
 
 async def diagnose(service: Service, call: Call) -> Diagnosis:
@@ -118,7 +140,7 @@ async def _tiled(
     """Yields the answer of a call that takes many passes, tile by tile; one message if it is small and soon done."""
     plan = await planning.plan(service, call, function, chosen)
     expected, sizes = _expected(call, chosen, plan)
-    header: Header | None = Header(function.name, plan, expected, sizes)
+    packing = Packing(Header(function.name, plan, expected, sizes))
     # Every tile needs the arguments: those that are not small are stored once.
     shared = [Operand(operand.type, ray.put(operand.data)) if is_large(operand) else operand for operand in sent]
     parts = service.structures.operands(plan.structure) if plan.structure is not None else ()
@@ -126,27 +148,18 @@ async def _tiled(
     request = Request(call, function, chosen, plan, expected, tuple(shared[:count]), tuple(shared[count:]), parts)
     with service.pool.lane() as lane:
         weaver = Weaver(service.pool, lane, request, started)
-        blocks: list[Block] = []
-        size, flushed = 0, time.perf_counter()
-        for block in _structure(expected, plan.structure) if plan.structure is not None else ():
-            blocks.append(block)
-            size += len(block.data)
-            if size >= BLOCK_BYTES:
-                yield Reply(header, blocks)
-                header, blocks, size, flushed = None, [], 0, time.perf_counter()
+        for block in _blocks(expected, plan.structure) if plan.structure is not None else ():
+            if packing.add(block):
+                yield packing.message()
         while weaver.busy:
-            for block in await weaver.arrived(flushed + _FLUSH_SECONDS - time.perf_counter()):
-                blocks.append(block)
-                size += len(block.data)
-                if size >= BLOCK_BYTES:
-                    yield Reply(header, blocks)
-                    header, blocks, size, flushed = None, [], 0, time.perf_counter()
+            for block in await weaver.arrived(packing.since + _FLUSH_SECONDS - time.perf_counter()):
+                if packing.add(block):
+                    yield packing.message()
             # Only now: the reader has taken this tile's blocks, so there is room for another. A slow reader slows the work, and never fills memory.
             weaver.fill()
-            if time.perf_counter() - flushed >= _FLUSH_SECONDS:
-                yield Reply(header, blocks, weaver.progress())
-                header, blocks, size, flushed = None, [], 0, time.perf_counter()
-        yield Reply(header, blocks, None, _closed(weaver.summary(), started))
+            if time.perf_counter() - packing.since >= _FLUSH_SECONDS:
+                yield packing.message(weaver.progress())
+        yield packing.message(summary=_closed(weaver.summary(), started))
 
 
 def _expected(call: Call, chosen: Selection, plan: Plan) -> tuple[tuple[Array, ...], Sizes | None]:
@@ -154,11 +167,15 @@ def _expected(call: Call, chosen: Selection, plan: Plan) -> tuple[tuple[Array, .
     found = plan.structure
     if found is None:
         return arrays(call.derivative, chosen, call.batch), None
-    sizes = Sizes(*found.shape, len(found.indices), found.entries, found.passes)
+    sizes = _sizes(found)
     return sparse_arrays(call.derivative, chosen, sizes, structured=call.structure != found.digest), sizes
 
 
-def _structure(expected: Sequence[Array], structure: Structure) -> Iterator[Block]:
+def _sizes(structure: Structure) -> Sizes:
+    return Sizes(*structure.shape, len(structure.indices), structure.entries, structure.passes)
+
+
+def _blocks(expected: Sequence[Array], structure: Structure) -> Iterator[Block]:
     """Yields the blocks of a structure, as far as it is among the arrays of an answer."""
     bounds = [np.zeros(1, np.int64), *(part.bounds[1:] for part in structure.parts)]
     firsts = np.cumsum([0, 0, *(len(part.lines) for part in structure.parts)])

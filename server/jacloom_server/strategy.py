@@ -238,15 +238,22 @@ def weighed(candidates: Sequence[Candidate], chosen: str, value: float, *, asked
     found = []
     for candidate in sorted(candidates, key=lambda each: each is not best):
         if isinstance(candidate.seconds, Fault):
-            found.append(Considered(candidate.strategy, candidate.passes, 0.0, f"not available: {candidate.seconds}"))
+            refusal = candidate.seconds
+            found.append(Considered(candidate.strategy, candidate.passes, 0.0, f"not available: {refusal.message}", refusal.place))
             continue
-        ratio = f"about {candidate.seconds / max(best.seconds, 1e-12):.3g} times the price"
+        ratio = times(candidate.seconds / max(best.seconds, 1e-12))
         verdict = ratio if candidate.exact else f"at least so many passes, {ratio}"
         if candidate is best:
             verdict = "asked for" if asked else "cheapest"
         price = candidate.seconds / max(1, candidate.passes) / max(value, 1e-12)
         found.append(Considered(candidate.strategy, candidate.passes, price, verdict))
     return tuple(found)
+
+
+def times(ratio: float) -> str:
+    """Returns what something costs in comparison with what was chosen."""
+    number = f"{ratio:.3g}" if ratio < 999.5 else f"{ratio:,.0f}"
+    return "about the same price" if number == "1" else f"about {number} times the price"
 
 
 def _unavailable(message: str, *refusals: Fault) -> Fault:

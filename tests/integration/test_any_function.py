@@ -53,5 +53,5 @@ class TestLoops:
     def test_the_plan_goes_forward_where_that_is_cheaper(self, client: jl.Client) -> None:
         plan = client.explain(settled, X)
         assert plan.strategy == "forward"
-        assert [each.strategy for each in plan.considered] == ["forward", "reverse"]
+        assert [each.strategy for each in plan.considered] == ["forward", "reverse", "coloured"]
         assert "not available" not in str(plan)

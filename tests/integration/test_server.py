@@ -180,7 +180,9 @@ def test_the_plan_takes_the_side_with_fewer_passes(client: Client, rows: int, co
     np.testing.assert_array_equal(answer.arrays[0], matrix)
     plan = answer.header.plan
     assert (plan.mode, plan.passes, answer.summary.passes) == (mode, 3, 3)
-    assert [considered.strategy for considered in plan.considered] == (["forward", "reverse"] if mode == pb.FORWARD else ["reverse", "forward"])
+    sides = ["forward", "reverse"] if mode == pb.FORWARD else ["reverse", "forward"]
+    assert [considered.strategy for considered in plan.considered] == [*sides, "coloured"]
+    assert plan.forward == (3 if mode == pb.FORWARD else 0)
     assert plan.nbytes == rows * columns * 8
     explained = client.derivatives.Explain(pb.ExplainRequest(call=request(name, [])), timeout=60).plan
     assert (explained.mode, explained.passes) == (mode, 3)

@@ -59,6 +59,9 @@ class _Derivatives(pb_grpc.DerivativeServiceServicer):
     def Evaluate(self, request: pb.CallRequest, context: Any) -> Iterator[pb.CallReply]:
         return self._run("Evaluate", request, context)
 
+    def Structure(self, request: pb.ExplainRequest, context: Any) -> Iterator[pb.CallReply]:
+        return self._run("Structure", request.call, context)
+
     def Explain(self, request: pb.ExplainRequest, context: Any) -> pb.ExplainReply:
         self.script.calls.append("Explain")
         self.script.requests.append(request.call)

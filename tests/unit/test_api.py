@@ -90,7 +90,7 @@ def test_services_and_their_calls(files: dict[str, descriptor_pb2.FileDescriptor
     calls = {service.name: [method.name for method in service.method] for file in files.values() for service in file.service}
     assert calls == {
         "BlobService": ["Missing", "Put", "Release"],
-        "DerivativeService": ["Evaluate", "Jvp", "Vjp", "Hvp", "Gradient", "Jacobian", "Hessian", "Explain", "Diagnose"],
+        "DerivativeService": ["Evaluate", "Jvp", "Vjp", "Hvp", "Gradient", "Jacobian", "Hessian", "Explain", "Structure", "Diagnose"],
         "FunctionService": ["Register", "Validate", "Get", "List", "DescribeDerivatives", "Delete"],
     }
 

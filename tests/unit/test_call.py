@@ -252,12 +252,15 @@ def test_explain_sends_types_only(client: jl.Client, script: Script) -> None:
     plan = client.explain(lambda x: x**2, jax.ShapeDtypeStruct((3,), jnp.float32), mode="forward")
     assert (plan.strategy, plan.passes, plan.tile, plan.nbytes, plan.seconds) == ("forward", 3, 2, 216, None)
     assert str(plan).splitlines() == [
-        "strategy  forward",
+        "strategy  forward: one JVP for each column",
         "passes    3 in 2 tiles of 2",
         "workers   2",
         "result    216 bytes",
-        "  forward: 3 passes at about 2.5 evaluations each: least work",
-        "  reverse: 9 passes: ",
+        "",
+        "considered  passes  each  in all  verdict",
+        "forward          3   2.5     7.5  least work",
+        "reverse          9",
+        "(each, in all: what one pass and all of them cost, in evaluations of the function; estimates)",
     ]
     request = script.requests[0]
     assert (request.args[0].dtype, list(request.args[0].shape), request.args[0].data) == ("float32", [3], b"")
@@ -266,6 +269,48 @@ def test_explain_sends_types_only(client: jl.Client, script: Script) -> None:
         client.explain(lambda x: x, X, derivative="hessian", mode="forward")
     with pytest.raises(jl.OptionError, match="must be 'jacobian' or 'hessian'"):
         client.explain(lambda x: x, X, derivative="grad")  # type: ignore[arg-type]
+
+
+def test_explain_of_a_function_that_has_types_takes_no_arguments(client: jl.Client, script: Script) -> None:
+    import jax
+
+    key = jax.random.key(0)
+    traced = jl.trace(lambda x, key, n, *, scale: x * n * scale * jax.random.normal(key), X, key, 3, scale=np.float32(2))
+    remote = client.register(jl.trace(lambda x, key: x * jax.random.normal(key), X, key))
+    for f, types in (
+        (traced, [("float64", [2, 3]), ("key<threefry2x32>", []), ("float32", [])]),
+        (remote, [("float64", [2, 3]), ("key<threefry2x32>", [])]),
+        (remote.id, [("float64", [2, 3]), ("key<threefry2x32>", [])]),
+    ):
+        assert client.explain(f).passes == 3
+        asked = script.requests[-1]
+        assert [(argument.dtype, list(argument.shape)) for argument in asked.args] == types
+        assert list(asked.wrt) == [0]
+    with pytest.raises(jl.ArgumentError, match="argnums must be"):
+        client.explain(remote, argnums=2)
+
+
+@pytest.mark.parametrize("pieces", [[pb.Header(plan=pb.Plan(strategy="empty"))], []], ids=["no structure", "no header"])
+def test_a_pattern_that_does_not_come(client: jl.Client, script: Script, pieces: list[pb.Header]) -> None:
+    script.steps = [lambda request, context: iter([*(pb.CallReply(header=header) for header in pieces), pb.CallReply(summary=pb.Summary())])]
+    plan = client.explain(identity, X)
+    with pytest.raises(jl.ProtocolError, match="the answer has no structure, and nothing else was asked for"):
+        plan.pattern()
+    assert script.calls == ["Register", "Explain", "Structure"]
+
+
+def test_a_pattern_is_asked_for_with_types_only_and_within_its_time(client: jl.Client, script: Script) -> None:
+    script.steps = [hang(script)]
+    plan = client.explain(identity, X, has_aux=False, mode="reverse", sparsity="dense")
+    with pytest.raises(jl.DeadlineExceeded):
+        plan.pattern(timeout=0.5)
+    request = script.requests[-1]
+    assert (request.args[0].dtype, list(request.args[0].shape), request.args[0].data) == ("float64", [2, 3], b"")
+    assert (request.options.mode, request.options.sparsity, request.options.structure) == (pb.REVERSE, pb.SPARSE, "")
+    assert script.cancelled.wait(5)
+    client.close()
+    with pytest.raises(jl.ClientStateError, match=r"`plan.pattern\(\)` asks the service for the pattern, and this client is closed"):
+        plan.pattern()
 
 
 def _port(client: jl.Client) -> int:

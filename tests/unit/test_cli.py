@@ -18,6 +18,8 @@ from jacloom.cli import app as cli
 from jacloom.cli import doctor
 from jacloom_api.v1 import derivative_service_pb2 as derivative_pb
 from jacloom_api.v1 import function_service_pb2 as pb
+from jacloom_graph import wire
+from jacloom_graph.types import Type
 from jacloom_server import __main__ as server
 
 Run = Callable[..., tuple[int, str, str]]
@@ -54,6 +56,16 @@ def service() -> Iterator[tuple[str, jl.RemoteFunction]]:
 
 
 @pytest.fixture
+def typed() -> Iterator[tuple[str, jl.RemoteFunction]]:
+    """The same, and the service tells the types of the function's outputs."""
+    script = Script()
+    with serving(script) as port, jl.connect(f"127.0.0.1:{port}") as client:
+        function = client.register(lambda x: x * 2, np.zeros((2, 3)), name="doubled")
+        script.registered[function.name].outputs.append(wire.type_to_message(Type("float64", (2, 3))))
+        yield f"127.0.0.1:{port}", function
+
+
+@pytest.fixture
 def client(service: tuple[str, jl.RemoteFunction]) -> Iterator[jl.Client]:
     with jl.connect(service[0]) as client:
         yield client
@@ -68,11 +80,11 @@ def test_version(run: Run) -> None:
 def test_help_names_every_command(run: Run) -> None:
     status, out, _ = run("--help")
     assert status == 0
-    assert [command for command in ("serve", "demo", "doctor", "functions") if command not in out] == []
+    assert [command for command in ("serve", "demo", "doctor", "explain", "functions") if command not in out] == []
 
 
 def test_every_command_speaks_json(run: Run) -> None:
-    for command in (["demo"], ["doctor"], ["functions", "list"], ["functions", "show"], ["functions", "delete"]):
+    for command in (["demo"], ["doctor"], ["explain"], ["functions", "list"], ["functions", "show"], ["functions", "delete"]):
         assert "--json" in run(*command, "--help")[1]
 
 
@@ -128,6 +140,57 @@ def test_a_function_is_meant_by_the_beginning_of_its_id_or_by_its_name(run: Run,
     assert all(f"{twin.id[:12]} (twin)" in err for twin in twins)
     assert run("functions", "delete", twins[0].id[:20], "--address", address) == (0, f"deleted {twins[0].id}\n", "")
     assert run("functions", "delete", "twin", "--address", address) == (0, f"deleted {twins[1].id}\n", "")
+
+
+def test_explain(run: Run, typed: tuple[str, jl.RemoteFunction]) -> None:
+    address, function = typed
+    status, out, _ = run("explain", "doubled", "--address", address)
+    assert status == 0
+    assert "strategy  forward: one JVP for each column" in out.splitlines()
+    assert "forward          3   2.5     7.5  least work" in out.splitlines()
+    status, out, _ = run("explain", function.id[:12], "--address", address, "--json")
+    first = {"strategy": "forward", "passes": 3, "price": 2.5, "verdict": "least work"}
+    assert (status, json.loads(out)) == (
+        0,
+        {
+            "function": function.name,
+            "derivative": "jacobian",
+            "strategy": "forward",
+            "passes": 3,
+            "forward": 0,
+            "tile": 2,
+            "tiles": 2,
+            "workers": 2,
+            "nbytes": 216,
+            "seconds": None,
+            "considered": [first, {"strategy": "reverse", "passes": 9, "price": 0.0, "verdict": ""}],
+            "spy": None,
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "text"),
+    [
+        (["--argnums", "x"], "OptionError", "`--argnums x`: expected the numbers of arguments with commas between them, such as 0 or 0,2."),
+        (["--argnums", "0,"], "OptionError", "`--argnums 0,`: expected"),
+        (["--argnums", "0,1"], "ArgumentError", "doubled got 1 positional argument, so argnums must be 0; got 1."),
+        (["--derivative", "grad"], "OptionError", "derivative must be 'jacobian' or 'hessian'"),
+        (["--derivative", "hessian", "--mode", "forward"], "OptionError", "a Hessian has no mode"),
+        (["--mode", "up"], "OptionError", "mode must be 'auto', 'forward' or 'reverse', got 'up'"),
+        (["--output", "lil"], "OptionError", "output must be 'dense', 'csr', 'csc' or 'coo', got 'lil'"),
+        (["--output", "csr", "--sparsity", "dense"], "OptionError", "sparsity='dense' computes no pattern for it"),
+        (["--sparsity", "banded"], "OptionError", "sparsity must be 'auto', 'dense', or a pattern"),
+        (["--has-aux"], "ArgumentError", "must return a pair"),
+        (["--spy", "pattern.jpg"], "OptionError", "the path must end with .png"),
+    ],
+)
+def test_what_cannot_be_explained(run: Run, typed: tuple[str, jl.RemoteFunction], arguments: list[str], kind: str, text: str) -> None:
+    status, out, err = run("explain", "doubled", *arguments, "--address", typed[0])
+    assert (status, out) == (1, "")
+    assert text in err
+    status, out, _ = run("explain", "doubled", *arguments, "--address", typed[0], "--json")
+    assert (status, json.loads(out)["error"]["type"]) == (1, kind)
 
 
 def test_address_from_the_environment(run: Run, service: tuple[str, jl.RemoteFunction], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from jacloom_graph.errors import Fault, Reason
+from jacloom_graph.errors import Fault, Place, Reason
 from jacloom_graph.types import Type
 from jacloom_server import colours, strategy
 from jacloom_server.plan import Leg, Mode, Plan
@@ -18,7 +18,7 @@ from jacloom_worker.protocol import Cost, Dense, Prices, Structure, Survey, Weig
 
 VALUE, FORWARD, REVERSE = Cost(1e6, 1e5, 1000), Cost(2e6, 2e5, 10_000), Cost(4e6, 4e5, 10_000)
 SURVEY = Survey(VALUE, FORWARD, REVERSE)
-REFUSED = Fault(Reason.MODE_UNAVAILABLE, "a custom_vjp has no forward rule")
+REFUSED = Fault(Reason.MODE_UNAVAILABLE, "a custom_vjp has no forward rule", place=Place(1, 4, "custom_call"))
 
 
 def problem(m: int, n: int) -> Problem:
@@ -118,7 +118,7 @@ class TestJacobian:
     def test_a_mode_that_is_not_there(self) -> None:
         made = planned(np.eye(30, 40), 30, 40, survey=Survey(VALUE, REFUSED, REVERSE))
         assert made.strategy == "coloured reverse"
-        assert "not available: a custom_vjp has no forward rule" in [option.verdict for option in made.considered]
+        assert ("not available: a custom_vjp has no forward rule", REFUSED.place) in [(option.verdict, option.place) for option in made.considered]
 
     def test_a_tile_is_taken_as_it_is(self) -> None:
         made = planned(np.ones((7, 6)), 7, 6, tile=4, required=True)
@@ -155,14 +155,16 @@ class TestHessian:
         assert (made.strategy, made.passes, made.inner, made.nbytes) == ("star-coloured", 2, Mode.REVERSE, 79 * 8)
         assert made.seconds == pytest.approx(dense.seconds / 20)
         assert [(option.strategy, option.passes, option.verdict) for option in made.considered] == [
-            ("star-coloured forward over reverse", 2, "columns of one colour share a pass"),
+            ("star-coloured forward over reverse", 2, "cheapest: columns of one colour share a pass"),
             ("forward over reverse", 40, "about 20 times the price"),
         ]
 
     def test_colours_that_do_not_or_are_not_there(self) -> None:
         dense = self.dense(6)
-        for found in (symmetric(np.ones((6, 6))), Dense("too many")):
-            assert colours.hessian(dense, found, 8, workers=2, tile=0, required=False) is dense
+        for found, passes, verdict in ((symmetric(np.ones((6, 6))), 6, "no fewer passes"), (Dense("too many"), 0, "not considered: too many")):
+            made = colours.hessian(dense, found, 8, workers=2, tile=0, required=False)
+            assert (made.strategy, made.legs, made.structure) == (dense.strategy, dense.legs, None)
+            assert [(option.passes, option.verdict) for option in made.considered[1:]] == [(passes, verdict)]
         made = colours.hessian(dense, symmetric(np.ones((6, 6))), 8, workers=2, tile=0, required=True)
         assert (made.strategy, made.passes) == ("star-coloured", 6)
 

@@ -33,12 +33,13 @@ GRAPH_LIBRARIES = {"numpy", "ml_dtypes", "google"}
 """All that a program needs to build and read graphs."""
 DISTRIBUTIONS = {
     "google": {"protobuf", "googleapis-common-protos"},
+    "PIL": {"pillow"},
     "grpc": {"grpcio"},
     "grpc_health": {"grpcio-health-checking"},
     "grpc_reflection": {"grpcio-reflection"},
 }
 """Where the name that is imported is not the name that is installed."""
-EXTRAS = {"jacloom_api": [], "jacloom_graph": [], "jacloom": ["jax"], "jacloom_worker": ["jax", "server"], "jacloom_server": ["server"]}
+EXTRAS = {"jacloom_api": [], "jacloom_graph": [], "jacloom": ["jax", "plot"], "jacloom_worker": ["jax", "server"], "jacloom_server": ["server"]}
 """The parts of an installation that each package may count on, besides the base."""
 SPEAKS_GRPC = (
     "jacloom_graph",

@@ -79,7 +79,7 @@ def test_callbacks_replace_the_bar(terminal: Terminal, monkeypatch: pytest.Monke
 
 def test_plans_print() -> None:
     assert str(PLAN).splitlines() == [
-        "strategy  forward",
+        "strategy  forward: one JVP for each column",
         "passes    40 in 4 tiles of 10",
         "workers   2",
         "result    12.5 KiB",

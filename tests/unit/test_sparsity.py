@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -153,6 +153,18 @@ class TestStructure:
             (Part.HESSIAN, 3, 1, 1): 4.5,
         }
 
+    def test_the_pattern_alone(self) -> None:
+        found = STRUCTURE.pattern()
+        assert (found.dtype, found.toarray().tolist()) == (bool, [[True, False, True], [False, True, False], [True, False, True]])
+        assert not np.shares_memory(found.indices, STRUCTURE.indices)
+        assert not np.shares_memory(found.indptr, STRUCTURE.pointers)
+        assert parsed(found).digest == parsed(np.array(WHOLE)).digest  # `sparsity=` takes it
+
+    def test_the_pass_of_each_entry(self) -> None:
+        assert STRUCTURE.passes().tolist() == [0, 1, 0, 0, 1]
+        with_an_idle_pass = replace(STRUCTURE, sizes=Sizes(3, 3, 5, 4, 3), bounds=np.array([0, 2, 2, 4]))
+        assert with_an_idle_pass.passes().tolist() == [0, 2, 0, 0, 2]
+
     def test_formats(self) -> None:
         for output, kind in (("csr", sparse.csr_array), ("csc", sparse.csc_array), ("coo", sparse.coo_array)):
             found = formatted(STRUCTURE.matrix(GIVEN), output)  # type: ignore[arg-type]
@@ -190,6 +202,9 @@ class TestReceived:
             (1, [0, -1, 1, 0, 2]),
             (2, [0, 2, 4, 0, 3]),
             (2, [0, 2, -1, 0, 3]),
+            (3, [0, 2, 5]),
+            (3, [1, 2, 4]),
+            (3, [0, 5, 4]),
         ],
     )
     def test_garbage_is_refused(self, which: int, numbers: list[int]) -> None:

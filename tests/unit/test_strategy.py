@@ -48,6 +48,13 @@ def test_prices_times_passes_decide(n: int, m: int, mode: Mode, passes: int) -> 
     assert made.nbytes == n * m * 8
 
 
+@pytest.mark.parametrize(
+    ("ratio", "words"), [(0.5, "about 0.5 times the price"), (1.001, "about the same price"), (1234.5, "about 1,234 times the price")]
+)
+def test_prices_are_compared_in_words(ratio: float, words: str) -> None:
+    assert strategy.times(ratio) == words
+
+
 def test_prices_are_relative_to_the_value() -> None:
     forward, reverse = plan(3, 1000).considered
     assert (round(forward.price, 9), round(reverse.price, 9)) == (2.0, 4.0)
@@ -90,7 +97,7 @@ def test_a_mode_that_is_not_there_is_avoided_or_refused() -> None:
     survey = Survey(VALUE, REFUSED, REVERSE)
     made = plan(3, 1000, survey)
     assert (made.mode, made.considered[1].price) == (Mode.REVERSE, 0.0)
-    assert "custom_vjp" in made.considered[1].verdict
+    assert (made.considered[1].verdict, made.considered[1].place) == (f"not available: {REFUSED.message}", REFUSED.place)
     with pytest.raises(Fault, match=r"forward mode \(use mode 'reverse'.*custom_vjp has no forward rule") as caught:
         plan(3, 1000, survey, mode=Mode.FORWARD)
     assert (caught.value.reason, caught.value.field, caught.value.place) == (Reason.MODE_UNAVAILABLE, "options.mode", REFUSED.place)

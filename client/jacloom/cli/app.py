@@ -12,6 +12,7 @@ from jacloom._version import VERSION
 from jacloom.cli import functions
 from jacloom.cli.demo import demo
 from jacloom.cli.doctor import doctor
+from jacloom.cli.explain import explain
 from jacloom.cli.output import print_error
 from jacloom.cli.serve import serve
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})(serve)
 app.command()(demo)
 app.command()(doctor)
+app.command()(explain)
 app.add_typer(functions.app, name="functions")
 
 

@@ -399,6 +399,7 @@ class Plan(_message.Message):
     NBYTES_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
     CONSIDERED_FIELD_NUMBER: _builtins.int
+    FORWARD_FIELD_NUMBER: _builtins.int
     strategy: _builtins.str
     """"forward", "reverse", "coloured forward", "coloured reverse", "bicoloured", "star-coloured", "single pass", "batch" or "empty"."""
     mode: Global___Mode.ValueType
@@ -415,6 +416,8 @@ class Plan(_message.Message):
     """Size of the answer in bytes."""
     seconds: _builtins.float
     """Predicted computing time in seconds, summed over workers; 0 where it is not known."""
+    forward: _builtins.int
+    """How many of the passes are JVPs: of a coloured derivative the first ones, and VJPs follow. Not told of products with a derivative."""
     @_builtins.property
     def considered(self) -> _containers.RepeatedCompositeFieldContainer[Global___Considered]:
         """The strategies that were weighed, the chosen one first."""
@@ -431,10 +434,11 @@ class Plan(_message.Message):
         nbytes: _builtins.int = ...,
         seconds: _builtins.float = ...,
         considered: _abc.Iterable[Global___Considered] | None = ...,
+        forward: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["considered", b"considered", "mode", b"mode", "nbytes", b"nbytes", "passes", b"passes", "seconds", b"seconds", "strategy", b"strategy", "tile", b"tile", "tiles", b"tiles", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["considered", b"considered", "forward", b"forward", "mode", b"mode", "nbytes", b"nbytes", "passes", b"passes", "seconds", b"seconds", "strategy", b"strategy", "tile", b"tile", "tiles", b"tiles", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -450,6 +454,7 @@ class Considered(_message.Message):
     PASSES_FIELD_NUMBER: _builtins.int
     PRICE_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
     strategy: _builtins.str
     """As Plan.strategy; for second derivatives "forward over reverse" or "forward over forward"."""
     passes: _builtins.int
@@ -458,6 +463,10 @@ class Considered(_message.Message):
     """Price of one pass relative to one evaluation of the function."""
     verdict: _builtins.str
     """Why it was chosen, or why not."""
+    @_builtins.property
+    def place(self) -> Global___NodePlace:
+        """The node that has no derivative in this mode, where the verdict is that there is none."""
+
     def __init__(
         self,
         *,
@@ -465,10 +474,11 @@ class Considered(_message.Message):
         passes: _builtins.int = ...,
         price: _builtins.float = ...,
         verdict: _builtins.str = ...,
+        place: Global___NodePlace | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["place", b"place"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["passes", b"passes", "price", b"price", "strategy", b"strategy", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["passes", b"passes", "place", b"place", "price", b"price", "strategy", b"strategy", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -75,6 +75,11 @@ class DerivativeServiceStub(object):
                 request_serializer=jacloom__api_dot_v1_dot_derivative__service__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=jacloom__api_dot_v1_dot_derivative__service__pb2.ExplainReply.FromString,
                 _registered_method=True)
+        self.Structure = channel.unary_stream(
+                '/jacloom_api.v1.DerivativeService/Structure',
+                request_serializer=jacloom__api_dot_v1_dot_derivative__service__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=jacloom__api_dot_v1_dot_derivative__service__pb2.CallReply.FromString,
+                _registered_method=True)
         self.Diagnose = channel.unary_unary(
                 '/jacloom_api.v1.DerivativeService/Diagnose',
                 request_serializer=jacloom__api_dot_v1_dot_derivative__service__pb2.CallRequest.SerializeToString,
@@ -143,6 +148,15 @@ class DerivativeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Structure(self, request, context):
+        """The pattern of that derivative with its colours, which are those of the passes that would compute it; no pass is. The header has the plan that
+        uses them, also where a plan without them is cheaper, and the structure; the arrays are POINTERS, INDICES, SOURCES and BOUNDS, none of them if the
+        request's options name that structure. Options.sparsity and `values` are not looked at.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Diagnose(self, request, context):
         """Where a NaN or an Inf in the outputs or in their derivatives first came up, and which inputs nothing depends on. Takes `args`, `wrt` (empty:
         the value alone is looked at) and `outputs` (empty: all that have derivatives); no seeds, values or options.
@@ -193,6 +207,11 @@ def add_DerivativeServiceServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=jacloom__api_dot_v1_dot_derivative__service__pb2.ExplainRequest.FromString,
                     response_serializer=jacloom__api_dot_v1_dot_derivative__service__pb2.ExplainReply.SerializeToString,
+            ),
+            'Structure': grpc.unary_stream_rpc_method_handler(
+                    servicer.Structure,
+                    request_deserializer=jacloom__api_dot_v1_dot_derivative__service__pb2.ExplainRequest.FromString,
+                    response_serializer=jacloom__api_dot_v1_dot_derivative__service__pb2.CallReply.SerializeToString,
             ),
             'Diagnose': grpc.unary_unary_rpc_method_handler(
                     servicer.Diagnose,
@@ -417,6 +436,33 @@ class DerivativeService(object):
             '/jacloom_api.v1.DerivativeService/Explain',
             jacloom__api_dot_v1_dot_derivative__service__pb2.ExplainRequest.SerializeToString,
             jacloom__api_dot_v1_dot_derivative__service__pb2.ExplainReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Structure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/jacloom_api.v1.DerivativeService/Structure',
+            jacloom__api_dot_v1_dot_derivative__service__pb2.ExplainRequest.SerializeToString,
+            jacloom__api_dot_v1_dot_derivative__service__pb2.CallReply.FromString,
             options,
             channel_credentials,
             insecure,

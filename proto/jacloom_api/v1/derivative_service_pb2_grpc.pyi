@@ -51,6 +51,11 @@ class DerivativeServiceStub:
     """All second derivatives, block by block, of each output or, with `weights`, of their weighted sum. Arrays of part HESSIAN."""
     Explain: _grpc.UnaryUnaryMultiCallable[_derivative_service_pb2.ExplainRequest, _derivative_service_pb2.ExplainReply]
     """The plan for the Jacobian (or Hessian) that the request describes, without computing it."""
+    Structure: _grpc.UnaryStreamMultiCallable[_derivative_service_pb2.ExplainRequest, _derivative_service_pb2.CallReply]
+    """The pattern of that derivative with its colours, which are those of the passes that would compute it; no pass is. The header has the plan that
+    uses them, also where a plan without them is cheaper, and the structure; the arrays are POINTERS, INDICES, SOURCES and BOUNDS, none of them if the
+    request's options name that structure. Options.sparsity and `values` are not looked at.
+    """
     Diagnose: _grpc.UnaryUnaryMultiCallable[_derivative_service_pb2.CallRequest, _derivative_service_pb2.DiagnoseReply]
     """Where a NaN or an Inf in the outputs or in their derivatives first came up, and which inputs nothing depends on. Takes `args`, `wrt` (empty:
     the value alone is looked at) and `outputs` (empty: all that have derivatives); no seeds, values or options.
@@ -79,6 +84,11 @@ class DerivativeServiceAsyncStub(DerivativeServiceStub):
     """All second derivatives, block by block, of each output or, with `weights`, of their weighted sum. Arrays of part HESSIAN."""
     Explain: _aio.UnaryUnaryMultiCallable[_derivative_service_pb2.ExplainRequest, _derivative_service_pb2.ExplainReply]  # type: ignore[assignment]
     """The plan for the Jacobian (or Hessian) that the request describes, without computing it."""
+    Structure: _aio.UnaryStreamMultiCallable[_derivative_service_pb2.ExplainRequest, _derivative_service_pb2.CallReply]  # type: ignore[assignment]
+    """The pattern of that derivative with its colours, which are those of the passes that would compute it; no pass is. The header has the plan that
+    uses them, also where a plan without them is cheaper, and the structure; the arrays are POINTERS, INDICES, SOURCES and BOUNDS, none of them if the
+    request's options name that structure. Options.sparsity and `values` are not looked at.
+    """
     Diagnose: _aio.UnaryUnaryMultiCallable[_derivative_service_pb2.CallRequest, _derivative_service_pb2.DiagnoseReply]  # type: ignore[assignment]
     """Where a NaN or an Inf in the outputs or in their derivatives first came up, and which inputs nothing depends on. Takes `args`, `wrt` (empty:
     the value alone is looked at) and `outputs` (empty: all that have derivatives); no seeds, values or options.
@@ -152,6 +162,17 @@ class DerivativeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_derivative_service_pb2.ExplainReply, _abc.Awaitable[_derivative_service_pb2.ExplainReply]]:
         """The plan for the Jacobian (or Hessian) that the request describes, without computing it."""
+
+    @_abc_1.abstractmethod
+    def Structure(
+        self,
+        request: _derivative_service_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_derivative_service_pb2.CallReply], _abc.AsyncIterator[_derivative_service_pb2.CallReply]]:
+        """The pattern of that derivative with its colours, which are those of the passes that would compute it; no pass is. The header has the plan that
+        uses them, also where a plan without them is cheaper, and the structure; the arrays are POINTERS, INDICES, SOURCES and BOUNDS, none of them if the
+        request's options name that structure. Options.sparsity and `values` are not looked at.
+        """
 
     @_abc_1.abstractmethod
     def Diagnose(

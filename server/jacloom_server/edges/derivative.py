@@ -55,6 +55,9 @@ class DerivativeServicer:
         handlers["Explain"] = grpc.unary_unary_rpc_method_handler(
             self.explain, request_deserializer=pb.ExplainRequest.FromString, response_serializer=pb.ExplainReply.SerializeToString
         )
+        handlers["Structure"] = grpc.unary_stream_rpc_method_handler(
+            self.structure, request_deserializer=pb.ExplainRequest.FromString, response_serializer=bytes
+        )
         handlers["Diagnose"] = grpc.unary_unary_rpc_method_handler(
             self.diagnose, request_deserializer=pb.CallRequest.FromString, response_serializer=pb.DiagnoseReply.SerializeToString
         )
@@ -72,17 +75,27 @@ class DerivativeServicer:
     async def explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainReply:
         """Returns the plan of a derivative."""
         async with reported(context):
-            derivative = _EXPLAINED.get(request.derivative)
-            if derivative is None:
-                text = f"derivative must be 'jacobian' or 'hessian', got {request.derivative[:64]!r}"
-                raise Fault(Reason.INVALID_OPTION, text, field="derivative")
-            return pb.ExplainReply(plan=_plan(await run.explain(self._service, decode(derivative, request.call))))
+            return pb.ExplainReply(plan=_plan(await run.explain(self._service, _explained(request))))
+
+    async def structure(self, request: pb.ExplainRequest, context: Context) -> AsyncIterator[bytes]:
+        """Yields the encoded messages with the pattern of a derivative."""
+        async with reported(context), aclosing(run.structure(self._service, _explained(request))) as replies:
+            async for reply in replies:
+                yield encode(reply)
 
     async def diagnose(self, request: pb.CallRequest, context: Context) -> pb.DiagnoseReply:
         """Returns what is wrong with a function at a point."""
         async with reported(context):
             # As far as the request goes, a diagnosis is a call for all first derivatives.
             return diagnosis.encode(await run.diagnose(self._service, decode(Derivative.JACOBIAN, request)))
+
+
+def _explained(request: pb.ExplainRequest) -> Call:
+    derivative = _EXPLAINED.get(request.derivative)
+    if derivative is None:
+        text = f"derivative must be 'jacobian' or 'hessian', got {request.derivative[:64]!r}"
+        raise Fault(Reason.INVALID_OPTION, text, field="derivative")
+    return decode(derivative, request.call)
 
 
 def decode(derivative: Derivative, request: pb.CallRequest) -> Call:
@@ -197,7 +210,10 @@ def _array(array: Array) -> pb.Array:
 
 def _plan(plan: Plan) -> pb.Plan:
     considered: Sequence[pb.Considered] = [
-        pb.Considered(strategy=each.strategy, passes=each.passes, price=each.price, verdict=each.verdict) for each in plan.considered
+        pb.Considered(
+            strategy=each.strategy, passes=each.passes, price=each.price, verdict=each.verdict, place=diagnosis.place_to_message(each.place)
+        )
+        for each in plan.considered
     ]
     return pb.Plan(
         strategy=plan.strategy,
@@ -209,4 +225,5 @@ def _plan(plan: Plan) -> pb.Plan:
         nbytes=plan.nbytes,
         seconds=plan.seconds,
         considered=considered,
+        forward=plan.forward,
     )
