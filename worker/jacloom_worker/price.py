@@ -39,8 +39,8 @@ class Tally:
 
     @property
     def cost(self) -> Cost:
-        """What one seed costs on top of what all seeds share."""
-        return Cost(self.seed_flops, self.seed_bytes, self.seed_peak)
+        """What one seed costs, and what all seeds share."""
+        return Cost(self.seed_flops, self.seed_bytes, self.seed_peak, self.shared_flops, self.shared_bytes)
 
 
 def price(jaxpr: Jaxpr, varying: Sequence[bool]) -> Tally:

@@ -1,0 +1,89 @@
+"""Whether the service chooses well: its own choice beside every way that a user can force."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import jacloom as jl
+from benchmarks.measure import Goal, Report, in_turn, settle
+from benchmarks.shapes import Shape, shapes
+from jacloom import Client
+
+_BOUND: Final = 1.3
+_FAR: Final = 4.0
+"""A way that takes so many times as long is no rival, and not waited for."""
+_HOPELESS: Final = 100.0
+"""Nor is one tried at all that is predicted to take so many times as long: prices would have to be wrong by that much."""
+_COMPILES: Final = 5.0
+"""Seconds beyond that for a first call."""
+
+
+def choice(client: Client) -> Report:
+    """Every shape's Jacobian by choice and by each forced way."""
+    figures: dict[str, float] = {}
+    spread: dict[str, tuple[float, float]] = {}
+    goals = []
+    for shape in shapes():
+        medians, ranges = _compared(client, shape)
+        best = min(medians, key=lambda way: medians[way])
+        figures |= {f"{shape.name}: {way}": seconds for way, seconds in medians.items()}
+        spread |= {f"{shape.name}: {way}": range_ for way, range_ in ranges.items()}
+        goals.append(Goal(f"{shape.name}: at most {_BOUND} x {best}", medians[_CHOICE] / medians[best], _BOUND, "x"))
+    return Report("the choice beside forced ways", figures, tuple(goals), spread)
+
+
+_CHOICE: Final = "choice"
+
+
+def _compared(client: Client, shape: Shape) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Returns the medians of the choice and of the ways that come near it, and their least and greatest."""
+    ways = dict(_ways(shape))
+
+    def computing(way: str, most: float | None = None) -> Callable[[], Any]:
+        derivative = client.jacobian(shape.function, **ways[way], timeout=most)
+        return lambda: derivative(shape.point)
+
+    seconds = min(_timed(computing(_CHOICE)) for _ in range(4))  # compiles, and tries widths
+    near = {_CHOICE: computing(_CHOICE)}
+    for way in _distinct(client, shape, ways):
+        try:
+            _timed(computing(way, _FAR * seconds + _COMPILES))
+            if _timed(computing(way, _FAR * seconds + _COMPILES)) < _FAR * seconds:
+                near[way] = computing(way)
+        except jl.DeadlineExceeded:
+            settle(20)  # a worker that does not stop is replaced
+    return in_turn(near, rounds=5, warm=1)
+
+
+def _distinct(client: Client, shape: Shape, ways: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Returns the forced ways that differ in strategy or passes, without those that are hopeless however wrong their predicted time is."""
+    plans = {way: client.explain(shape.function, shape.point, **options) for way, options in ways.items()}
+    chosen, seen, found = plans.pop(_CHOICE).seconds or 0.0, set(), []
+    for way, plan in plans.items():
+        if (plan.strategy, plan.passes) not in seen and (plan.seconds or 0.0) < _HOPELESS * max(chosen, 1e-3):
+            seen.add((plan.strategy, plan.passes))
+            found.append(way)
+    return found
+
+
+def _timed(run: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def _ways(shape: Shape) -> Mapping[str, Mapping[str, Any]]:
+    """Returns the options of the choice, then of each way that a user can force."""
+    output = "dense" if shape.dense else "csr"
+    found: dict[str, dict[str, Any]] = {_CHOICE: {}}
+    for mode in ("forward", "reverse"):
+        found[mode] = {"mode": mode}
+        if shape.dense:
+            found[f"{mode}, dense"] = {"mode": mode, "sparsity": "dense"}
+        if shape.pattern is not None:
+            found[f"{mode}, given pattern"] = {"mode": mode, "sparsity": shape.pattern}
+    if shape.pattern is not None:
+        found["given pattern"] = {"sparsity": shape.pattern}
+    return {name: {"output": output} | options for name, options in found.items()}
