@@ -14,6 +14,8 @@ from jacloom import Client
 _BOUND: Final = 1.3
 _FAR: Final = 4.0
 """A way that takes so many times as long is no rival, and not waited for."""
+_LEARNING: Final = 6.0
+"""Seconds, or four calls, or forty, in which the service may compile, and try widths and modes."""
 _HOPELESS: Final = 100.0
 """Nor is one tried at all that is predicted to take so many times as long: prices would have to be wrong by that much."""
 _COMPILES: Final = 5.0
@@ -45,7 +47,10 @@ def _compared(client: Client, shape: Shape) -> tuple[dict[str, float], dict[str,
         derivative = client.jacobian(shape.function, **ways[way], timeout=most)
         return lambda: derivative(shape.point)
 
-    seconds = min(_timed(computing(_CHOICE)) for _ in range(4))  # compiles, and tries widths
+    started, times = time.perf_counter(), []
+    while len(times) < 4 or (time.perf_counter() - started < _LEARNING and len(times) < 40):
+        times.append(_timed(computing(_CHOICE)))
+    seconds = min(times)
     near = {_CHOICE: computing(_CHOICE)}
     for way in _distinct(client, shape, ways):
         try:
@@ -54,7 +59,7 @@ def _compared(client: Client, shape: Shape) -> tuple[dict[str, float], dict[str,
                 near[way] = computing(way)
         except jl.DeadlineExceeded:
             settle(20)  # a worker that does not stop is replaced
-    return in_turn(near, rounds=5, warm=1)
+    return in_turn(near, rounds=round(min(40, max(5, 1 / seconds))), warm=1)
 
 
 def _distinct(client: Client, shape: Shape, ways: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -29,11 +29,11 @@ def shapes() -> Iterator[Shape]:
     """Yields the shapes, tall to tiny; each a new function with large arrays of its own."""
     numbers = np.random.default_rng(0)
     yield Shape("tall, 400 000 x 8", lambda p: _waves(p, 400_000), numbers.uniform(0.5, 1, 8))
-    yield Shape("wide, 8 x 100 000", lambda x: jnp.stack([_iterated(x * c, 20).sum() for c in np.linspace(0.5, 1, 8)]), numbers.normal(size=100_000))
+    yield Shape("wide, 8 x 100 000", lambda x: jnp.stack([_iterated(x * c, 10).sum() for c in np.linspace(0.5, 1, 8)]), numbers.normal(size=100_000))
     yield Shape("scalar output, 1 x 2 000 000", lambda x: (_iterated(x, 8) * jnp.roll(x, 1)).sum(), numbers.normal(size=2_000_000))
-    weights = [numbers.normal(size=(size, size)) / np.sqrt(size) for size in (800, 800)]
-    yield Shape("square, 800 x 800", lambda x: jnp.tanh(weights[1] @ jnp.tanh(weights[0] @ x)), numbers.normal(size=800))
-    yield Shape("scan, 256 x 256, 1 000 steps", _flow, numbers.normal(size=256))
+    weights = [numbers.normal(size=(size, size)) / np.sqrt(size) for size in (1600, 1600)]
+    yield Shape("square, 1 600 x 1 600", lambda x: jnp.tanh(weights[1] @ jnp.tanh(weights[0] @ x)), numbers.normal(size=1600))
+    yield Shape("scan, 256 x 256, 2 000 steps", _flow, numbers.normal(size=256))
     yield Shape("many leaves, 1 000 x 2 000", _springs, [numbers.normal(size=50) for _ in range(40)])
     yield from _large(numbers)
     yield from _sparse(numbers)
@@ -47,19 +47,19 @@ def _large(numbers: np.random.Generator) -> Iterator[Shape]:
     places = numbers.integers(0, 300, size=200_000)
     signs = numbers.choice([-1.0, 1.0], size=(250, 800))
     yield Shape("gathers, 250 x 300", lambda x: (jnp.sin(x[places].reshape(250, 800)) * signs).sum(axis=1), numbers.normal(size=300))
-    stiff = np.eye(300) * 4 + numbers.normal(size=(300, 300)) / 20
-    yield Shape("implicit, 300 x 300", lambda x: jnp.linalg.solve(stiff + jnp.diag(x), jnp.sin(x)), numbers.uniform(0, 1, 300))
+    stiff = np.eye(500) * 4 + numbers.normal(size=(500, 500)) / 25
+    yield Shape("implicit, 500 x 500", lambda x: jnp.linalg.solve(stiff + jnp.diag(x), jnp.sin(x)), numbers.uniform(0, 1, 500))
     yield Shape("loop of unknown length, 60 x 60", _settled, numbers.uniform(1, 2, 60))
 
 
 def _sparse(numbers: np.random.Generator) -> Iterator[Shape]:
     n = 100_000
     band = diags_array([np.ones(n - 2), np.ones(n - 1), np.ones(n), np.ones(n - 1), np.ones(n - 2)], offsets=(-2, -1, 0, 1, 2), format="csr")
-    yield Shape("banded, 100 000 x 100 000, CSR", _banded, numbers.normal(size=n), band, dense=False)
+    yield Shape("banded, 100 000 x 100 000, CSR", lambda x: _banded(x, 60), numbers.normal(size=n), band, dense=False)
     small = band[:2000, :2000]
-    yield Shape("banded, 2 000 x 2 000", _banded, numbers.normal(size=2000), small)
+    yield Shape("banded, 2 000 x 2 000", lambda x: _banded(x, 2000), numbers.normal(size=2000), small)
     blocks = numbers.normal(size=(200, 20, 20))
-    within = lambda x: jnp.einsum("bij,bj->bi", blocks, _iterated(x.reshape(200, 20), 30)).reshape(-1)  # noqa: E731
+    within = lambda x: jnp.einsum("bij,bj->bi", blocks, _iterated(x.reshape(200, 20), 300)).reshape(-1)  # noqa: E731
     square = csr_array(block_diag([np.ones((20, 20))] * 200))
     yield Shape("block, 4 000 x 4 000", within, numbers.normal(size=4000), square)
     yield Shape("block, 4 000 x 4 000, CSR", within, numbers.normal(size=4000), square, dense=False)
@@ -86,7 +86,7 @@ def _waves(p: jax.Array, points: int) -> jax.Array:
 def _flow(x: jax.Array) -> jax.Array:
     """Lorenz-96."""
     slope = lambda y: (jnp.roll(y, -1) - jnp.roll(y, 2)) * jnp.roll(y, 1) - y + 8.0  # noqa: E731
-    return jax.lax.scan(lambda y, _: (y + 0.001 * slope(y), None), x, length=1000)[0]
+    return jax.lax.scan(lambda y, _: (y + 0.001 * slope(y), None), x, length=2000)[0]
 
 
 def _springs(leaves: list[jax.Array]) -> list[jax.Array]:
@@ -104,11 +104,11 @@ def _settled(x: jax.Array) -> jax.Array:
     return found.reshape(200, 60).sum(axis=0)
 
 
-def _banded(x: jax.Array) -> jax.Array:
+def _banded(x: jax.Array, steps: int) -> jax.Array:
     wide = jnp.pad(x, 2)
-    return _iterated(wide[:-4] * wide[4:] + wide[1:-3] * wide[3:-1] + wide[2:-2], 40)
+    return _iterated(wide[:-4] * wide[4:] + wide[1:-3] * wide[3:-1] + wide[2:-2], steps)
 
 
 def _arrow(x: jax.Array) -> jax.Array:
-    along = _iterated(x * x[0], 60)
+    along = _iterated(x * x[0], 400)
     return along.at[0].set(along.sum())

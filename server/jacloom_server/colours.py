@@ -32,15 +32,21 @@ def most_entries(rows: int, columns: int, *, required: bool) -> int:
     return MOST_ENTRIES if required else min(MOST_ENTRIES, max(FEW_ENTRIES, rows * columns // 3))
 
 
-def prices(survey: Survey, mode: Mode | None) -> Prices:
+def prices(problem: Problem, survey: Survey, mode: Mode | None) -> Prices:
     """Returns what passes cost in units of the cheaper one, those of the mode asked for alone if there is one.
 
     A colouring is looked up by the prices for which it was found, so digits that mean nothing are dropped.
     """
-    forward = None if isinstance(survey.forward, Fault) or mode is Mode.REVERSE else seconds(survey.forward)
-    reverse = None if isinstance(survey.reverse, Fault) or mode is Mode.FORWARD else seconds(survey.reverse)
-    least = min(price for price in (forward, reverse) if price is not None)
-    return Prices(*(None if price is None else float(f"{price / least:.2g}") if least else 1.0 for price in (forward, reverse)))
+    costs = {each: cost for each, cost in ((Mode.FORWARD, survey.forward), (Mode.REVERSE, survey.reverse)) if mode in (None, each)}
+    passes = {each: seconds(cost) for each, cost in costs.items() if isinstance(cost, Cost)}
+    shared = {each: strategy.sweep(each, cost, problem, survey) for each, cost in costs.items() if isinstance(cost, Cost)}
+    least = min(passes.values())
+
+    def relative(price: float) -> float:
+        return float(f"{price / least:.2g}") if least else 1.0
+
+    forward, reverse = (relative(passes[each]) if each in passes else None for each in Mode)
+    return Prices(forward, reverse, *(relative(shared.get(each, 0.0)) for each in Mode))
 
 
 def jacobian(

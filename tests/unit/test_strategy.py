@@ -130,6 +130,23 @@ def test_widths_by_rule(passes: int, cost: Cost, workers: int, tile: int) -> Non
     assert made.workers == min(workers, made.tiles)
 
 
+@pytest.mark.parametrize(
+    ("passes", "shared", "workers", "tile"),
+    [
+        (8, 0.2, 2, 4),  # one tile for each worker, though two seeds outgrow the cache
+        (8, 0.2, 1, 8),
+        (8, 0.0, 2, 1),
+        (8, 0.01, 2, 1),  # out of the cache a seed costs twice as much: so little is not worth it
+        (100, 0.05, 2, 32),
+    ],
+)
+def test_tiles_are_wider_where_most_of_their_work_is_shared(passes: int, shared: float, workers: int, tile: int) -> None:
+    cost = Cost(2e8, 0, 4 << 20, shared_flops=shared * strategy.FLOPS)  # 10 ms and 4 MiB a seed
+    made = strategy.jacobian(problem(passes, 2000), Survey(VALUE, cost, REFUSED), workers=workers)
+    assert made.tile == tile
+    assert made.seconds == pytest.approx(passes * 0.01 + made.tiles * shared)
+
+
 def test_an_asked_for_width_is_taken_as_it_is() -> None:
     made = plan(10, 2000, tile=7)
     assert (made.tile, made.tiles) == (7, 2)

@@ -260,6 +260,9 @@ class Prices:
 
     forward: float | None
     reverse: float | None
+    forward_shared: float = 0.0
+    """What all forward passes have in common, however many there are."""
+    reverse_shared: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
