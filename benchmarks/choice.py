@@ -18,7 +18,7 @@ _LEARNING: Final = 6.0
 """Seconds, or four calls, or forty, in which the service may compile, and try widths and modes."""
 _HOPELESS: Final = 100.0
 """Nor is one tried at all that is predicted to take so many times as long: prices would have to be wrong by that much."""
-_COMPILES: Final = 5.0
+_COMPILES: Final = 10.0
 """Seconds beyond that for a first call."""
 
 
@@ -47,7 +47,8 @@ def _compared(client: Client, shape: Shape) -> tuple[dict[str, float], dict[str,
         derivative = client.jacobian(shape.function, **ways[way], timeout=most)
         return lambda: derivative(shape.point)
 
-    started, times = time.perf_counter(), []
+    times: list[float] = []
+    started = time.perf_counter()
     while len(times) < 4 or (time.perf_counter() - started < _LEARNING and len(times) < 40):
         times.append(_timed(computing(_CHOICE)))
     seconds = min(times)

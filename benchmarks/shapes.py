@@ -85,15 +85,18 @@ def _waves(p: jax.Array, points: int) -> jax.Array:
 
 def _flow(x: jax.Array) -> jax.Array:
     """Lorenz-96."""
-    slope = lambda y: (jnp.roll(y, -1) - jnp.roll(y, 2)) * jnp.roll(y, 1) - y + 8.0  # noqa: E731
-    return jax.lax.scan(lambda y, _: (y + 0.001 * slope(y), None), x, length=2000)[0]
+
+    def step(y: jax.Array, _: None) -> tuple[jax.Array, None]:
+        return y + 0.001 * ((jnp.roll(y, -1) - jnp.roll(y, 2)) * jnp.roll(y, 1) - y + 8.0), None
+
+    return jax.lax.scan(step, x, length=2000)[0]
 
 
 def _springs(leaves: list[jax.Array]) -> list[jax.Array]:
     """Forces between neighbours, in half as many leaves; each depends on all leaves, through the centre of mass."""
     centre = sum(leaves) / len(leaves)
     apart = [jnp.tanh(first - second) * jnp.exp(-((first - centre) ** 2)) for first, second in zip(leaves[::2], leaves[1::2], strict=True)]
-    return [jnp.sin(_iterated(force, 50)) for force in apart]
+    return jnp.split(_iterated(jnp.concatenate(apart), 500), len(apart))
 
 
 def _settled(x: jax.Array) -> jax.Array:

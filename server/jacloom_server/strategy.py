@@ -203,9 +203,12 @@ def _sweeps(problem: Problem, mode: Mode) -> int:
 
 def _tiled(leg: Leg, cost: Cost, answer: int, workers: int, tile: int) -> Leg:
     """Returns passes cut into tiles; ``answer``: the bytes that one of them makes."""
-    leg = replace(leg, seconds=seconds(cost) * leg.passes, widest=below(RESULT_BYTES // max(1, answer)))
+    width, share = _width(leg.passes, cost, leg.sweep, workers), fitting(math.ceil(leg.passes / max(1, workers)))
+    # Seeds are cheapest in the widest tiles, so trials alone would end with a single one, and all other workers idle.
+    widest = min(max(width, share), below(RESULT_BYTES // max(1, answer)))
+    leg = replace(leg, seconds=seconds(cost) * leg.passes, widest=widest)
     # A width that is asked for is taken as it is: its kernel may be compiled already.
-    return leg.cut(tile) if tile else leg.resized(_width(leg.passes, cost, leg.sweep, workers))
+    return leg.cut(tile) if tile else leg.resized(width)
 
 
 def _width(count: int, cost: Cost, sweep: float, workers: int) -> int:

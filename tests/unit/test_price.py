@@ -88,7 +88,7 @@ class TestSeeds:
         assert got.shared_flops >= 30 + 3 * 40
         assert 30 <= got.seed_flops <= 30 + 3 * 4
         reverse = tally(lambda x, w: jax.vjp(function, x)[1](w)[0], X, np.ones(3), varying=[False, True])
-        assert 30 <= reverse.seed_flops <= 30 + 3 * 3
+        assert 30 <= reverse.seed_flops <= 30 + 3 * 4
 
     def test_what_is_shared_for_one_operation_alone_is_computed_within_it(self) -> None:
         got = tally(lambda y, v: -jnp.cos(y) * v, X, X, varying=[False, True])

@@ -167,6 +167,12 @@ def test_wide_answers_keep_tiles_narrow() -> None:
     assert made.tile == made.legs[0].widest == 4, "four columns of 8 MiB"
 
 
+def test_no_trial_makes_tiles_so_wide_that_workers_have_none() -> None:
+    survey = Survey(VALUE, Cost(2e8, 0, 8), REFUSED)
+    assert [plan(256, 2000, survey, workers=workers).legs[0].widest for workers in (1, 2, 8)] == [256, 128, 32]
+    assert plan(5, 2000, Survey(VALUE, Cost(10, 100, 100), REFUSED)).legs[0].widest == 6, "next to nothing is not shared out"
+
+
 def test_widths_are_few_and_near() -> None:
     assert all(later / earlier <= 1.5 for earlier, later in itertools.pairwise(WIDTHS[1:]))
     assert (fitting(65), fitting(1), fitting(10**9)) == (96, 1, MOST_WIDTH)
