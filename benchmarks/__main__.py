@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jacloom as jl
-from benchmarks import constants, first_call, gradients, growth, jacobians, loops, memory, products, sparse, startup, tracing
+from benchmarks import choice, constants, first_call, gradients, growth, jacobians, loops, memory, products, sparse, startup, tracing
 from benchmarks.measure import Report, settle
 
 _WITH_CLIENT: dict[str, Callable[[jl.Client], Report]] = {
@@ -24,6 +24,7 @@ _WITH_CLIENT: dict[str, Callable[[jl.Client], Report]] = {
     "gradient": gradients.network,
     "sparse-grid": sparse.grid,
     "sparse-line": sparse.line,
+    "shapes": choice.choice,
 }
 
 _ALONE: dict[str, Callable[[], Report]] = {

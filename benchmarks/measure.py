@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,10 +75,19 @@ def settle(most: float = 60.0) -> None:
     deadline, quiet = time.monotonic() + most, 0
     while quiet < 3 and time.monotonic() < deadline:
         processes = [process for group in service_processes().values() for process in group]
-        before = sum(sum(process.cpu_times()[:2]) for process in processes)
+        before = _cpu_seconds(processes)
         time.sleep(0.5)
-        busy = sum(sum(process.cpu_times()[:2]) for process in processes) - before
+        busy = abs(_cpu_seconds(processes) - before)
         quiet = quiet + 1 if busy < 0.05 else 0
+
+
+def _cpu_seconds(processes: Iterable[psutil.Process]) -> float:
+    """Returns what processes have used so far, without those that are gone."""
+    total = 0.0
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += sum(process.cpu_times()[:2])
+    return total
 
 
 def service_processes() -> dict[str, list[psutil.Process]]:

@@ -32,11 +32,21 @@ def most_entries(rows: int, columns: int, *, required: bool) -> int:
     return MOST_ENTRIES if required else min(MOST_ENTRIES, max(FEW_ENTRIES, rows * columns // 3))
 
 
-def prices(survey: Survey, mode: Mode | None) -> Prices:
-    """Returns what passes cost, those of the mode asked for alone if there is one."""
-    forward = None if isinstance(survey.forward, Fault) or mode is Mode.REVERSE else seconds(survey.forward)
-    reverse = None if isinstance(survey.reverse, Fault) or mode is Mode.FORWARD else seconds(survey.reverse)
-    return Prices(forward, reverse)
+def prices(problem: Problem, survey: Survey, mode: Mode | None) -> Prices:
+    """Returns what passes cost in units of the cheaper one, those of the mode asked for alone if there is one.
+
+    A colouring is looked up by the prices for which it was found, so digits that mean nothing are dropped.
+    """
+    costs = {each: cost for each, cost in ((Mode.FORWARD, survey.forward), (Mode.REVERSE, survey.reverse)) if mode in (None, each)}
+    passes = {each: seconds(cost) for each, cost in costs.items() if isinstance(cost, Cost)}
+    shared = {each: strategy.sweep(each, cost, problem, survey) for each, cost in costs.items() if isinstance(cost, Cost)}
+    least = min(passes.values())
+
+    def relative(price: float) -> float:
+        return float(f"{price / least:.2g}") if least else 1.0
+
+    forward, reverse = (relative(passes[each]) if each in passes else None for each in Mode)
+    return Prices(forward, reverse, *(relative(shared.get(each, 0.0)) for each in Mode))
 
 
 def jacobian(
@@ -65,12 +75,15 @@ def jacobian(
         legs.append(strategy.leg(Mode(part.mode), part.passes, cost, problem, survey, workers, tile))
     total = sum(leg.seconds for leg in legs)
     each = {mode: 0.0 if isinstance(cost, Fault) else seconds(cost) for mode, cost in costs.items()}
-    candidates = [
-        Candidate(one.strategy, one.forward + one.reverse, one.forward * each["forward"] + one.reverse * each["reverse"], one.exact)
-        for one in found.weighed[1:]
-    ]
-    candidates.insert(0, Candidate(found.strategy, found.passes, total))
-    uncoloured = [Candidate(option.strategy, option.passes, _seconds(option, survey)) for option in dense.considered]
+    sweeps = {mode: 0.0 if isinstance(cost, Fault) else strategy.sweep(Mode(mode), cost, problem, survey) for mode, cost in costs.items()}
+    timed = {mode: strategy.measured(cost) for mode, cost in costs.items()}
+    candidates = []
+    for one in found.weighed:
+        used = [mode for mode, count in (("forward", one.forward), ("reverse", one.reverse)) if count]
+        predicted = one.forward * each["forward"] + one.reverse * each["reverse"] + sum(sweeps[mode] for mode in used)
+        candidates.append(Candidate(one.strategy, one.forward + one.reverse, predicted, one.exact, all(timed[mode] for mode in used)))
+    candidates[0] = replace(candidates[0], seconds=total)
+    uncoloured = [Candidate(option.strategy, option.passes, _seconds(option, survey), measured=timed[option.strategy]) for option in dense.considered]
     value = seconds(survey.value)
     if required or total * NEAR < dense.seconds:
         considered = strategy.weighed([*candidates, *uncoloured], found.strategy, value, asked=asked)

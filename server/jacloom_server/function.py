@@ -15,6 +15,7 @@ from jacloom_server import work
 from jacloom_server.detached import detached
 from jacloom_server.plan import Leg
 from jacloom_server.pool import Pool
+from jacloom_server.pricing import Correction
 from jacloom_server.tuning import Tuner
 from jacloom_worker.launch import INLINE_BYTES
 from jacloom_worker.protocol import DerivativeReport, Description, Kernel, Load, Survey
@@ -40,6 +41,8 @@ class Function:
     surveys: OrderedDict[tuple[object, ...], Survey | asyncio.Task[Survey]] = field(default_factory=OrderedDict)
     tuners: OrderedDict[tuple[Kernel, str], Tuner] = field(default_factory=OrderedDict)
     """What measurements found, by kernel (with width 0) and platform."""
+    corrections: OrderedDict[tuple[Kernel, str], Correction] = field(default_factory=OrderedDict)
+    """How far estimated prices are off, by forward kernel (neither coloured, with width 0) and platform."""
     report: DerivativeReport | asyncio.Task[DerivativeReport] | None = None
     """In which modes it can be differentiated, once somebody has asked."""
     _stored: Any = None
@@ -68,6 +71,15 @@ class Function:
             while len(self.tuners) > _MOST_KNOWN:
                 self.tuners.popitem(last=False)
         return tuner
+
+    def correction(self, kernel: Kernel, platform: str) -> Correction:
+        """Returns what is known of how far prices are off, for the leaves of a kernel."""
+        found = self.corrections.get((kernel, platform))
+        if found is None:
+            found = self.corrections[kernel, platform] = Correction()
+            while len(self.corrections) > _MOST_KNOWN:
+                self.corrections.popitem(last=False)
+        return found
 
     async def survey(self, pool: Pool, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool, *, second: bool = False) -> Survey:
         """Returns which derivatives the function has with respect to some leaves, and their price; asked once and remembered.

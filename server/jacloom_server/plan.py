@@ -53,7 +53,7 @@ class Leg:
     sweep: float = 0.0
     """The part of it that every tile takes again, however many seeds it has."""
     widest: int = MOST_WIDTH
-    """The largest tile whose answer fits the window of tiles."""
+    """The largest tile whose answer fits the window of tiles, and that leaves as much for each of the other workers."""
 
     def resized(self, width: int) -> Leg:
         """Returns the same passes in tiles of another width, as far as they still fit the window."""

@@ -11,16 +11,17 @@ import ray
 from jacloom_graph.answer import Derivative, Selection, arrays, entries_dtype, matrix_shape, total_bytes
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.tensor import itemsize, nbytes
-from jacloom_server import colours, strategy
+from jacloom_server import colours, probing, strategy
 from jacloom_server.blobs import Blobs
 from jacloom_server.call import SINGLE, Call, Sparsity, pattern_operands
 from jacloom_server.function import Function
 from jacloom_server.functions import Functions
 from jacloom_server.plan import Leg, Mode, Plan, empty
 from jacloom_server.pool import Pool
+from jacloom_server.probing import platform_of
 from jacloom_server.strategy import Problem
 from jacloom_server.structures import Question, Structures
-from jacloom_worker.launch import Operand, Role
+from jacloom_worker.launch import Operand
 from jacloom_worker.protocol import Dense, Inner, Kernel, Kind, Prices, Structure, Survey
 
 
@@ -45,7 +46,7 @@ def kernel_of(call: Call, function: Function, chosen: Selection, plan: Plan, leg
 
 
 def kernel_for(call: Call, function: Function, chosen: Selection, kind: Kind, first: Mode | None = None) -> Kernel:
-    """Returns the kernel of a kind that computes what a call is about.
+    """Returns the kernel of a kind that computes what a call is about, with its width left open.
 
     Args:
         call: The call.
@@ -56,11 +57,6 @@ def kernel_for(call: Call, function: Function, chosen: Selection, kind: Kind, fi
     """
     inner: Inner = "forward" if first is Mode.FORWARD else "reverse"
     return Kernel(function.id, kind, chosen.wrt, chosen.named, holomorphic=call.holomorphic, inner=inner, weighted=bool(chosen.summed))
-
-
-def platform_of(pool: Pool) -> str:
-    """Returns what tiles are computed on; the best width differs by it."""
-    return "gpu" if pool.ready(Role.GPU) else "cpu"
 
 
 async def plan(service: Service, call: Call, function: Function, chosen: Selection) -> Plan:
@@ -81,12 +77,35 @@ async def plan(service: Service, call: Call, function: Function, chosen: Selecti
         found = await _structure(service, call, function, chosen, Prices(1.0, 1.0)) if required else None
         return empty(0 if required else size, found if isinstance(found, Structure) else None)
     survey = await function.survey(service.pool, chosen.wrt, chosen.named, call.holomorphic, second=call.derivative is Derivative.HESSIAN)
+    if call.derivative is Derivative.JACOBIAN:
+        survey = _question(service, call, function, chosen, problem, survey).corrected()
     made = await _weighed(service, call, function, chosen, problem, survey)
     if call.tile:
         return made
     workers = service.pool.workers_for_tiles()
     legs = [leg.resized(function.tuner(kernel_of(call, function, chosen, made, leg), platform_of(service.pool), leg).best) for leg in made.legs]
     return replace(made, legs=tuple(legs), workers=min(workers, sum(leg.tiles for leg in legs)))
+
+
+async def settled(service: Service, call: Call, function: Function, chosen: Selection, point: Sequence[Operand]) -> Plan:
+    """Returns how a derivative at a point is computed, after some measurements where they pay.
+
+    Raises:
+        Fault: As ``plan``.
+    """
+    made = await plan(service, call, function, chosen)
+    if call.derivative is not Derivative.JACOBIAN or call.mode is not None or call.tile or len(made.legs) != 1:
+        return made
+    survey = await function.survey(service.pool, chosen.wrt, chosen.named, call.holomorphic)
+    problem = Problem(chosen.wrt_types, chosen.output_types, made.nbytes, function.description.loops)
+    parts = () if made.structure is None else service.structures.operands(made.structure)[0]
+    kernel = kernel_of(call, function, chosen, made, made.legs[0])
+    question = _question(service, call, function, chosen, problem, survey)
+    return await plan(service, call, function, chosen) if await question.measured(made, kernel, point, parts) else made
+
+
+def _question(service: Service, call: Call, function: Function, chosen: Selection, problem: Problem, survey: Survey) -> probing.Question:
+    return probing.Question(service.pool, function, kernel_for(call, function, chosen, Kind.FORWARD), problem, survey)
 
 
 async def _weighed(service: Service, call: Call, function: Function, chosen: Selection, problem: Problem, survey: Survey) -> Plan:
@@ -101,7 +120,7 @@ async def _weighed(service: Service, call: Call, function: Function, chosen: Sel
         return dense
     if not (required or call.pattern is not None or colours.worthwhile(dense)):
         return colours.without_colours(dense, "not considered: the passes are too few, or too short, for a pattern to save much")
-    prices = Prices(1.0, None) if second else colours.prices(survey, call.mode)
+    prices = Prices(1.0, None) if second else colours.prices(problem, survey, call.mode)
     found = await _structure(service, call, function, chosen, prices, dense.inner)
     size = found.entries * itemsize(entries_dtype(chosen)) if isinstance(found, Structure) else 0
     if second:

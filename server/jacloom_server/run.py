@@ -138,13 +138,13 @@ async def _tiled(
     service: Service, call: Call, function: Function, chosen: Selection, sent: Sequence[Operand], started: float
 ) -> AsyncGenerator[Reply]:
     """Yields the answer of a call that takes many passes, tile by tile; one message if it is small and soon done."""
-    plan = await planning.plan(service, call, function, chosen)
-    expected, sizes = _expected(call, chosen, plan)
-    packing = Packing(Header(function.name, plan, expected, sizes))
     # Every tile needs the arguments: those that are not small are stored once.
     shared = [Operand(operand.type, ray.put(operand.data)) if is_large(operand) else operand for operand in sent]
-    parts = service.structures.operands(plan.structure) if plan.structure is not None else ()
     count = len(sent) - len(call.seeds)
+    plan = await planning.settled(service, call, function, chosen, shared[:count])
+    expected, sizes = _expected(call, chosen, plan)
+    packing = Packing(Header(function.name, plan, expected, sizes))
+    parts = service.structures.operands(plan.structure) if plan.structure is not None else ()
     request = Request(call, function, chosen, plan, expected, tuple(shared[:count]), tuple(shared[count:]), parts)
     with service.pool.lane() as lane:
         weaver = Weaver(service.pool, lane, request, started)

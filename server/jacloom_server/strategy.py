@@ -11,7 +11,7 @@ from jacloom_graph.answer import Derivative
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.tensor import itemsize, nbytes
 from jacloom_graph.types import Type
-from jacloom_server.plan import Considered, Leg, Mode, Plan, below, empty, fitting
+from jacloom_server.plan import WIDTHS, Considered, Leg, Mode, Plan, below, empty, fitting
 from jacloom_worker.protocol import Cost, Survey
 
 CACHE_BYTES: Final = 6 << 20
@@ -27,6 +27,8 @@ LEAST_BATCH: Final = 8
 FLOPS: Final = 2e10
 BYTES: Final = 5e10
 """What one core does in a second, fitted to matrix products, stencils and scans within a factor of two. Only ratios of prices decide."""
+CROWDED: Final = 2.0
+"""How much longer seeds take whose intermediates outgrow the caches."""
 LOOP_SWEEPS: Final = 1
 """How often a loop of unknown length is run again to go back through it: once, unless it takes more steps than there are checkpoints. A tile does so
 once for all its rows: measured, 8 rows through 400 steps took as long as one."""
@@ -48,6 +50,8 @@ class Candidate:
     """Predicted computing time of all passes; or why there are none."""
     exact: bool = True
     """Whether it takes so many passes, or at least so many."""
+    measured: bool = False
+    """Whether its passes were timed, or their price is estimated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,7 @@ def jacobian(problem: Problem, survey: Survey, *, workers: int, mode: Mode | Non
     chosen = _choose(times, mode)
     best = legs[chosen]
     assert isinstance(best, Leg)
-    candidates = [Candidate(each.value, passes(problem, each), time) for each, time in times.items()]
+    candidates = [Candidate(each.value, passes(problem, each), time, measured=measured(costs[each])) for each, time in times.items()]
     considered = weighed(candidates, chosen.value, seconds(survey.value), asked=mode is not None)
     return Plan(chosen.value, problem.nbytes, (best,), min(workers, best.tiles), considered)
 
@@ -111,8 +115,10 @@ def gradient(problem: Problem, survey: Survey) -> Mode:
         return Mode.REVERSE
     if isinstance(survey.reverse, Fault):
         return Mode.FORWARD
-    value = seconds(survey.value)
-    forward, reverse = value + problem.n * seconds(survey.forward), (1 + _sweeps(problem, Mode.REVERSE)) * value + seconds(survey.reverse)
+    forward, reverse = (
+        sweep(mode, cost, problem, survey) + count * seconds(cost)
+        for mode, cost, count in ((Mode.FORWARD, survey.forward, problem.n), (Mode.REVERSE, survey.reverse, 1))
+    )
     return Mode.FORWARD if forward <= reverse * NEAR else Mode.REVERSE
 
 
@@ -156,8 +162,19 @@ def batch(problem: Problem, survey: Survey, derivative: Derivative, count: int, 
 
 
 def seconds(cost: Cost) -> float:
-    """Returns about how long one core takes for one pass."""
+    """Returns about how long one core takes for one pass, over and above what all passes of a tile share."""
     return cost.flops / FLOPS + cost.bytes / BYTES
+
+
+def sweep(mode: Mode, cost: Cost, problem: Problem, survey: Survey) -> float:
+    """Returns about how long one core takes for what all passes of a tile share."""
+    again = _sweeps(problem, mode) * seconds(survey.value)
+    return cost.shared_flops / FLOPS + cost.shared_bytes / BYTES + again
+
+
+def measured(cost: Cost | Fault) -> bool:
+    """Returns whether a price rests on measurements."""
+    return isinstance(cost, Cost) and cost.measured
 
 
 def passes(problem: Problem, mode: Mode) -> int:
@@ -169,15 +186,14 @@ def leg(mode: Mode, count: int, cost: Cost, problem: Problem, survey: Survey, wo
     """Returns passes of one mode, in tiles of a width by rule, or of that asked for."""
     rows = problem.m if mode is Mode.FORWARD else problem.n
     answer = rows * max(itemsize(type_.dtype) for type_ in (*problem.wrt, *problem.outputs))
-    found = _tiled(Leg(mode, count), cost, answer, workers, tile)
-    sweep = _sweeps(problem, mode) * seconds(survey.value)
-    return replace(found, seconds=found.seconds + found.tiles * sweep, sweep=sweep)
+    return _tiled(Leg(mode, count, sweep=sweep(mode, cost, problem, survey)), cost, answer, workers, tile)
 
 
 def _first(mode: Mode, cost: Cost, problem: Problem, survey: Survey) -> Cost:
     """Returns what a whole first derivative costs whose passes are computed at once."""
     count, sweeps = passes(problem, mode), _sweeps(problem, mode)
-    return Cost(cost.flops * count + survey.value.flops * sweeps, cost.bytes * count + survey.value.bytes * sweeps, cost.peak * count)
+    flops, moved = cost.flops * count + cost.shared_flops, cost.bytes * count + cost.shared_bytes
+    return Cost(flops + survey.value.flops * sweeps, moved + survey.value.bytes * sweeps, cost.peak * count)
 
 
 def _sweeps(problem: Problem, mode: Mode) -> int:
@@ -187,19 +203,33 @@ def _sweeps(problem: Problem, mode: Mode) -> int:
 
 def _tiled(leg: Leg, cost: Cost, answer: int, workers: int, tile: int) -> Leg:
     """Returns passes cut into tiles; ``answer``: the bytes that one of them makes."""
-    leg = replace(leg, seconds=seconds(cost) * leg.passes, widest=below(RESULT_BYTES // max(1, answer)))
+    width, share = _width(leg.passes, cost, leg.sweep, workers), fitting(math.ceil(leg.passes / max(1, workers)))
+    # Seeds are cheapest in the widest tiles, so trials alone would end with a single one, and all other workers idle.
+    widest = min(max(width, share), below(RESULT_BYTES // max(1, answer)))
+    leg = replace(leg, seconds=seconds(cost) * leg.passes, widest=widest)
     # A width that is asked for is taken as it is: its kernel may be compiled already.
-    return leg.cut(tile) if tile else leg.resized(_width(leg.passes, cost, workers))
+    return leg.cut(tile) if tile else leg.resized(width)
 
 
-def _width(count: int, cost: Cost, workers: int) -> int:
-    """Returns a width by rule: two tiles for each worker where the work is worth cutting, none slow, intermediates in cache."""
+def _width(count: int, cost: Cost, sweep: float, workers: int) -> int:
+    """Returns a width by rule: two tiles for each worker where the work is worth cutting, none slow, intermediates in cache.
+
+    Every tile computes anew what its seeds share. Where that is most of its work, tiles are wider: down to one a worker, and out of the caches.
+    """
     one = seconds(cost)
     worth = math.ceil(LEAST_TILE_SECONDS / one) if one > 0 else count
     prompt = max(LEAST_BATCH, int(MOST_TILE_SECONDS / one)) if one > 0 else count
     share = math.ceil(count / (2 * max(1, workers)))
     close = max(1, CACHE_BYTES // max(1, cost.peak))
-    return min(fitting(min(prompt, max(worth, share), count)), below(close))
+    width = min(fitting(min(prompt, max(worth, share), count)), below(close))
+    most = fitting(min(max(prompt, int(sweep / one)), math.ceil(count / max(1, workers)))) if one > 0 else width
+
+    def lasts(width: int) -> float:
+        rounds = math.ceil(math.ceil(count / width) / max(1, workers))
+        return rounds * (sweep + width * one * (CROWDED if width > close else 1.0))
+
+    best: int = min((width, *(wider for wider in WIDTHS if width < wider <= most)), key=lasts)
+    return best
 
 
 def _choose(prices: dict[Mode, float | Fault], asked: Mode | None) -> Mode:
@@ -245,6 +275,8 @@ def weighed(candidates: Sequence[Candidate], chosen: str, value: float, *, asked
         verdict = ratio if candidate.exact else f"at least so many passes, {ratio}"
         if candidate is best:
             verdict = "asked for" if asked else "cheapest"
+        if candidate.measured:
+            verdict += " (measured)"
         price = candidate.seconds / max(1, candidate.passes) / max(value, 1e-12)
         found.append(Considered(candidate.strategy, candidate.passes, price, verdict))
     return tuple(found)

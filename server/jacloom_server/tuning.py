@@ -47,12 +47,26 @@ class Tuner:
         """
         if self._fixed or self._trial is not None or self.best not in self._seconds:
             return self.best
-        # What was spent on this kernel so far is the best guess at what is to come in later calls.
-        expected = (self._spent + left * self._seconds[self.best]) / max(1, workers)
-        if expected < max(_WORTH_SECONDS, _WORTH_COMPILES * self._compile):
+        if not self.worthwhile(left * self._seconds[self.best], workers):
             return self.best
         self._trial = self._candidate(left)
         return self.best if self._trial is None else self._trial
+
+    @property
+    def found(self) -> tuple[int, float] | None:
+        """Width and seconds a seed of the best width; of another, where only that was tried. None if no tile has come back."""
+        width = self.best if self.best in self._seconds else next(iter(self._seconds), None)
+        return None if width is None else (width, self._seconds[width])
+
+    def worthwhile(self, left: float, workers: int) -> bool:
+        """Returns whether work is long enough that compiling something for a trial pays.
+
+        Args:
+            left: Seconds that the call is expected to take from now on, summed over workers.
+            workers: Workers that share them.
+        """
+        # What was spent on this kernel so far is the best guess at what is to come in later calls.
+        return (self._spent + left) / max(1, workers) >= max(_WORTH_SECONDS, _WORTH_COMPILES * self._compile)
 
     def record(self, width: int, count: int, seconds: float, compile_seconds: float) -> None:
         """Notes what a tile took. Tiles that were mostly padding tell nothing of a seed's price."""

@@ -15,8 +15,9 @@ from jacloom_server import blocks, work
 from jacloom_server.call import Call
 from jacloom_server.function import Function
 from jacloom_server.plan import Leg, Plan
-from jacloom_server.planning import kernel_of, platform_of
+from jacloom_server.planning import kernel_of
 from jacloom_server.pool import Pool
+from jacloom_server.probing import platform_of
 from jacloom_server.reply import Block, Progress, Summary
 from jacloom_server.slot import CREDITS
 from jacloom_server.tiling import Cutter, Tile

@@ -18,6 +18,7 @@ from jacloom_server.call import Argument, Call, Sparsity
 from jacloom_server.cluster import Cluster
 from jacloom_server.config import Config
 from jacloom_server.functions import Functions
+from jacloom_server.plan import Mode
 from jacloom_server.planning import Service
 from jacloom_server.pool import Pool
 from jacloom_server.structures import Structures
@@ -45,7 +46,7 @@ async def service(cluster: Cluster) -> AsyncIterator[Service]:
 async def test_a_call_that_ends_during_its_trial_leaves_the_trial_to_the_next(service: Service) -> None:
     function = await service.functions.register(graphs.serialized(graphs.decay(N, 20_000)))
     point = Argument(Type("float64", (N,)), np.ones(N).tobytes())
-    call = Call(derivative=Derivative.JACOBIAN, function=function.name, args=(point,), wrt=(0,), sparsity=Sparsity.DENSE)
+    call = Call(derivative=Derivative.JACOBIAN, function=function.name, args=(point,), wrt=(0,), mode=Mode.FORWARD, sparsity=Sparsity.DENSE)
     trial = None
     async with aclosing(run.replies(service, call)) as replies:
         async for _ in replies:

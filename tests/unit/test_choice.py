@@ -73,3 +73,12 @@ def test_a_scalar_and_passes_that_cost_nothing() -> None:
     for prices in (Prices(1.0, 1.0), Prices(0.0, 0.0), Prices(0.0, 1.0), Prices(1.0, 0.0)):
         found, _ = cheapest(csr_array(np.ones((1, 1), bool)), prices)
         assert found.forward + found.reverse == 1
+
+
+def test_what_passes_share_counts_once_a_mode() -> None:
+    pattern = csr_array(np.ones((7, 4), bool))
+    assert cheapest(pattern, Prices(2.0, 1.0))[1][0].strategy == "coloured reverse"
+    assert cheapest(pattern, Prices(2.0, 1.0, 0.0, 2.0))[1][0].strategy == "coloured forward"
+    arrow = filled(40, 50, rows=1, columns=1)
+    assert cheapest(arrow, Prices(1.0, 1.0, 10.0, 10.0))[1][0].strategy == "bicoloured"
+    assert cheapest(arrow, Prices(1.0, 1.0, 10.0, 100.0))[1][0].strategy == "coloured forward"

@@ -18,6 +18,8 @@ from jacloom_worker.protocol import Cost, Survey
 VALUE = Cost(1e6, 1e5, 1000)
 FORWARD = Cost(2e6, 2e5, 10_000)
 REVERSE = Cost(4e6, 4e5, 10_000)
+COLUMN, ROW = Cost(2e6, 2e5, 10_000, 1e6, 1e5), Cost(4e6, 4e5, 10_000, 1e6, 1e5)
+"""The same, and an evaluation for all seeds of a tile."""
 REFUSED = Fault(Reason.MODE_UNAVAILABLE, "a custom_vjp has no forward rule", place=Place(1, 4, "custom_call"))
 
 
@@ -135,6 +137,23 @@ def test_widths_by_rule(passes: int, cost: Cost, workers: int, tile: int) -> Non
     assert made.workers == min(workers, made.tiles)
 
 
+@pytest.mark.parametrize(
+    ("passes", "shared", "workers", "tile"),
+    [
+        (8, 0.2, 2, 4),  # one tile for each worker, though two seeds outgrow the cache
+        (8, 0.2, 1, 8),
+        (8, 0.0, 2, 1),
+        (8, 0.01, 2, 1),  # out of the cache a seed costs twice as much: so little is not worth it
+        (100, 0.05, 2, 32),
+    ],
+)
+def test_tiles_are_wider_where_most_of_their_work_is_shared(passes: int, shared: float, workers: int, tile: int) -> None:
+    cost = Cost(2e8, 0, 4 << 20, shared_flops=shared * strategy.FLOPS)  # 10 ms and 4 MiB a seed
+    made = strategy.jacobian(problem(passes, 2000), Survey(VALUE, cost, REFUSED), workers=workers)
+    assert made.tile == tile
+    assert made.seconds == pytest.approx(passes * 0.01 + made.tiles * shared)
+
+
 def test_an_asked_for_width_is_taken_as_it_is() -> None:
     made = plan(10, 2000, tile=7)
     assert (made.tile, made.tiles) == (7, 2)
@@ -153,6 +172,12 @@ def test_a_plan_of_another_width_is_priced_for_its_own_tiles() -> None:
 def test_wide_answers_keep_tiles_narrow() -> None:
     made = strategy.jacobian(problem(1000, 1 << 20), Survey(VALUE, Cost(1, 1, 1), REFUSED), workers=2)
     assert made.tile == made.legs[0].widest == 4, "four columns of 8 MiB"
+
+
+def test_no_trial_makes_tiles_so_wide_that_workers_have_none() -> None:
+    survey = Survey(VALUE, Cost(2e8, 0, 8), REFUSED)
+    assert [plan(256, 2000, survey, workers=workers).legs[0].widest for workers in (1, 2, 8)] == [256, 128, 32]
+    assert plan(5, 2000, Survey(VALUE, Cost(10, 100, 100), REFUSED)).legs[0].widest == 6, "next to nothing is not shared out"
 
 
 def test_widths_are_few_and_near() -> None:
@@ -177,12 +202,12 @@ def test_hessian_counts_columns_and_needs_a_first_derivative() -> None:
 @pytest.mark.parametrize(
     ("survey", "n", "mode"),
     [
-        (Survey(VALUE, FORWARD, REVERSE), 2, Mode.FORWARD),  # 1 + 2 x 2 evaluations' worth, against 2 + 4
-        (Survey(VALUE, FORWARD, REVERSE), 3, Mode.REVERSE),
-        (Survey(VALUE, FORWARD, Cost(3e6, 3e5, 10_000)), 2, Mode.FORWARD),  # 5 against 2 + 3
-        (Survey(VALUE, REFUSED, REVERSE), 2, Mode.REVERSE),
-        (Survey(VALUE, FORWARD, REFUSED), 60, Mode.FORWARD),
-        (Survey(VALUE, FORWARD, REFUSED), 60_000, Mode.REVERSE),  # which is then refused with its reason
+        (Survey(VALUE, COLUMN, ROW), 2, Mode.FORWARD),  # 1 + 2 x 2 evaluations' worth, against 2 + 4
+        (Survey(VALUE, COLUMN, ROW), 3, Mode.REVERSE),
+        (Survey(VALUE, COLUMN, Cost(3e6, 3e5, 10_000, 1e6, 1e5)), 2, Mode.FORWARD),  # 5 against 2 + 3
+        (Survey(VALUE, REFUSED, ROW), 2, Mode.REVERSE),
+        (Survey(VALUE, COLUMN, REFUSED), 60, Mode.FORWARD),
+        (Survey(VALUE, COLUMN, REFUSED), 60_000, Mode.REVERSE),  # which is then refused with its reason
     ],
 )
 def test_the_gradient_of_a_loop_goes_the_cheaper_way(survey: Survey, n: int, mode: Mode) -> None:

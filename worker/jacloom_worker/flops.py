@@ -18,14 +18,17 @@ MOVES = frozenset(
 """Ops that move elements and compute nothing."""
 
 WEIGHTS: Mapping[str, float] = {
-    **dict.fromkeys(("div", "rem", "sqrt", "rsqrt", "cbrt", "exp2", "integer_pow"), 4.0),
-    **dict.fromkeys(("exp", "log", "log1p", "expm1", "logistic", "sin", "cos", "tan", "tanh", "sinh", "cosh", "erf", "erfc"), 12.0),
-    **dict.fromkeys(("asin", "acos", "atan", "atan2", "asinh", "acosh", "atanh", "pow", "erf_inv", "nextafter"), 20.0),
-    **dict.fromkeys(("lgamma", "digamma", "bessel_i0e", "bessel_i1e", "cumlogsumexp"), 40.0),
+    **dict.fromkeys(("div", "rem", "sqrt", "rsqrt", "exp2", "integer_pow"), 8.0),
+    **dict.fromkeys(("exp", "expm1", "logistic", "tanh", "sinh", "cosh", "erf", "erfc"), 40.0),
+    **dict.fromkeys(("log", "log1p", "sin", "cos", "tan", "cumsum", "cumprod", "cummax", "cummin"), 150.0),
+    **dict.fromkeys(("asin", "acos", "atan", "atan2", "asinh", "acosh", "atanh", "cbrt", "pow", "erf_inv", "nextafter"), 250.0),
+    **dict.fromkeys(("lgamma", "digamma", "bessel_i0e", "bessel_i1e", "cumlogsumexp"), 600.0),
     **dict.fromkeys(("threefry2x32", "random_bits", "rng_bit_generator", "rng_uniform", "random_fold_in", "random_split", "random_seed"), 60.0),
-    **dict.fromkeys(("igamma", "igammac", "igamma_grad_a", "regularized_incomplete_beta", "polygamma", "zeta"), 300.0),
+    **dict.fromkeys(("igamma", "igamma_grad_a", "igammac", "regularized_incomplete_beta", "polygamma", "zeta"), 3000.0),
 }
-"""Operations per element of the result where they are far from one. Rough: a transcendental function is about a dozen on a CPU."""
+"""Operations per element of the result where they are far from one. Measured for float64 on one core of an x86-64 CPU, in twentieths of a nanosecond,
+which is what a multiplication takes among others: `exp` 1.8 ns, `tanh` 1.4, `sin` 9.5, `log` 7.9, `pow` 14, `lgamma` 30. Random numbers and the
+last row were not."""
 
 
 def flops(eqn: JaxprEqn) -> float:
@@ -77,7 +80,11 @@ def _fft(eqn: JaxprEqn) -> float:
 def _sort(eqn: JaxprEqn) -> float:
     shape = _shape(eqn.invars[0])
     along = shape[eqn.params.get("dimension", -1)] if shape else 1
-    return sum(map(size, eqn.invars)) * math.log2(max(2, along))
+    return _COMPARISON * sum(map(size, eqn.invars)) * math.log2(max(2, along))
+
+
+_COMPARISON = 100.0
+"""What one step of a sort counts, which branches: 95 ns an element of 20 000."""
 
 
 def _triangular_solve(eqn: JaxprEqn) -> float:

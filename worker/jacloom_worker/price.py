@@ -6,6 +6,7 @@ abstract interpretation that ``vmap`` performs, with one bit per value.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,8 +40,8 @@ class Tally:
 
     @property
     def cost(self) -> Cost:
-        """What one seed costs on top of what all seeds share."""
-        return Cost(self.seed_flops, self.seed_bytes, self.seed_peak)
+        """What one seed costs, and what all seeds share."""
+        return Cost(self.seed_flops, self.seed_bytes, self.seed_peak, self.shared_flops, self.shared_bytes)
 
 
 def price(jaxpr: Jaxpr, varying: Sequence[bool]) -> Tally:
@@ -69,12 +70,23 @@ class _Walk:
     def _tally(self, jaxpr: Jaxpr, varying: tuple[bool, ...]) -> tuple[Tally, tuple[bool, ...]]:
         varies = {variable for variable, flag in zip(jaxpr.invars, varying, strict=True) if flag}
         last = _last_uses(jaxpr)
+        alone = _used_once(jaxpr)
+        pending: dict[Var, Tally] = {}
+        """What is computed for one operation alone, element by element. XLA does so within that operation, and if that varies, then for each seed
+        again: measured, ``cos(y) * t`` takes 11 ns for each element of each ``t``, as if there were nothing to share."""
         total = Tally()
         alive = sum(nbytes(variable) for variable in varies)
         total.seed_peak = alive
         for index, eqn in enumerate(jaxpr.eqns):
             flags = tuple(not isinstance(operand, Literal) and operand in varies for operand in eqn.invars)
             part, results = self._equation(eqn, flags)
+            if _fuses(eqn):
+                for operand in eqn.invars:
+                    part.add(pending.pop(operand, Tally()) if isinstance(operand, Var) else Tally())
+                if any(flags):
+                    part.seed_flops, part.shared_flops = part.seed_flops + part.shared_flops, 0.0
+                elif eqn.outvars[0] in alone:
+                    pending[eqn.outvars[0]], part = part, Tally()
             total.add(part)
             total.seed_peak = max(total.seed_peak, alive + part.seed_peak)
             for variable, flag in zip(eqn.outvars, results, strict=True):
@@ -84,6 +96,8 @@ class _Walk:
             total.seed_peak = max(total.seed_peak, alive)
             dying = {operand for operand in eqn.invars if not isinstance(operand, Literal) and last.get(operand) == index}
             alive -= sum(nbytes(variable) for variable in dying if variable in varies)
+        for each in pending.values():
+            total.add(each)
         return total, tuple(not isinstance(atom, Literal) and atom in varies for atom in jaxpr.outvars)
 
     def _equation(self, eqn: JaxprEqn, flags: tuple[bool, ...]) -> tuple[Tally, tuple[bool, ...]]:
@@ -188,12 +202,24 @@ def _last_uses(jaxpr: Jaxpr) -> dict[Var, int]:
     return last
 
 
+def _used_once(jaxpr: Jaxpr) -> set[Var]:
+    """Returns the variables that one equation reads, and no result is."""
+    counts = Counter(operand for eqn in jaxpr.eqns for operand in eqn.invars if not isinstance(operand, Literal))
+    results = {atom for atom in jaxpr.outvars if not isinstance(atom, Literal)}
+    return {variable for variable, count in counts.items() if count == 1 and variable not in results}
+
+
 def _fuses(eqn: JaxprEqn) -> bool:
     """Whether XLA computes an operation in one loop with its neighbours: one result, no larger in sum than what it reads, element by element."""
     name = eqn.primitive.name
-    if name in ("gather", "dynamic_update_slice", "concatenate", "dot_general") or name.startswith(("scatter", "reduce", "cum", "sort", "conv_")):
+    if (
+        not eqn.outvars
+        or any(True for _ in jaxprs_in_params(eqn.params))
+        or name in ("gather", "dynamic_update_slice", "concatenate", "dot_general")
+        or name.startswith(("scatter", "reduce", "cum", "sort", "conv_"))
+    ):
         return False
-    return all(size(operand) in (1, size(eqn.outvars[0])) for operand in eqn.invars) if eqn.outvars else True
+    return all(size(operand) in (1, size(eqn.outvars[0])) for operand in eqn.invars)
 
 
 def _open(jaxpr: Jaxpr | ClosedJaxpr) -> Jaxpr:

@@ -153,7 +153,7 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one pass costs, estimated from the program without running it."""
+    """What one pass costs, estimated from the program without running it, and as far as ``measured`` corrected by what passes took."""
 
     flops: float
     """Floating-point operations of one pass (one seed); of one evaluation for the value itself."""
@@ -161,6 +161,17 @@ class Cost:
     """Bytes moved by one pass."""
     peak: int
     """Bytes alive at once per seed, over and above what all seeds share."""
+    shared_flops: float = 0.0
+    """Operations that all seeds of a tile have in common: the function's own value, and what follows from it alone."""
+    shared_bytes: float = 0.0
+    """Bytes moved likewise."""
+    measured: bool = False
+
+    def times(self, factor: float, *, measured: bool) -> Cost:
+        """Returns what it costs if it takes so many times as long."""
+        work = (factor * each for each in (self.flops, self.bytes, self.shared_flops, self.shared_bytes))
+        flops, moved, shared_flops, shared_bytes = work
+        return Cost(flops, moved, self.peak, shared_flops, shared_bytes, measured)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +266,9 @@ class Prices:
 
     forward: float | None
     reverse: float | None
+    forward_shared: float = 0.0
+    """What all forward passes have in common, however many there are."""
+    reverse_shared: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,5 +379,5 @@ class Hello:
     """The device in words."""
 
 
-PROTOCOL = 7
+PROTOCOL = 8
 """Version of this module's messages; server and workers must agree."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from jacloom_graph.errors import Fault, Reason
 from jacloom_worker import kernels, requirements, second_order
 from jacloom_worker.faults import explain
@@ -32,12 +34,17 @@ def survey(subject: Subject, wrt: tuple[int, ...], outputs: tuple[int, ...], hol
 def _derivative(subject: Subject, tile: Kernel, single: Kind) -> Cost | Fault:
     try:
         requirements.check(tile, subject.inputs, subject.outputs)
-        return _cost(subject, Kernel("", single, tile.wrt, tile.outputs))
+        cost = _cost(subject, Kernel("", single, tile.wrt, tile.outputs))
     except Exception as error:
         fault = explain(error)
         if fault.reason is Reason.INVALID_OPTION:
             raise fault from error
         return fault
+    if single is Kind.JVP or subject.reversible is None:
+        return cost
+    # How often a checkpointed loop takes its steps again depends on how many there are, which nobody knows. The way there takes them once.
+    value = _cost(subject, Kernel("", Kind.VALUE, values=tile.outputs))
+    return replace(cost, shared_flops=value.flops, shared_bytes=value.bytes)
 
 
 def _cost(subject: Subject, kernel: Kernel) -> Cost:

@@ -26,23 +26,23 @@ def cheapest(pattern: csr_array, prices: Prices) -> tuple[Colouring, tuple[Weigh
         prices: At least one is not None.
     """
     rows, columns = np.diff(pattern.indptr), np.bincount(pattern.indices, minlength=pattern.shape[1])
-    bounds: dict[str, tuple[float, int]] = {}
+    bounds: dict[str, tuple[float, float, int]] = {}
     if prices.forward is not None:
-        bounds["coloured forward"] = (prices.forward, int(rows.max(initial=0)))
+        bounds["coloured forward"] = (prices.forward, prices.forward_shared, int(rows.max(initial=0)))
     if prices.reverse is not None:
-        bounds["coloured reverse"] = (prices.reverse, int(columns.max(initial=0)))
+        bounds["coloured reverse"] = (prices.reverse, prices.reverse_shared, int(columns.max(initial=0)))
     best, least, winner = None, np.inf, ""
     weighed: dict[str, Weighed] = {}
-    for name in sorted(bounds, key=lambda each: bounds[each][0] * bounds[each][1]):
-        price, bound = bounds[name]
-        if best is not None and price * bound >= least:
+    for name in sorted(bounds, key=lambda each: bounds[each][0] * bounds[each][2] + bounds[each][1]):
+        price, shared, bound = bounds[name]
+        if best is not None and price * bound + shared >= least:
             weighed[name] = _weighed(name, bound, exact=False)
             continue
         found = colouring.by_columns(pattern) if name == "coloured forward" else colouring.by_rows(pattern)
         passes = found.forward + found.reverse
         weighed[name] = _weighed(name, passes, exact=True)
-        if price * passes < least:
-            best, least, winner = found, price * passes, name
+        if price * passes + shared < least:
+            best, least, winner = found, price * passes + shared, name
     assert best is not None
     rather_empty = _EMPTY * pattern.nnz < pattern.shape[0] * pattern.shape[1]
     if len(bounds) == 2 and rather_empty and best.forward + best.reverse > _WORTH and prices.forward is not None and prices.reverse is not None:
@@ -50,7 +50,8 @@ def cheapest(pattern: csr_array, prices: Prices) -> tuple[Colouring, tuple[Weigh
         both = colouring.by_both(pattern, relative)
         if both.forward and both.reverse:
             weighed["bicoloured"] = Weighed("bicoloured", both.forward, both.reverse, exact=True)
-            if both.forward * prices.forward + both.reverse * prices.reverse < least:
+            shared = prices.forward_shared + prices.reverse_shared
+            if both.forward * prices.forward + both.reverse * prices.reverse + shared < least:
                 best, winner = both, "bicoloured"
     return best, (weighed.pop(winner), *weighed.values())
 

@@ -1,0 +1,139 @@
+"""Measuring what passes cost, where the choice between columns and rows hangs on it: one tile of each before the work begins."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from jacloom_graph.errors import Fault, Reason
+from jacloom_server import pricing, strategy, work
+from jacloom_server.function import Function
+from jacloom_server.plan import Leg, Mode, Plan
+from jacloom_server.pool import Pool
+from jacloom_server.strategy import Problem
+from jacloom_server.tuning import Tuner
+from jacloom_server.work import Desk
+from jacloom_worker.launch import Operand, Role
+from jacloom_worker.protocol import Cost, Done, Kernel, Kind, Survey, Task
+
+CLOSE: Final = 4.0
+"""A way that is estimated to take so many times as long is not measured."""
+_PASSING: Final = frozenset({Reason.NO_WORKERS, Reason.DRAINING})
+"""Faults of the moment, not of what was to be measured."""
+
+
+def platform_of(pool: Pool) -> str:
+    """Returns what tiles are computed on; the best width differs by it, and the prices of passes."""
+    return "gpu" if pool.ready(Role.GPU) else "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Which mode of a Jacobian is the cheaper one."""
+
+    pool: Pool
+    function: Function
+    columns: Kernel
+    """The kernel of its columns, not coloured, with its width left open."""
+    problem: Problem
+    survey: Survey
+    """Prices as estimated."""
+
+    def corrected(self) -> Survey:
+        """Returns prices as measured, where measuring has paid; work that is soon done is planned by estimates alone."""
+        known = self.function.corrections.get((self.columns, self._platform))
+        tuners = [tuner for mode in Mode for tuner in self._tuners(mode)]
+        if any(tuner.worthwhile(0.0, self._workers) for tuner in tuners):
+            known = self.function.correction(self.columns, self._platform)
+            known.learn(self._factors())
+        return self.survey if known is None else known.applied(self.survey)
+
+    async def measured(self, plan: Plan, kernel: Kernel, point: Sequence[Operand], besides: Sequence[Operand] = ()) -> bool:
+        """Measures what the choice of a mode rests on, where the work is long enough; returns whether there is anything new to plan by.
+
+        A tile of the plan's own mode tells how long the work is and what compiling costs. If it pays then, a tile of the other mode follows. Where
+        that goes wrong, the other mode is taken to be no better; where the first goes wrong, the call itself will say so.
+
+        Args:
+            plan: The plan by what is known.
+            kernel: Its kernel, with its width left open.
+            point: Where to differentiate.
+            besides: What coloured tiles take besides.
+        """
+        if plan.mode is None or not contested(plan):
+            return False
+        (leg,), rival = plan.legs, Mode.REVERSE if plan.mode is Mode.FORWARD else Mode.FORWARD
+        known = self.function.correction(self.columns, self._platform)
+        if known.probing or known.failed or rival in known.factors:
+            return False
+        own = self.function.tuner(kernel, self._platform, leg)
+        if not own.worthwhile(plan.seconds, self._workers):
+            return False
+        known.probing = True
+        try:
+            if own.found is None:
+                if not await self._run(kernel, leg, (*point, *besides)):
+                    return False
+                known.learn(self._factors())
+                # Only now is it known how long the work really is, and what compiling takes.
+                if not own.worthwhile(plan.seconds * known.factors.get(plan.mode, 1.0), self._workers):
+                    return True
+            if all(tuner.found is None for tuner in self._tuners(rival)):
+                known.failed = not await self._run(self._plain(rival), self._leg(rival, known.applied(self.survey)), point)
+            known.learn(self._factors())
+            return True
+        finally:
+            known.probing = False
+
+    @property
+    def _platform(self) -> str:
+        return platform_of(self.pool)
+
+    @property
+    def _workers(self) -> int:
+        return self.pool.workers_for_tiles()
+
+    def _plain(self, mode: Mode) -> Kernel:
+        return replace(self.columns, kind=Kind.REVERSE if mode is Mode.REVERSE else Kind.FORWARD)
+
+    def _leg(self, mode: Mode, survey: Survey) -> Leg:
+        cost = survey.forward if mode is Mode.FORWARD else survey.reverse
+        assert isinstance(cost, Cost)
+        return strategy.leg(mode, strategy.passes(self.problem, mode), cost, self.problem, survey, self._workers, 0)
+
+    def _tuners(self, mode: Mode) -> list[Tuner]:
+        """Returns what is known of the kernels of a mode, without colours and with them."""
+        kernels = (replace(self._plain(mode), coloured=coloured) for coloured in (False, True))
+        return [self.function.tuners[kernel, self._platform] for kernel in kernels if (kernel, self._platform) in self.function.tuners]
+
+    def _factors(self) -> Mapping[Mode, float]:
+        found: dict[Mode, float] = {}
+        for mode in Mode:
+            each = [pricing.factor(tuner, mode, self.problem, self.survey) for tuner in self._tuners(mode)]
+            known = [factor for factor in each if factor is not None]
+            if known:
+                found[mode] = min(known)
+        return found
+
+    async def _run(self, kernel: Kernel, leg: Leg, operands: Sequence[Operand]) -> bool:
+        """Computes one tile for its time alone, and notes that; returns False where it failed, and would do so again."""
+        tuner = self.function.tuner(kernel, self._platform, leg)
+        task = Task(replace(kernel, width=leg.tile), point=secrets.token_hex(8), start=0, count=min(leg.tile, leg.passes))
+        with self.pool.lane() as lane:
+            assignment = work.compute(Desk.TILES, task, operands, self.function.load, f"a trial of {kernel.kind.value} mode")
+            answer = await self.pool.submit(lane, assignment)
+        if isinstance(answer, Done):
+            tuner.record(leg.tile, task.count, answer.seconds, answer.compile_seconds)
+            return True
+        return isinstance(answer, Fault) and answer.reason in _PASSING
+
+
+def contested(plan: Plan) -> bool:
+    """Returns whether a strategy that takes passes of the other mode comes close to the one that was chosen for its price."""
+    if plan.mode is None or len(plan.considered) < 2:
+        return False
+    chosen, *others = plan.considered
+    rivals = [other for other in others if other.price and not other.strategy.endswith(plan.mode.value)]
+    return any(other.price * other.passes < CLOSE * chosen.price * chosen.passes for other in rivals)
