@@ -34,7 +34,7 @@ def shapes() -> Iterator[Shape]:
     weights = [numbers.normal(size=(size, size)) / np.sqrt(size) for size in (1600, 1600)]
     yield Shape("square, 1 600 x 1 600", lambda x: jnp.tanh(weights[1] @ jnp.tanh(weights[0] @ x)), numbers.normal(size=1600))
     yield Shape("scan, 256 x 256, 2 000 steps", _flow, numbers.normal(size=256))
-    yield Shape("many leaves, 1 000 x 2 000", _springs, [numbers.normal(size=50) for _ in range(40)])
+    yield Shape("many leaves, 600 x 1 200", _springs, [numbers.normal(size=50) for _ in range(24)])
     yield from _large(numbers)
     yield from _sparse(numbers)
     yield Shape("tiny, 2 x 3", lambda x: jnp.stack([x[0] * x[1], jnp.sin(x[2])]), np.ones(3))

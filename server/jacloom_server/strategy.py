@@ -155,9 +155,11 @@ def batch(problem: Problem, survey: Survey, derivative: Derivative, count: int, 
     known = survey.forward if derivative is Derivative.JVP else survey.reverse
     cost = survey.value if isinstance(known, Fault) else known
     if derivative is Derivative.HVP:  # forward over all that the gradient does
-        cost = Cost(cost.flops * 3, cost.bytes * 3, cost.peak * 2)
+        cost = replace(cost.times(3, measured=False), peak=cost.peak * 2)
     results = problem.outputs if derivative is Derivative.JVP else problem.wrt
-    found = _tiled(Leg(None, count), cost, sum(nbytes(type_) for type_ in results), workers, tile)
+    found = _tiled(
+        Leg(None, count, sweep=cost.shared_flops / FLOPS + cost.shared_bytes / BYTES), cost, sum(nbytes(type_) for type_ in results), workers, tile
+    )
     return Plan("batch", problem.nbytes, (found,), min(workers, found.tiles))
 
 

@@ -196,7 +196,7 @@ class TestSurvey:
         assert isinstance(here.reverse, Cost)
         assert 24 <= here.forward.flops <= 40
         assert 24 <= here.reverse.flops <= 40
-        assert here.value.flops == 24 + 3 * 12
+        assert here.value.flops == 24 + 3 * 40
 
     def test_a_mode_that_is_not_there_is_recorded(self) -> None:
         here = Engine().survey(load_of(REVERSE_ONLY), (0,), (0,))
