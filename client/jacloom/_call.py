@@ -43,7 +43,7 @@ def request(name: str, chosen: Selection, options: pb.Options | None = None, typ
 def options(query: Query, structure: str = "") -> pb.Options:
     """Returns how a query wants its derivatives computed; ``structure``: the digest of that which the caller holds."""
     sparsity = pb.SPARSE if query.sparse else pb.DENSE if query.dense else pb.SPARSITY_UNSPECIFIED
-    return _options(query.mode, 0 if query.tile == "auto" else query.tile, query.holomorphic, sparsity, structure, query.batch)
+    return _options(query.mode, 0 if query.tile == "auto" else query.tile, query.holomorphic, sparsity, structure, query.batch, query.linearize)
 
 
 def serialized(message: pb.CallRequest, args: Sequence[Pieces], seeds: Sequence[Pieces], pattern: Sequence[Pieces] = ()) -> bytes:
@@ -57,8 +57,8 @@ def serialized(message: pb.CallRequest, args: Sequence[Pieces], seeds: Sequence[
 
 
 @lru_cache(maxsize=256)
-def _options(mode: str, tile: int, holomorphic: bool, sparsity: pb.Sparsity.ValueType, structure: str, batch: int) -> pb.Options:
-    return pb.Options(mode=_MODES[mode], tile=tile, holomorphic=holomorphic, sparsity=sparsity, structure=structure, batch=batch)
+def _options(mode: str, tile: int, holomorphic: bool, sparsity: pb.Sparsity.ValueType, structure: str, batch: int, linearize: bool) -> pb.Options:
+    return pb.Options(mode=_MODES[mode], tile=tile, holomorphic=holomorphic, sparsity=sparsity, structure=structure, batch=batch, linearize=linearize)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,8 @@ class Query:
     """The pattern to use in place of one that the service finds."""
     batch: int = 0
     """Seeds along a further first axis; 0 for one without that axis."""
+    linearize: bool = False
+    """Whether more products at this point are to come."""
 
     def sparse_arrays(self, sizes: Sizes, *, structured: bool) -> Mapping[ArrayKey, Array]:
         """Returns the arrays that the answer has to have where it is sparse.
@@ -90,9 +92,9 @@ def query(
 
 
 def products(derivative: Derivative, chosen: Selection, batch: int, holomorphic: bool) -> Query:
-    """Returns a query for products of a derivative and a batch of seeds, or one seed if ``batch`` is 0."""
+    """Returns a query for products of a derivative and a batch of seeds, or one seed if ``batch`` is 0, at a point that more of them are to come at."""
     expected = {array.key: array for array in arrays(derivative, chosen, batch)}
-    return Query(derivative, chosen, expected, holomorphic=holomorphic, batch=batch)
+    return Query(derivative, chosen, expected, holomorphic=holomorphic, batch=batch, linearize=True)
 
 
 def probe(derivative: Derivative, chosen: Selection, *, holomorphic: bool) -> Query:

@@ -13,7 +13,7 @@ import ray
 
 from jacloom_graph.answer import Array, Derivative, Part, Selection, Sizes, arrays, sparse_arrays, total_bytes
 from jacloom_graph.errors import Fault
-from jacloom_server import planning, strategy, work
+from jacloom_server import planning, points, strategy, work
 from jacloom_server.blocks import whole
 from jacloom_server.call import SINGLE, Call, examined, is_large, operands, select
 from jacloom_server.function import Function
@@ -93,10 +93,11 @@ async def _single(
         if problem.n and strategy.gradient(problem, survey) is Mode.FORWARD:
             inner, plan = "forward", single(nbytes, problem.n, Mode.FORWARD)
     kernel = Kernel(function.id, SINGLE[call.derivative], chosen.wrt, chosen.outputs, chosen.values, 0, call.holomorphic, inner)
+    task = Task(kernel, point=await points.name(function.id, call.args) if call.linearize else "", linearize=call.linearize)
     header = Header(function.name, plan, tuple(found))
     planned = time.perf_counter()
     with service.pool.lane() as lane:
-        done = await service.pool.submit(lane, work.compute(Desk.PASSES, Task(kernel), sent, function.load, call.derivative.value))
+        done = await service.pool.submit(lane, work.compute(Desk.PASSES, task, sent, function.load, call.derivative.value))
         if isinstance(done, Fault):
             raise done
         assert isinstance(done, Done)
@@ -123,7 +124,8 @@ async def _tiled(
     shared = [Operand(operand.type, ray.put(operand.data)) if is_large(operand) else operand for operand in sent]
     parts = service.structures.operands(plan.structure) if plan.structure is not None else ()
     count = len(function.description.inputs)
-    request = Request(call, function, chosen, plan, expected, tuple(shared[:count]), tuple(shared[count:]), parts)
+    point = await points.name(function.id, call.args) if call.linearize else ""
+    request = Request(call, function, chosen, plan, expected, tuple(shared[:count]), tuple(shared[count:]), parts, point)
     with service.pool.lane() as lane:
         weaver = Weaver(service.pool, lane, request, started)
         blocks: list[Block] = []

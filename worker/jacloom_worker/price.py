@@ -110,7 +110,7 @@ class _Walk:
         written = sum(nbytes(variable) for variable in eqn.outvars)
         total = Tally()
         # Elementwise chains are fused, so what an operation reads was mostly just written: results count, and the operands of what does not fuse.
-        read = 0 if _fuses(eqn) else 1
+        read = 0 if is_elementwise(eqn) else 1
         total.shared_bytes = read * sum(nbytes(operand) for operand, flag in zip(eqn.invars, flags, strict=True) if not flag)
         total.seed_bytes = read * sum(nbytes(operand) for operand, flag in zip(eqn.invars, flags, strict=True) if flag)
         if varies:
@@ -188,7 +188,7 @@ def _last_uses(jaxpr: Jaxpr) -> dict[Var, int]:
     return last
 
 
-def _fuses(eqn: JaxprEqn) -> bool:
+def is_elementwise(eqn: JaxprEqn) -> bool:
     """Whether XLA computes an operation in one loop with its neighbours: one result, no larger in sum than what it reads, element by element."""
     name = eqn.primitive.name
     if name in ("gather", "dynamic_update_slice", "concatenate", "dot_general") or name.startswith(("scatter", "reduce", "cum", "sort", "conv_")):
