@@ -92,7 +92,7 @@ def query(
 
 
 def products(derivative: Derivative, chosen: Selection, batch: int, holomorphic: bool) -> Query:
-    """Returns a query for products of a derivative and a batch of seeds, or one seed if ``batch`` is 0, at a point that more of them are to come at."""
+    """Returns a query for products of a derivative and a batch of seeds, or of one if ``batch`` is 0, at a point that stays."""
     expected = {array.key: array for array in arrays(derivative, chosen, batch)}
     return Query(derivative, chosen, expected, holomorphic=holomorphic, batch=batch, linearize=True)
 
