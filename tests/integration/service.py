@@ -121,7 +121,7 @@ def dtype(type_: graph_pb2.Type) -> np.dtype:
 
 
 def request(function: str, args: Sequence[object], wrt: Sequence[int] = (0,), seeds: Sequence[object] = (), **fields: object) -> pb.CallRequest:
-    names = ("mode", "tile", "holomorphic", "sparsity", "structure", "batch")
+    names = ("mode", "tile", "holomorphic", "sparsity", "structure", "batch", "linearize")
     options = pb.Options(**{name: fields.pop(name) for name in names if name in fields})
     return pb.CallRequest(function=function, args=map(message, args), wrt=wrt, seeds=map(message, seeds), options=options, **fields)
 
