@@ -146,6 +146,13 @@ class TestEngine:
         np.testing.assert_allclose(first, np.concatenate(batch), rtol=1e-14)
         assert len(kept(here)) == 1
 
+    def test_other_seeds_at_a_point_that_lies_on_a_device(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # where arguments are kept, too
+        here, cubes = Engine(), single((VECTOR,), (node("integer_pow", 0, y=3),), (1,))
+        for v in (X, -2 * X):
+            (found,) = arrays(here.run(product(cubes, Kind.JVP, "a"), X, v))
+            np.testing.assert_allclose(found, 3 * X**2 * v)
+
     def test_an_unnamed_point_is_not_kept(self) -> None:
         here = Engine()
         first, second = (arrays(here.run(product(SCAN, Kind.JVP, ""), x, seed(Kind.JVP)))[0] for x in POINTS[:2])
