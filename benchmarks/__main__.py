@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jacloom as jl
-from benchmarks import choice, constants, first_call, gradients, growth, jacobians, loops, memory, products, sparse, startup, tracing
+from benchmarks import choice, constants, first_call, gradients, growth, jacobians, loops, memory, operators, products, sparse, startup, tracing
 from benchmarks.measure import Report, settle
 
 _WITH_CLIENT: dict[str, Callable[[jl.Client], Report]] = {
@@ -22,6 +22,9 @@ _WITH_CLIENT: dict[str, Callable[[jl.Client], Report]] = {
     "jacobian-product": jacobians.product,
     "jacobian-flow": jacobians.flow,
     "gradient": gradients.network,
+    "operator-light": operators.light,
+    "operator-scan": operators.scan,
+    "operator-network": operators.network,
     "sparse-grid": sparse.grid,
     "sparse-line": sparse.line,
     "shapes": choice.choice,

@@ -51,7 +51,7 @@ def options(query: Query, known: Structure | None = None) -> pb.Options:
     """Returns how a query wants its derivatives computed; ``known``: the structure that the caller holds, if any."""
     structure = "" if known is None else known.digest
     sparsity = pb.SPARSE if query.sparse else pb.DENSE if query.dense else pb.SPARSITY_UNSPECIFIED
-    return _options(query.mode, 0 if query.tile == "auto" else query.tile, query.holomorphic, sparsity, structure, query.batch)
+    return _options(query.mode, 0 if query.tile == "auto" else query.tile, query.holomorphic, sparsity, structure, query.batch, query.linearize)
 
 
 def typed(signature: Signature, query: Query, known: Structure | None = None) -> pb.CallRequest:
@@ -83,8 +83,8 @@ def serialized(
 
 
 @lru_cache(maxsize=256)
-def _options(mode: str, tile: int, holomorphic: bool, sparsity: pb.Sparsity.ValueType, structure: str, batch: int) -> pb.Options:
-    return pb.Options(mode=_MODES[mode], tile=tile, holomorphic=holomorphic, sparsity=sparsity, structure=structure, batch=batch)
+def _options(mode: str, tile: int, holomorphic: bool, sparsity: pb.Sparsity.ValueType, structure: str, batch: int, linearize: bool) -> pb.Options:
+    return pb.Options(mode=_MODES[mode], tile=tile, holomorphic=holomorphic, sparsity=sparsity, structure=structure, batch=batch, linearize=linearize)
 
 
 @dataclass(frozen=True, slots=True)

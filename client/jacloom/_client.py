@@ -275,6 +275,7 @@ class Client:
         differentiated. ``matvec`` is a JVP, ``rmatvec`` a VJP, with complex numbers the product with the conjugate transpose; ``matmat`` and
         ``rmatmat`` send all columns in one call, spread over the workers. Vectors are converted to the leaves' dtypes. The arguments are copied, and
         large ones are sent once and stay on the service until the operator is closed, as by a ``with`` block, or nobody refers to it any more.
+        Workers keep what does not depend on the vectors, where that is cheaper than computing the function for each product.
 
         Args:
             f: Any function of floating-point inputs and outputs. Where it has a derivative in one mode only, the other product is refused.

@@ -32,6 +32,8 @@ class Query:
     """Seeds along a further first axis; 0 for one without that axis."""
     structure: bool = False
     """Whether nothing is asked for but the structure of the answer, which is sparse."""
+    linearize: bool = False
+    """Whether more products at this point are to come."""
 
     def sparse_arrays(self, sizes: Sizes, *, structured: bool) -> Mapping[ArrayKey, Array]:
         """Returns the arrays that the answer has to have where it is sparse.
@@ -103,9 +105,9 @@ def structural(asked: Query) -> Query:
 
 
 def products(derivative: Derivative, chosen: Selection, batch: int, holomorphic: bool) -> Query:
-    """Returns a query for products of a derivative and a batch of seeds, or one seed if ``batch`` is 0."""
+    """Returns a query for products of a derivative and a batch of seeds, or of one if ``batch`` is 0, at a point that stays."""
     expected = {array.key: array for array in arrays(derivative, chosen, batch)}
-    return Query(derivative, chosen, expected, holomorphic=holomorphic, batch=batch)
+    return Query(derivative, chosen, expected, holomorphic=holomorphic, batch=batch, linearize=True)
 
 
 def probe(derivative: Derivative, chosen: Selection, *, holomorphic: bool) -> Query:

@@ -90,6 +90,8 @@ class Call:
     """Digest of the structure that the caller holds."""
     batch: int = 0
     """Seeds of a product with the derivative, along a first axis of ``seeds``; 0 for one without that axis."""
+    linearize: bool = False
+    """Whether more products at this point are to come."""
     request_id: str = ""
 
 
@@ -230,6 +232,9 @@ def _check_options(call: Call) -> None:
     if call.batch and call.derivative not in PRODUCTS:
         text = f"batch is an option of Jvp, Vjp and Hvp; {call.derivative.value} takes no seeds"
         raise Fault(Reason.INVALID_OPTION, text, field="options.batch")
+    if call.linearize and call.derivative not in PRODUCTS:
+        text = f"linearize is an option of Jvp, Vjp and Hvp; {call.derivative.value} takes no seeds"
+        raise Fault(Reason.INVALID_OPTION, text, field="options.linearize")
     if call.derivative not in (Derivative.JACOBIAN, Derivative.HESSIAN) and (call.sparsity is not Sparsity.AUTO or call.pattern is not None):
         text = f"sparsity is an option of Jacobian and Hessian; {call.derivative.value} has no matrix"
         raise Fault(Reason.INVALID_OPTION, text, field="options.sparsity" if call.pattern is None else "pattern")

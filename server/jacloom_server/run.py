@@ -13,7 +13,7 @@ import ray
 
 from jacloom_graph.answer import Array, Derivative, Part, Selection, Sizes, arrays, sparse_arrays, structure_arrays, total_bytes
 from jacloom_graph.errors import Fault
-from jacloom_server import planning, strategy, work
+from jacloom_server import planning, points, strategy, work
 from jacloom_server.blocks import whole
 from jacloom_server.call import SINGLE, Call, Sparsity, examined, is_large, operands, select
 from jacloom_server.function import Function
@@ -115,10 +115,11 @@ async def _single(
         if problem.n and strategy.gradient(problem, survey) is Mode.FORWARD:
             mode, plan = Mode.FORWARD, single(nbytes, problem.n, Mode.FORWARD)
     kernel = replace(planning.kernel_for(call, function, chosen, SINGLE[call.derivative], mode), values=chosen.values)
+    task = Task(kernel, point=await points.name(function.id, call), linearize=call.linearize)
     header = Header(function.name, plan, tuple(found))
     planned = time.perf_counter()
     with service.pool.lane() as lane:
-        done = await service.pool.submit(lane, work.compute(Desk.PASSES, Task(kernel), sent, function.load, call.derivative.value))
+        done = await service.pool.submit(lane, work.compute(Desk.PASSES, task, sent, function.load, call.derivative.value))
         if isinstance(done, Fault):
             raise done
         assert isinstance(done, Done)
@@ -145,7 +146,8 @@ async def _tiled(
     expected, sizes = _expected(call, chosen, plan)
     packing = Packing(Header(function.name, plan, expected, sizes))
     parts = service.structures.operands(plan.structure) if plan.structure is not None else ()
-    request = Request(call, function, chosen, plan, expected, tuple(shared[:count]), tuple(shared[count:]), parts)
+    point = await points.name(function.id, call)
+    request = Request(call, function, chosen, plan, expected, tuple(shared[:count]), tuple(shared[count:]), parts, point)
     with service.pool.lane() as lane:
         weaver = Weaver(service.pool, lane, request, started)
         for block in _blocks(expected, plan.structure) if plan.structure is not None else ():

@@ -49,6 +49,8 @@ class Request:
     """Those of a batch, all of them along the first axis."""
     parts: tuple[tuple[Operand, ...], ...] = ()
     """What coloured tiles take besides, by leg of the plan."""
+    point: str = ""
+    """Name of the point, where calls to come are about it, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,13 @@ class Weaver:
         for strand in self._strands:
             while strand.cutter.left and self._under_way < self._window(strand):
                 tile = strand.cutter.take(strand.tuner.next(strand.cutter.left, self._request.plan.workers))
-                task = Task(replace(strand.kernel, width=tile.width), point=strand.point, start=tile.start, count=tile.count)
+                task = Task(
+                    replace(strand.kernel, width=tile.width),
+                    point=strand.point,
+                    linearize=self._request.call.linearize,
+                    start=tile.start,
+                    count=tile.count,
+                )
                 operands = (*self._request.operands, *self._besides(strand, tile))
                 self._submit((strand, tile), work.compute(Desk.TILES, task, operands, self._request.function.load, str(tile)))
 
@@ -173,7 +181,7 @@ class Weaver:
             # Batches differ in size from call to call, so a width that was found for one of them says little of the next.
             fixed = bool(request.call.tile or request.call.batch)
             tuner = Tuner(leg.tile, fixed=True) if fixed else request.function.tuner(kernel, platform_of(self._pool), leg)
-            found.append(_Strand(number, leg, kernel, secrets.token_hex(8), first, Cutter(leg.passes), tuner))
+            found.append(_Strand(number, leg, kernel, request.point or secrets.token_hex(8), first, Cutter(leg.passes), tuner))
             if request.plan.structure is not None:
                 first += len(request.plan.structure.parts[number].lines)
         return found

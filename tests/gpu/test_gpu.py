@@ -46,11 +46,13 @@ def engine() -> Engine:
     return Engine()
 
 
-def answer(engine: Engine, fun: object, kind: Kind, x: np.ndarray, *seeds: np.ndarray, width: int = 0, count: int = 0) -> list[np.ndarray]:
+def answer(
+    engine: Engine, fun: object, kind: Kind, x: np.ndarray, *seeds: np.ndarray, width: int = 0, count: int = 0, point: str = ""
+) -> list[np.ndarray]:
     traced = trace(fun, (x,))  # type: ignore[arg-type]
     outputs = () if kind is Kind.VALUE else (0,)
     kernel = Kernel(traced.id, kind, wrt=(0,), outputs=outputs, values=(0,) if kind is Kind.VALUE else (), width=width)
-    found = engine.run(Task(kernel, Load(wire.to_bytes(traced.graph)), count=count), x, *seeds)
+    found = engine.run(Task(kernel, Load(wire.to_bytes(traced.graph)), point=point, linearize=bool(point), count=count), x, *seeds)
     assert isinstance(found, Done), found
     return list(found.arrays)
 
@@ -76,6 +78,20 @@ def test_single_passes(engine: Engine) -> None:
     np.testing.assert_allclose(answer(engine, energy, Kind.JVP, X, v)[0], gradient @ v, rtol=1e-12)
     np.testing.assert_allclose(answer(engine, energy, Kind.HVP, X, v)[0], hessian @ v, rtol=1e-11)
     np.testing.assert_allclose(answer(engine, energy, Kind.HESSIAN, X, width=4, count=4)[0], hessian, rtol=1e-11)
+
+
+def test_products_at_a_point_that_stays(engine: Engine) -> None:
+    def flow(x: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda y, _: (jnp.sin(layer(y) @ WEIGHTS) + y, None), x, None, length=30)[0]
+
+    v, point = np.linspace(1, -2, 4), f"point of {test_products_at_a_point_that_stays.__name__}"
+    for kind in (Kind.JVP, Kind.VJP):
+        (expected,) = answer(engine, flow, kind, X, v)
+        for x in (X, X, X + 1):  # the last one is not looked at: what was kept of the name is used
+            (found,) = answer(engine, flow, kind, x, v, point=point)
+            np.testing.assert_allclose(found, expected, rtol=1e-11)
+        (batch,) = answer(engine, flow, kind, X, np.stack([v, -v]), width=4, count=2, point=point)
+        np.testing.assert_allclose(batch, [expected, -expected], rtol=1e-11)
 
 
 def test_products_are_not_rounded_to_tf32(engine: Engine) -> None:

@@ -129,7 +129,7 @@ def request(
     weights: Sequence[object] = (),
     **fields: object,
 ) -> pb.CallRequest:
-    names = ("mode", "tile", "holomorphic", "sparsity", "structure", "batch")
+    names = ("mode", "tile", "holomorphic", "sparsity", "structure", "batch", "linearize")
     options = pb.Options(**{name: fields.pop(name) for name in names if name in fields})
     tensors = {"args": map(message, args), "seeds": map(message, seeds), "weights": map(message, weights)}
     return pb.CallRequest(function=function, wrt=wrt, options=options, **tensors, **fields)

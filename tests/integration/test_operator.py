@@ -19,6 +19,7 @@ from jax.flatten_util import ravel_pytree
 
 import jacloom as jl
 from jacloom import _call, _upload
+from jacloom_api.v1 import derivative_service_pb2
 from jacloom_graph.answer import Derivative
 
 RANDOM = np.random.default_rng(5)
@@ -291,6 +292,51 @@ def test_threads_share_an_operator(client: jl.Client, monkeypatch: pytest.Monkey
     for v, product in zip(vectors, products, strict=True):
         np.testing.assert_allclose(product, v[1:] * x[:-1] + x[1:] * v[:-1])
     assert len(sent["uploads"]) == 1 + 6
+
+
+def flow(x: jax.Array) -> jax.Array:
+    return jax.lax.scan(lambda y, _: (jnp.sin(y) + 0.1 * jnp.roll(y, 1), None), x, None, length=20)[0]
+
+
+def test_points_of_one_function_are_told_apart(process: service.Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers keep what they have computed of each point; large points travel by names of their own, small ones by content."""
+    options = []
+    compute = _call.compute
+
+    def computed(connection: Any, message: bytes, *rest: Any) -> Any:
+        options.append(derivative_service_pb2.CallRequest.FromString(message).options.linearize)
+        return compute(connection, message, *rest)
+
+    monkeypatch.setattr(_call, "compute", computed)
+    for n in (6, LARGE):
+        points = RANDOM.normal(size=(3, n))
+        v = RANDOM.normal(size=n)
+        with jax.enable_x64(True):
+            pushed = [np.asarray(jax.jvp(flow, (x,), (v,))[1]) for x in points]
+            pulled = [np.asarray(jax.vjp(flow, x)[1](v)[0]) for x in points]
+        with jl.connect(process.address) as one, jl.connect(process.address) as other:
+            operators = [client.linear_operator(flow, x) for client, x in zip((one, other, one), points, strict=True)]
+            for _ in range(2):
+                for operator, along, back in zip(operators, pushed, pulled, strict=True):
+                    np.testing.assert_allclose(operator @ v, along, rtol=1e-10, atol=1e-12)
+                    np.testing.assert_allclose(operator.T @ v, back, rtol=1e-10, atol=1e-12)
+            for operator, along in zip(operators, pushed, strict=True):
+                np.testing.assert_allclose(operator @ np.stack([v, -v], axis=1), np.stack([along, -along], axis=1), rtol=1e-10, atol=1e-12)
+    assert options == [True] * 30
+
+
+def test_a_worker_that_is_lost_takes_nothing_along(process: service.Process) -> None:
+    x, v = RANDOM.normal(size=7), RANDOM.normal(size=7)
+    with jl.connect(process.address) as client:
+        operator = client.linear_operator(flow, x)
+        first = operator @ v
+        lost = process.workers()
+        assert len(lost) == 3
+        for worker in lost:
+            worker.kill()
+        np.testing.assert_allclose(operator @ v, first, rtol=1e-14)
+        np.testing.assert_allclose(operator @ np.stack([v, 2 * v], axis=1), np.stack([first, 2 * first], axis=1), rtol=1e-12)
+        assert not {worker.pid for worker in process.workers()} & {worker.pid for worker in lost}
 
 
 def test_a_product_that_there_is_not_is_refused_when_it_is_asked_for(client: jl.Client) -> None:

@@ -121,6 +121,25 @@ def test_a_large_batch_is_cut_where_it_lies(client: Client) -> None:
     np.testing.assert_allclose(answer.arrays[0], seeds * 6 * x, rtol=1e-13)
 
 
+@pytest.mark.parametrize("batch", [0, 5])
+def test_products_at_a_point_that_stays_are_the_same(client: Client, mixed: str, batch: int) -> None:
+    for method, n in (("Jvp", 3), ("Vjp", 2)):
+        seeds = np.linspace(-2, 3, n * max(batch, 1)).reshape((batch, n) if batch else n)
+        for at in (X, -X, X):
+            asked = {"seeds": [seeds], "outputs": [0], "values": [0, 2], "batch": batch}
+            plain = client.call(method, request(mixed, [at, S, K], **asked))
+            for _ in range(2):
+                kept = client.call(method, request(mixed, [at, S, K], linearize=True, **asked))
+                for mine, theirs in zip(kept.arrays, plain.arrays, strict=True):
+                    np.testing.assert_allclose(mine, theirs, rtol=1e-13)
+
+
+def test_only_products_are_at_a_point_that_stays(client: Client, mixed: str) -> None:
+    for method in ("Jacobian", "Evaluate", "Gradient"):
+        wrt = () if method == "Evaluate" else (0,)
+        assert service.refused(client, method, request(mixed, [X, S, K], wrt, linearize=True)).fields == ["options.linearize"]
+
+
 def test_what_is_no_batch_is_refused(client: Client, mixed: str) -> None:
     assert service.refused(client, "Jacobian", request(mixed, [X, S, K], outputs=[0, 1], batch=2)).fields == ["options.batch"]
     assert service.refused(client, "Jvp", request(mixed, [X, S, K], (), [], outputs=[0], batch=2)).fields == ["options.batch"]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from unit.handmade import LAYER, REVERSE_ONLY, REVERSE_TWICE, arrays, fault, task
+from unit.handmade import LAYER, REVERSE_ONLY, REVERSE_TWICE, SCALAR, arrays, fault, node, single, task
 from unit.handmade import X as POINT
 
 from jacloom_graph.errors import Reason
@@ -94,6 +94,17 @@ class TestEngine:
         blocks = Engine().run(task(LAYER, Kind.HESSIAN, count=4, width=4), POINT)
         expected = np.tensordot(weights, arrays(blocks)[0].reshape(3, 4, 4), 1) @ np.ones(4)
         np.testing.assert_allclose(arrays(answer)[0], expected, rtol=1e-12)
+
+    def test_products_from_what_is_kept_of_a_point_and_its_weights(self) -> None:
+        here, both = Engine(), (np.array(2.0), np.array(-1.5))
+        graph = single((SCALAR,), (node("sin", 0), node("exp", 1), node("mul", 1, 2), node("exp", 0)), (3, 4))
+        for outputs in ((0,), (1,), (0, 1)):
+            weights = [both[at] for at in outputs]
+            asked = replace(task(graph, Kind.HVP, outputs=outputs, weighted=True), linearize=True, point=f"{outputs}")
+            expected = Engine().run(task(graph, Kind.HVP, outputs=outputs, weighted=True), np.array(0.7), *weights, np.array(1.0))
+            for _ in range(2):
+                found = here.run(asked, np.array(0.7), *weights, np.array(1.0))
+                np.testing.assert_allclose(arrays(found), arrays(expected), rtol=1e-13)
 
     def test_missing_weights_are_told_of(self) -> None:
         assert fault(Engine().run(task(LAYER, Kind.HVP, weighted=True), POINT, np.ones(4))).reason is Reason.ARGUMENT_MISMATCH

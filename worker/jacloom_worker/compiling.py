@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ def compile(computation: Computation) -> Compiled:
         leaves=computation.leaves,
         arguments=tuple(storage(type_) for type_ in computation.arguments),
         seconds=time.perf_counter() - started,
-        nbytes=_memory(executable),
+        nbytes=memory(executable),
     )
 
 
@@ -68,25 +68,40 @@ def lower(computation: Computation) -> jax.stages.Lowered:
         Fault: INTERNAL if the computation does not yield the types it promises, so that precision is never lost in silence; TOO_LARGE if an
             argument or result is larger than any memory.
     """
-    for type_ in (*computation.arguments, *computation.results):
-        if nbytes(type_) >= _ADDRESSABLE:
-            raise Fault(
-                Reason.TOO_LARGE, f"the derivative needs an array {type_}, which is larger than any memory; use smaller tiles or fewer leaves"
-            )
+    require_addressable((*computation.arguments, *computation.results))
     traced = jax.jit(computation.call).trace(abstract(computation.constants), *map(struct, computation.arguments))
-    _check_results(computation.results, traced.jaxpr.out_avals)
+    check_results(computation.results, traced.jaxpr.out_avals)
     live(traced.jaxpr)
     lowered: jax.stages.Lowered = traced.lower()
     return lowered
 
 
-def _check_results(expected: Sequence[Type], got: Sequence[Any]) -> None:
+def require_addressable(types: Iterable[Type]) -> None:
+    """Checks that there could be arrays of some types.
+
+    Raises:
+        Fault: TOO_LARGE for one that is larger than any memory.
+    """
+    for type_ in types:
+        if nbytes(type_) >= _ADDRESSABLE:
+            raise Fault(
+                Reason.TOO_LARGE, f"the derivative needs an array {type_}, which is larger than any memory; use smaller tiles or fewer leaves"
+            )
+
+
+def check_results(expected: Sequence[Type], got: Sequence[Any]) -> None:
+    """Checks that a program yields what it promises; ``got`` are the abstract values of its results.
+
+    Raises:
+        Fault: INTERNAL if it does not.
+    """
     for index, (type_, aval) in enumerate(zip(expected, got, strict=True)):
         if (type_.dtype, type_.shape) != (aval.dtype.name, aval.shape):
             raise Fault(Reason.INTERNAL, f"result {index} of the derivative should be {type_}, and the program computes {aval.str_short()}")
 
 
-def _memory(executable: jax.stages.Compiled) -> int:
+def memory(executable: jax.stages.Compiled) -> int:
+    """Returns the device memory of one call's arguments, results and intermediates; 0 where the backend does not say."""
     analysis = executable.memory_analysis()
     if analysis is None:
         return 0

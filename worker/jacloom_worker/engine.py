@@ -6,8 +6,10 @@ Nothing here raises: a failure comes back as a ``Fault``, because an answer cros
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,6 +25,7 @@ from jacloom_worker import (
     differentiability,
     functions,
     kernels,
+    linearized,
     requirements,
     second_order,
     structuring,
@@ -35,6 +38,7 @@ from jacloom_worker.compiling import Compiled
 from jacloom_worker.faults import explain
 from jacloom_worker.functions import Blueprint
 from jacloom_worker.kernels import Subject
+from jacloom_worker.linearized import Linearizer, Product
 from jacloom_worker.protocol import (
     Answer,
     Dense,
@@ -53,6 +57,8 @@ from jacloom_worker.protocol import (
     Task,
     Validation,
 )
+
+_LOG = logging.getLogger(__name__)
 
 _FUNCTIONS, _FUNCTION_BYTES = 128, 4 << 30
 _KERNELS = 512
@@ -76,7 +82,9 @@ class Engine:
         self._limits = limits
         self._memory_limit = memory_limit
         self._most_bytes = functions.MOST_BYTES if memory_limit is None else memory_limit
-        self._kernels: Bounded[Kernel, Compiled] = Bounded(_KERNELS)
+        self._kernels: Bounded[tuple[Kernel, bool], Compiled | Product] = Bounded(_KERNELS)
+        """Programs by kernel, and whether they were asked for as products at a point that stays."""
+        self._linearizer = Linearizer(memory_limit)
         self._subjects: Bounded[str, Subject] = Bounded(_FUNCTIONS, _FUNCTION_BYTES, dropped=self._forget)
         self._blueprints: Bounded[bytes, Blueprint] = Bounded(_BLUEPRINTS, _BLUEPRINT_BYTES)
         self._points: Bounded[str, list[jax.Array]] = Bounded(_POINTS, _POINT_BYTES)
@@ -182,14 +190,14 @@ class Engine:
 
     def _run(self, task: Task, arrays: Sequence[np.ndarray]) -> Answer:
         kernel, compile_seconds = task.kernel, 0.0
-        compiled = self._kernels.get(kernel)
+        compiled = self._kernels.get((kernel, task.linearize))
         if compiled is None:
             subject = self._subject(task)
             if subject is None:
                 return Missing()
-            compiled = _compiled(subject, kernel)
+            compiled = self._compiled(subject, task)
             compile_seconds = compiled.seconds
-            self._kernels.put(kernel, compiled)
+            self._kernels.put((kernel, task.linearize), compiled)
         else:
             self._subjects.get(kernel.function)  # counts as used, or its kernels would go with it
         self._check_memory(compiled)
@@ -202,9 +210,50 @@ class Engine:
         _check_arguments(compiled, task, arrays)
         arguments = self._placed(task, compiled, arrays)
         started = time.perf_counter()
-        results = _results(compiled, arguments)
-        answer = _trimmed(task, results) if part is None else (_entries(compiled, task, part, arguments, results),)
+        run = partial(self._results, task, compiled)
+        results = run(arguments)
+        answer = _trimmed(task, results) if part is None else (_entries(run, task, part, arguments, results),)
         return Done(answer, time.perf_counter() - started, compile_seconds)
+
+    def _compiled(self, subject: Subject, task: Task) -> Compiled | Product:
+        """Returns a task's kernel, compiled; as a product from what is kept of the point, where that is wanted and pays.
+
+        Raises:
+            Fault: Whatever is in the way of it.
+        """
+        differentiated, within = weighting.weighted(subject, task.kernel)
+        requirements.check(within, differentiated.inputs, differentiated.outputs)
+        if task.linearize and task.kernel.kind in linearized.KINDS:
+            try:
+                product = self._linearizer.product(subject, task.kernel)
+            except Exception as error:  # where there is no such product, the kernel below says so
+                _LOG.info("products of %s are computed from the start each time: %s", task.kernel.function, explain(error))
+            else:
+                if product is not None:
+                    return product
+        return self._plain(subject, task.kernel)
+
+    def _plain(self, subject: Subject, kernel: Kernel) -> Compiled | Product:
+        compiled = self._kernels.get((kernel, False))
+        if compiled is None:
+            compiled = _compiled(subject, kernel)
+            self._kernels.put((kernel, False), compiled)
+        return compiled
+
+    def _results(self, task: Task, compiled: Compiled | Product, arguments: Sequence[Any]) -> list[np.ndarray]:
+        if isinstance(compiled, Compiled):
+            return _ready(compiled(arguments))
+        try:
+            return _ready(self._linearizer.run(compiled, task.point, arguments))
+        except Exception as error:
+            subject = self._subject(task)
+            if explain(error).reason is not Reason.OUT_OF_MEMORY or subject is None:
+                raise
+        # What is kept may be what there was no room beside.
+        self._linearizer.clear()
+        plain = self._plain(subject, task.kernel)
+        self._kernels.put((task.kernel, True), plain)
+        return self._results(task, plain, arguments)
 
     def _subject(self, task: Task) -> Subject | None:
         """Returns the task's function, or None if it is neither held nor in the task."""
@@ -215,9 +264,10 @@ class Engine:
         return subject
 
     def _forget(self, function: str, _: Subject) -> None:
-        for kernel in self._kernels:
-            if kernel.function == function:
-                self._kernels.discard(kernel)
+        self._linearizer.forget(function)
+        for key in self._kernels:
+            if key[0].function == function:
+                self._kernels.discard(key)
 
     def _blueprint(self, load: Load) -> Blueprint:
         digest = hashlib.sha256(load.graph).digest()
@@ -227,7 +277,7 @@ class Engine:
             self._blueprints.put(digest, blueprint, len(load.graph))
         return blueprint
 
-    def _placed(self, task: Task, compiled: Compiled, arrays: Sequence[np.ndarray]) -> Sequence[Any]:
+    def _placed(self, task: Task, compiled: Compiled | Product, arrays: Sequence[np.ndarray]) -> Sequence[Any]:
         """Returns a task's arguments, those at a named point on the device."""
         arguments: list[Any] = list(arrays)
         if task.kernel.kind in requirements.TILES:
@@ -236,16 +286,18 @@ class Engine:
             # On a CPU the arrays already lie in the device's memory, and a copy would only double it.
             point = self._points.get(task.point)
             if point is None:
-                shared = arrays[: compiled.leaves] if task.kernel.batched else arrays  # of a coloured kernel the colours, too
+                shared = arrays if task.kernel.coloured else arrays[: compiled.leaves]  # the colours, too, of which no tile has others
                 point = [jax.device_put(array) for array in shared]
                 self._points.put(task.point, point, sum(array.nbytes for array in point))
             arguments[: len(point)] = point
         return arguments
 
-    def _check_memory(self, compiled: Compiled) -> None:
+    def _check_memory(self, compiled: Compiled | Product) -> None:
         if self._memory_limit is not None and compiled.nbytes > self._memory_limit:
             need = f"the kernel needs {compiled.nbytes:,} bytes and the worker may use {self._memory_limit:,}"
             raise Fault(Reason.OUT_OF_MEMORY, f"{need}; use smaller tiles, or workers with more memory")
+        if isinstance(compiled, Compiled):
+            self._linearizer.make_room(compiled.nbytes)
 
 
 def _compiled(subject: Subject, kernel: Kernel) -> Compiled:
@@ -254,19 +306,17 @@ def _compiled(subject: Subject, kernel: Kernel) -> Compiled:
     Raises:
         Fault: Whatever is in the way of it.
     """
-    differentiated, within = weighting.weighted(subject, kernel)
-    requirements.check(within, differentiated.inputs, differentiated.outputs)
     try:
-        return compiling.compile(kernels.computation(differentiated, within))
+        return compiling.compile(kernels.computation(*weighting.weighted(subject, kernel)))
     except Exception as error:
         if kernel.kind in second_order.KINDS:
             raise second_order.advised(subject, kernel, explain(error)) from error
         raise
 
 
-def _results(compiled: Compiled, arguments: Sequence[Any]) -> list[np.ndarray]:
+def _ready(results: Sequence[jax.Array]) -> list[np.ndarray]:
     # Wait first: NumPy asking for a buffer whose computation has failed aborts the process, where waiting raises.
-    return [np.asarray(result) for result in jax.block_until_ready(compiled(arguments))]
+    return [np.asarray(result) for result in jax.block_until_ready(results)]
 
 
 def _part(task: Task, arrays: Sequence[np.ndarray]) -> Part:
@@ -285,15 +335,17 @@ def _part(task: Task, arrays: Sequence[np.ndarray]) -> Part:
     return part
 
 
-def _entries(compiled: Compiled, task: Task, part: Part, arguments: Sequence[Any], results: list[np.ndarray]) -> np.ndarray:
+def _entries(
+    run: Callable[[Sequence[Any]], list[np.ndarray]], task: Task, part: Part, arguments: Sequence[Any], results: list[np.ndarray]
+) -> np.ndarray:
     """Returns the entries that a coloured tile yields, those that its colours spoil computed once more without."""
     found = compressed.entries(results, part, task.start, task.count)
     *point, _, _ = arguments
-    compressed.repair(found, part, task.start, task.kernel.width, lambda colours: _results(compiled, [*point, colours, np.int64(0)]))
+    compressed.repair(found, part, task.start, task.kernel.width, lambda colours: run([*point, colours, np.int64(0)]))
     return found
 
 
-def _check_arguments(compiled: Compiled, task: Task, arrays: Sequence[np.ndarray]) -> None:
+def _check_arguments(compiled: Compiled | Product, task: Task, arrays: Sequence[np.ndarray]) -> None:
     tile = task.kernel.kind in requirements.TILES
     expected = compiled.arguments[:-1] if tile else compiled.arguments
     if len(arrays) != len(expected):

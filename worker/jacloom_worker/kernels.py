@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jacloom_graph.answer import batched
+from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.tensor import DTYPES, promote, storage
 from jacloom_graph.types import Type
 from jacloom_worker import seeds
@@ -104,10 +105,33 @@ def computation(subject: Subject, kernel: Kernel) -> Computation:
 
     def call(constants: Sequence[Any], *arguments: jax.Array) -> list[jax.Array]:
         count = len(subject.inputs)
-        leaves = [enter(type_, argument) for type_, argument in zip(subject.inputs, arguments[:count], strict=True)]
-        return method(_Point(subject, kernel, wrt, outputs, constants, leaves), *arguments[count:])
+        return method(_Point.of(subject, kernel, constants, arguments[:count]), *arguments[count:])
 
     return Computation(call, subject.constants, (*subject.inputs, *extra), len(subject.inputs), results)
+
+
+def linearization(subject: Subject, kernel: Kernel) -> Callable[..., tuple[Any, list[jax.Array]]]:
+    """Returns ``(constants, *leaves) -> (map, values)``, traceable: the map takes the seeds of a single pass of a JVP, VJP or HVP to its products.
+
+    The map is a pytree, whose leaves are all that it needs of the point.
+    """
+
+    def call(constants: Sequence[Any], *leaves: jax.Array) -> tuple[Any, list[jax.Array]]:
+        point = _Point.of(subject, kernel, constants, leaves)
+        match kernel.kind:
+            case Kind.JVP:
+                _, pushforward, values = jax.linearize(point.restricted, *point.active, has_aux=True)
+                return pushforward, values
+            case Kind.VJP:
+                _, pullback, values = jax.vjp(point.restricted, *point.active, has_aux=True)
+                return jax.tree_util.Partial(_of_several, pullback), values
+            case Kind.HVP:
+                _, pushforward, values = jax.linearize(point.slope, *point.active, has_aux=True)
+                return pushforward, values
+            case _:
+                raise Fault(Reason.INTERNAL, f"a kernel of kind {kernel.kind.value} has no seeds that its point could be kept apart from")
+
+    return call
 
 
 def traced(subject: Subject, kernel: Kernel) -> ClosedJaxpr:
@@ -129,6 +153,14 @@ class _Point:
     outputs: tuple[Type, ...]
     constants: Sequence[Any]
     leaves: Sequence[jax.Array]
+
+    @staticmethod
+    def of(subject: Subject, kernel: Kernel, constants: Sequence[Any], stored: Sequence[jax.Array]) -> _Point:
+        """Returns the point that arguments are, one array per input leaf, as they travel."""
+        wrt = tuple(subject.inputs[index] for index in kernel.wrt)
+        outputs = tuple(subject.outputs[index] for index in kernel.outputs)
+        leaves = [enter(type_, array) for type_, array in zip(subject.inputs, stored, strict=True)]
+        return _Point(subject, kernel, wrt, outputs, constants, leaves)
 
     def value(self) -> list[jax.Array]:
         return self.restricted()[1]
@@ -274,6 +306,10 @@ class _Point:
             rows = self.rows(active, seeds.numbers(0, m))  # [leaf(in)]
         bands = [_split(row.reshape(m, width), heights, axis=0) for row, width in zip(rows, widths, strict=True)]
         return [band[index] for index in range(len(heights)) for band in bands]
+
+
+def _of_several(pullback: Callable[[list[jax.Array]], Sequence[jax.Array]], *cotangents: jax.Array) -> Sequence[jax.Array]:
+    return pullback(list(cotangents))
 
 
 def _hessian_blocks(outputs: Sequence[Type], wrt: Sequence[Type], width: int) -> tuple[Type, ...]:

@@ -80,7 +80,7 @@ class _Walk:
         for index, eqn in enumerate(jaxpr.eqns):
             flags = tuple(not isinstance(operand, Literal) and operand in varies for operand in eqn.invars)
             part, results = self._equation(eqn, flags)
-            if _fuses(eqn):
+            if is_elementwise(eqn):
                 for operand in eqn.invars:
                     part.add(pending.pop(operand, Tally()) if isinstance(operand, Var) else Tally())
                 if any(flags):
@@ -124,7 +124,7 @@ class _Walk:
         written = sum(nbytes(variable) for variable in eqn.outvars)
         total = Tally()
         # Elementwise chains are fused, so what an operation reads was mostly just written: results count, and the operands of what does not fuse.
-        read = 0 if _fuses(eqn) else 1
+        read = 0 if is_elementwise(eqn) else 1
         total.shared_bytes = read * sum(nbytes(operand) for operand, flag in zip(eqn.invars, flags, strict=True) if not flag)
         total.seed_bytes = read * sum(nbytes(operand) for operand, flag in zip(eqn.invars, flags, strict=True) if flag)
         if varies:
@@ -209,7 +209,7 @@ def _used_once(jaxpr: Jaxpr) -> set[Var]:
     return {variable for variable, count in counts.items() if count == 1 and variable not in results}
 
 
-def _fuses(eqn: JaxprEqn) -> bool:
+def is_elementwise(eqn: JaxprEqn) -> bool:
     """Whether XLA computes an operation in one loop with its neighbours: one result, no larger in sum than what it reads, element by element."""
     name = eqn.primitive.name
     if (

@@ -88,7 +88,10 @@ class Task:
     load: Load | None = None
     """Present where the worker may not hold the function yet."""
     point: str = ""
-    """Name under which the worker may keep the arguments on its device for the next tiles; empty: do not keep them."""
+    """Name under which the worker may keep the arguments on its device for the next tiles; empty: do not keep them. Equal names are equal arguments
+    of the same function."""
+    linearize: bool = False
+    """JVP, VJP and HVP: more products at this point are to come, so that what does not depend on the seeds may be kept under its name, too."""
     start: int = 0
     """First seed (tile kinds)."""
     count: int = 0

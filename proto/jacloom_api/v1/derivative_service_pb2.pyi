@@ -261,6 +261,7 @@ class Options(_message.Message):
     SPARSITY_FIELD_NUMBER: _builtins.int
     STRUCTURE_FIELD_NUMBER: _builtins.int
     BATCH_FIELD_NUMBER: _builtins.int
+    LINEARIZE_FIELD_NUMBER: _builtins.int
     mode: Global___Mode.ValueType
     """Which derivative passes are used for Jacobian. Default: the cheaper."""
     tile: _builtins.int
@@ -276,6 +277,10 @@ class Options(_message.Message):
     TANGENT, COTANGENT or PRODUCT in the answer, where values come first. They are computed in tiles, like the rows of a Jacobian: the function's own
     value once for each tile. Default 0: one seed, without that axis.
     """
+    linearize: _builtins.bool
+    """Jvp, Vjp and Hvp: more products at this point are to come. Workers then may keep what does not depend on the seeds, where that is cheaper than
+    computing the function for each product; the numbers are the same, to rounding. Default false.
+    """
     def __init__(
         self,
         *,
@@ -285,10 +290,11 @@ class Options(_message.Message):
         sparsity: Global___Sparsity.ValueType = ...,
         structure: _builtins.str = ...,
         batch: _builtins.int = ...,
+        linearize: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "holomorphic", b"holomorphic", "mode", b"mode", "sparsity", b"sparsity", "structure", b"structure", "tile", b"tile"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "holomorphic", b"holomorphic", "linearize", b"linearize", "mode", b"mode", "sparsity", b"sparsity", "structure", b"structure", "tile", b"tile"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

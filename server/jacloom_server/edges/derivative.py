@@ -130,6 +130,7 @@ def decode(derivative: Derivative, request: pb.CallRequest) -> Call:
         pattern=_pattern(request.pattern) if request.HasField("pattern") else None,
         structure=options.structure,
         batch=options.batch,
+        linearize=options.linearize,
         request_id=request.request_id,
     )
 
