@@ -73,14 +73,11 @@ class Linearizer:
         self._memory_limit = memory_limit
         self._most_of_one = ONE_BYTES if memory_limit is None else min(ONE_BYTES, memory_limit // 4)
         self._points: Bounded[Kernel, Point] = Bounded(_SPLITS)
+        self._unworthy: Bounded[Kernel, bool] = Bounded(_SPLITS)
+        """Kernels of width 0 that nothing is kept for."""
         self._kept: Bounded[tuple[Kernel, str], list[jax.Array]] = Bounded(
             _POINTS, ALL_BYTES if memory_limit is None else min(ALL_BYTES, memory_limit // 2)
         )
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that are kept."""
-        return self._kept.nbytes
 
     def product(self, subject: Subject, kernel: Kernel) -> Product | None:
         """Returns a kernel of ``KINDS`` in its two halves, compiled; None where that does not pay, or would keep too much.
@@ -90,10 +87,13 @@ class Linearizer:
         """
         started = time.perf_counter()
         single, (differentiated, within) = replace(kernel, width=0), weighted(subject, kernel)
+        if self._unworthy.get(single):
+            return None
         point = self._points.get(single)
         if point is None:
             halves = split(differentiated, replace(within, width=0))
             if halves.nbytes > self._most_of_one or not halves.pays:
+                self._unworthy.put(single, True)
                 return None
             point = _compiled_point(differentiated, single, halves)
             self._points.put(single, point)
