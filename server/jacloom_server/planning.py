@@ -111,7 +111,7 @@ async def _weighed(service: Service, call: Call, function: Function, chosen: Sel
     scalar = not second or problem.m == 1
     if call.sparsity is Sparsity.DENSE or not scalar or not (required or call.pattern is not None or colours.worthwhile(dense)):
         return dense
-    prices = Prices(1.0, None) if second else colours.prices(problem, survey, call.mode)
+    prices = Prices(1.0, None) if second else colours.prices(problem, survey, call.mode, workers=workers)
     found = await _structure(service, call, function, chosen, prices, dense.inner)
     size = found.entries * itemsize(entries_dtype(chosen)) if isinstance(found, Structure) else 0
     if second:
