@@ -14,7 +14,7 @@ from jacloom import Client
 _BOUND: Final = 1.3
 _FAR: Final = 4.0
 """A way that takes so many times as long is no rival, and not waited for."""
-_LEARNING: Final = 6.0
+_LEARNING: Final = 4.0
 """Seconds, or four calls, or forty, in which the service may compile, and try widths and modes."""
 _HOPELESS: Final = 100.0
 """Nor is one tried at all that is predicted to take so many times as long: prices would have to be wrong by that much."""

@@ -32,14 +32,14 @@ def most_entries(rows: int, columns: int, *, required: bool) -> int:
     return MOST_ENTRIES if required else min(MOST_ENTRIES, max(FEW_ENTRIES, rows * columns // 3))
 
 
-def prices(problem: Problem, survey: Survey, mode: Mode | None) -> Prices:
+def prices(problem: Problem, survey: Survey, mode: Mode | None, *, workers: int) -> Prices:
     """Returns what passes cost in units of the cheaper one, those of the mode asked for alone if there is one.
 
-    A colouring is looked up by the prices for which it was found, so digits that mean nothing are dropped.
+    A colouring is looked up by the prices for which it was found, so digits that mean nothing are dropped. What passes share each worker computes.
     """
     costs = {each: cost for each, cost in ((Mode.FORWARD, survey.forward), (Mode.REVERSE, survey.reverse)) if mode in (None, each)}
     passes = {each: seconds(cost) for each, cost in costs.items() if isinstance(cost, Cost)}
-    shared = {each: strategy.sweep(each, cost, problem, survey) for each, cost in costs.items() if isinstance(cost, Cost)}
+    shared = {each: workers * strategy.sweep(each, cost, problem, survey) for each, cost in costs.items() if isinstance(cost, Cost)}
     least = min(passes.values())
 
     def relative(price: float) -> float:
@@ -67,23 +67,24 @@ def jacobian(
     """
     if isinstance(found, Dense):
         return without_colours(dense, f"not considered: {found.reason}")
-    costs = {"forward": survey.forward, "reverse": survey.reverse}
-    legs = []
-    for part in found.parts:
-        cost = costs[part.mode]
+    costs = {Mode.FORWARD: survey.forward, Mode.REVERSE: survey.reverse}
+
+    def priced(mode: Mode, count: int) -> Leg:
+        cost = costs[mode]
         assert isinstance(cost, Cost)
-        legs.append(strategy.leg(Mode(part.mode), part.passes, cost, problem, survey, workers, tile))
+        return strategy.leg(mode, count, cost, problem, survey, workers, tile)
+
+    legs = [priced(Mode(part.mode), part.passes) for part in found.parts]
     total = sum(leg.seconds for leg in legs)
-    each = {mode: 0.0 if isinstance(cost, Fault) else seconds(cost) for mode, cost in costs.items()}
-    sweeps = {mode: 0.0 if isinstance(cost, Fault) else strategy.sweep(Mode(mode), cost, problem, survey) for mode, cost in costs.items()}
-    timed = {mode: strategy.measured(cost) for mode, cost in costs.items()}
     candidates = []
     for one in found.weighed:
-        used = [mode for mode, count in (("forward", one.forward), ("reverse", one.reverse)) if count]
-        predicted = one.forward * each["forward"] + one.reverse * each["reverse"] + sum(sweeps[mode] for mode in used)
-        candidates.append(Candidate(one.strategy, one.forward + one.reverse, predicted, one.exact, all(timed[mode] for mode in used)))
-    candidates[0] = replace(candidates[0], seconds=total)
-    uncoloured = [Candidate(option.strategy, option.passes, _seconds(option, survey), measured=timed[option.strategy]) for option in dense.considered]
+        used = [priced(mode, count) for mode, count in ((Mode.FORWARD, one.forward), (Mode.REVERSE, one.reverse)) if count]
+        timed = all(strategy.measured(costs[leg.mode]) for leg in used if leg.mode is not None)
+        candidates.append(Candidate(one.strategy, one.forward + one.reverse, sum(leg.seconds for leg in used), one.exact, timed))
+    uncoloured = [
+        Candidate(option.strategy, option.passes, _seconds(option, survey), measured=strategy.measured(costs[Mode(option.strategy)]))
+        for option in dense.considered
+    ]
     value = seconds(survey.value)
     if required or total * NEAR < dense.seconds:
         considered = strategy.weighed([*candidates, *uncoloured], found.strategy, value, asked=asked)
