@@ -37,6 +37,7 @@ from jacloom._errors import (
     VerificationError,
 )
 from jacloom._function import Function, load
+from jacloom._gauss_newton import gauss_newton
 from jacloom._plan import Considered, Plan, Summary
 from jacloom._progress import Progress
 from jacloom._remote import RemoteFunction
@@ -85,6 +86,7 @@ __all__ = [
     "VerificationError",
     "__version__",
     "connect",
+    "gauss_newton",
     "load",
     "trace",
 ]

@@ -28,16 +28,22 @@ from jacloom_graph.types import Type
 _MODES = {"auto": pb.MODE_UNSPECIFIED, "forward": pb.FORWARD, "reverse": pb.REVERSE}
 
 
-def request(name: str, chosen: Selection, options: pb.Options | None = None, types: Sequence[Type] = ()) -> pb.CallRequest:
-    """Returns the request that asks about leaves of the function of that resource name; of its arguments it has at most the types."""
+def request(name: str, chosen: Selection, options: pb.Options | None = None) -> pb.CallRequest:
+    """Returns the request that asks about leaves of the function of that resource name, without its arrays."""
     return pb.CallRequest(
         function=name,
-        args=[graph_pb2.Tensor(dtype=type_.dtype, shape=type_.shape) for type_ in types],
         wrt=chosen.wrt,
-        outputs=chosen.outputs,
+        outputs=chosen.named,
         values=chosen.values,
         options=options,
     )
+
+
+def typed(message: pb.CallRequest, inputs: Sequence[Type], weights: Sequence[Type]) -> pb.CallRequest:
+    """Returns a request with types in the place of its arrays."""
+    for tensors, types in ((message.args, inputs), (message.weights, weights)):
+        tensors.extend(graph_pb2.Tensor(dtype=type_.dtype, shape=type_.shape) for type_ in types)
+    return message
 
 
 def options(query: Query, structure: str = "") -> pb.Options:
@@ -46,10 +52,20 @@ def options(query: Query, structure: str = "") -> pb.Options:
     return _options(query.mode, 0 if query.tile == "auto" else query.tile, query.holomorphic, sparsity, structure, query.batch)
 
 
-def serialized(message: pb.CallRequest, args: Sequence[Pieces], seeds: Sequence[Pieces], pattern: Sequence[Pieces] = ()) -> bytes:
-    """Returns a request as it travels, with arguments, seeds and a pattern's pointers and indices as ``_upload.tensors`` makes them."""
-    numbers = pb.CallRequest.ARGS_FIELD_NUMBER, pb.CallRequest.SEEDS_FIELD_NUMBER
-    fields = [field(number, *pieces) for number, tensors in zip(numbers, (args, seeds), strict=True) for pieces in tensors]
+def serialized(
+    message: pb.CallRequest,
+    args: Sequence[Pieces] = (),
+    seeds: Sequence[Pieces] = (),
+    weights: Sequence[Pieces] = (),
+    pattern: Sequence[Pieces] = (),
+) -> bytes:
+    """Returns a request as it travels, with arguments, seeds, weights and a pattern's pointers and indices as ``_upload.tensors`` makes them."""
+    numbered = (
+        (pb.CallRequest.ARGS_FIELD_NUMBER, args),
+        (pb.CallRequest.SEEDS_FIELD_NUMBER, seeds),
+        (pb.CallRequest.WEIGHTS_FIELD_NUMBER, weights),
+    )
+    fields = [field(number, *pieces) for number, tensors in numbered for pieces in tensors]
     if pattern:
         inner = (field(number, *pieces) for number, pieces in enumerate(pattern, start=pb.Pattern.POINTERS_FIELD_NUMBER))
         fields.append(field(pb.CallRequest.PATTERN_FIELD_NUMBER, *chain.from_iterable(inner)))
@@ -115,7 +131,7 @@ def compute(connection: Connection, message: bytes, query: Query, deadline: Dead
 
 def explain(connection: Connection, message: pb.CallRequest, derivative: Derivative, deadline: Deadline, pattern: Sequence[Pieces] = ()) -> Plan:
     """Returns the service's plan for a Jacobian or Hessian without computing it; ``pattern`` as for ``serialized``."""
-    whole = pb.CallRequest.FromString(serialized(message, [], [], pattern)) if pattern else message
+    whole = pb.CallRequest.FromString(serialized(message, pattern=pattern)) if pattern else message
     word = "hessian" if derivative is Derivative.HESSIAN else "jacobian"
 
     def method(stubs: Stubs) -> grpc.UnaryUnaryMultiCallable[pb.ExplainRequest, pb.ExplainReply]:

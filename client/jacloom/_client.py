@@ -15,6 +15,7 @@ from jacloom._errors import ArgumentError, OptionError
 from jacloom._examination import Examination
 from jacloom._function import Function
 from jacloom._linear import Linear
+from jacloom._matrices import Hessian, Jacobian
 from jacloom._options import CallOptions, Mode, OnProgress, Tile, check_mode, check_tile
 from jacloom._plan import Plan
 from jacloom._products import HessianProduct, Pullback, Pushforward, require_primals
@@ -22,7 +23,7 @@ from jacloom._remote import RemoteFunction
 from jacloom._session import AnyFunction, Session
 from jacloom._signature import display_name, label_of, parse_id
 from jacloom._sparsity import Output, Sparsity, check_output, pattern
-from jacloom._transform import Evaluation, Gradient, Hessian, Jacobian, Transform
+from jacloom._transform import Evaluation, Gradient, Transform
 
 if TYPE_CHECKING:
     from jacloom._operator import DerivativeOperator  # loaded where it is needed: with it comes SciPy's linear algebra
@@ -134,7 +135,7 @@ class Client:
                    [5., 1.]])
         """
         asked = normal(argnums, f"client.jacobian({_label(f)})")
-        transform = Jacobian(asked, has_aux, holomorphic, mode, tile, *_sparse("jacobian", f, sparsity, output))
+        transform = Jacobian(asked, has_aux, holomorphic, tile, *_sparse("jacobian", f, sparsity, output), mode)
         _check(f, transform, mode, tile)
         return self._deferred(f, transform, CallOptions(timeout, on_progress, verify))
 
@@ -144,6 +145,7 @@ class Client:
         argnums: Argnums = 0,
         has_aux: bool = False,
         *,
+        weights: Any = None,
         sparsity: Sparsity = "auto",
         output: Output = "dense",
         holomorphic: bool = False,
@@ -154,12 +156,31 @@ class Client:
     ) -> Callable[..., Any]:
         """Returns a function that computes all second derivatives of ``f``, as ``jax.hessian``. Arguments as for ``jacobian``.
 
-        A pattern, and a sparse output, are for functions that return one scalar: shape ``(n, n)``.
+        A pattern, and a sparse output, are for functions that return one scalar, or that have ``weights``: shape ``(n, n)``.
+
+        Args:
+            f: Any function.
+            argnums: As for ``jacobian``; the same for the options that are not explained here.
+            has_aux: As for ``jacobian``.
+            weights: One number for each entry of the result, in its tree, dtypes and shapes. Differentiated is then the sum of all entries times
+                their weights: of constraints with their multipliers, the part of a Lagrangian's Hessian that they make.
+            sparsity: As for ``jacobian``.
+            output: As for ``jacobian``.
+            holomorphic: As for ``jacobian``.
+            tile: As for ``jacobian``.
+            verify: As for ``jacobian``.
+            timeout: Seconds; see the class.
+            on_progress: See the class.
+
+        Example:
+            >>> client.hessian(lambda x: x**3, weights=np.array([1.0, 10.0]))(np.array([1.0, 2.0]))
+            array([[  6.,   0.],
+                   [  0., 120.]])
         """
         asked = normal(argnums, f"client.hessian({_label(f)})")
-        transform = Hessian(asked, has_aux, holomorphic, tile, *_sparse("hessian", f, sparsity, output))
+        transform = Hessian(asked, has_aux, holomorphic, tile, *_sparse("hessian", f, sparsity, output), weights is not None)
         _check(f, transform, "auto", tile)
-        return self._deferred(f, transform, CallOptions(timeout, on_progress, verify))
+        return self._deferred(f, transform, CallOptions(timeout, on_progress, verify), weights)
 
     def jvp(
         self,
@@ -221,16 +242,20 @@ class Client:
         primals: Sequence[Any],
         tangents: Sequence[Any],
         *,
+        weights: Any = None,
         timeout: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> Any:
         """Returns the Hessian of a scalar function times a vector: bare for one primal, else a tuple. Arguments as for ``jvp``.
 
+        With ``weights``, as for ``hessian``, the function may return anything: the Hessian is that of the weighted sum.
+
         Example:
             >>> client.hvp(lambda x: (x**3).sum(), (np.array([1.0, 2.0]),), (np.array([1.0, 0.0]),))
             array([6., 0.])
         """
-        return self._product(f, HessianProduct(), primals, tangents, CallOptions(timeout, on_progress))
+        question = HessianProduct(weights is not None)
+        return self._product(f, question, primals, (tangents, weights), CallOptions(timeout, on_progress))
 
     def linear_operator(
         self,
@@ -239,6 +264,7 @@ class Client:
         argnums: Argnums = 0,
         has_aux: bool = False,
         derivative: Literal["jacobian", "hessian"] = "jacobian",
+        weights: Any = None,
         holomorphic: bool = False,
         timeout: float | None = None,
         **kwargs: Any,
@@ -256,6 +282,7 @@ class Client:
             argnums: Which positional arguments to differentiate, as for ``jacobian``.
             has_aux: Whether ``f`` returns ``(out, aux)``; ``aux`` is left alone.
             derivative: ``"jacobian"``; or ``"hessian"`` of a scalar function, shape ``(n, n)``, whose products are those of ``hvp``.
+            weights: Of the outputs, as for ``hessian``: the function may then return anything. Copied, as the arguments are.
             holomorphic: Whether ``f`` is a holomorphic function of complex inputs.
             timeout: Seconds for each product; see the class.
             **kwargs: Arguments of ``f`` by name; never differentiated.
@@ -269,7 +296,11 @@ class Client:
 
         if derivative not in ("jacobian", "hessian"):
             raise OptionError(f"`client.linear_operator({_label(f)}, derivative={derivative!r})`: derivative must be 'jacobian' or 'hessian'.")
-        return DerivativeOperator(self._session, f, args, kwargs, Linear(normal(argnums), has_aux, derivative, holomorphic), timeout)
+        if weights is not None and derivative != "hessian":
+            text = f"`client.linear_operator({_label(f)}, weights=...)`: weights are for derivative='hessian'; of a Jacobian, `rmatvec` applies them."
+            raise OptionError(text)
+        question = Linear(normal(argnums), has_aux, derivative, holomorphic, weights is not None)
+        return DerivativeOperator(self._session, f, args, kwargs, question, weights, timeout)
 
     def explain(
         self,
@@ -279,6 +310,7 @@ class Client:
         argnums: Argnums = 0,
         has_aux: bool = False,
         mode: Mode = "auto",
+        weights: Any = None,
         sparsity: Sparsity = "auto",
         output: Output = "dense",
         holomorphic: bool = False,
@@ -295,6 +327,7 @@ class Client:
             argnums: As for the derivative explained; the same for the options that follow.
             has_aux: As for the derivative.
             mode: As for ``jacobian``.
+            weights: As for ``hessian``; whether there are any is all that matters.
             sparsity: As for the derivative.
             output: As for the derivative.
             holomorphic: As for the derivative.
@@ -304,9 +337,11 @@ class Client:
         """
         transform: Transform
         if derivative == "jacobian":
-            transform = Jacobian(normal(argnums), has_aux, holomorphic, mode, tile, *_sparse("explain", f, sparsity, output))
+            if weights is not None:
+                raise OptionError(f"`client.explain({_label(f)}, weights=...)`: weights are for derivative='hessian'; leave them out.")
+            transform = Jacobian(normal(argnums), has_aux, holomorphic, tile, *_sparse("explain", f, sparsity, output), mode)
         elif derivative == "hessian" and mode == "auto":
-            transform = Hessian(normal(argnums), has_aux, holomorphic, tile, *_sparse("explain", f, sparsity, output))
+            transform = Hessian(normal(argnums), has_aux, holomorphic, tile, *_sparse("explain", f, sparsity, output), weights is not None)
         elif derivative == "hessian":
             raise OptionError(f"`client.explain({_label(f)}, derivative='hessian', mode={mode!r})`: a Hessian has no mode; leave it out.")
         else:
@@ -420,9 +455,9 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _deferred(self, f: AnyFunction, transform: Transform, options: CallOptions) -> Callable[..., Any]:
+    def _deferred(self, f: AnyFunction, transform: Transform, options: CallOptions, given: Any = None) -> Callable[..., Any]:
         def transformed(*args: Any, **kwargs: Any) -> Any:
-            return self._session.run(f, args, kwargs, transform, None, options)
+            return self._session.run(f, args, kwargs, transform, given, options)
 
         transformed.__name__ = f"{transform.call}_of_{_label(f)}"
         transformed.__doc__ = f"Computes `{transform.spelled(_label(f))}` at these arguments, on the service."

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from jacloom._binding import Binding
 from jacloom._errors import ArgumentError
 from jacloom._question import Question
 from jacloom._signature import is_complex
 from jacloom._transform import differentiated, parts, require_field, require_inexact_outputs, require_scalar
+from jacloom._vectors import like_result
 from jacloom_graph.answer import Derivative, Part, Selection
 from jacloom_graph.types import Type
 
@@ -22,6 +25,7 @@ class Linear(Question):
     has_aux: bool = False
     derivative: Literal["jacobian", "hessian"] = "jacobian"
     holomorphic: bool = False
+    weighted: bool = False
 
     @property
     def call(self) -> str:
@@ -35,10 +39,27 @@ class Linear(Question):
         require_field(call, binding, wrt, outputs, self.holomorphic)
         wrt_types, output_types = tuple(signature.inputs[leaf] for leaf in wrt), tuple(signature.outputs[leaf] for leaf in outputs)
         if self.derivative == "hessian":
-            require_scalar(call, binding, result, outputs)
+            if not self.weighted:
+                require_scalar(call, binding, result, outputs)
             if not self.holomorphic and any(map(is_complex, (*wrt_types, *output_types))):
                 raise ArgumentError(f"`{call}`: second derivatives need real inputs and outputs, or holomorphic=True for a holomorphic function.")
-        return Selection(wrt, tuple(outputs), (), wrt_types, output_types, ())
+        chosen = Selection(wrt, tuple(outputs), (), wrt_types, output_types, ())
+        return chosen.weighted() if self.weighted else chosen
+
+    def weights(self, binding: Binding, given: Any) -> list[np.ndarray]:
+        """Returns the weights of the outputs as arrays; none if there are none.
+
+        Raises:
+            ArgumentError: if they do not belong to these outputs.
+        """
+        if not self.weighted:
+            return []
+        call = self.spelled(binding.signature.label)
+        result, outputs, _ = parts(call, binding, self.has_aux)
+        return like_result(call, binding, result, outputs, "weights")(given)
+
+    def spelled(self, label: str) -> str:
+        return Question.spelled(self, label).replace("weighted=True", "weights=...")
 
 
 @dataclass(frozen=True, slots=True)

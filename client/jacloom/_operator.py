@@ -33,14 +33,23 @@ class DerivativeOperator(LinearOperator):  # type: ignore[misc]  # SciPy has no 
     of a ``with`` block, or the end of this object. Safe to share between threads.
     """
 
-    def __init__(self, session: Session, f: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any], question: Linear, timeout: float | None):
+    def __init__(
+        self,
+        session: Session,
+        f: AnyFunction,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        question: Linear,
+        weights: Any,
+        timeout: float | None,
+    ) -> None:
         self._session = session
         self._question = question
         self._options = CallOptions(timeout)
         binding, leaves = session.bind(f, args, kwargs, Deadline(timeout))
         try:
             self._chosen = question.chosen(binding)
-            self._point = Point(f, binding, leaves)
+            self._point = Point(f, binding, leaves, question.weights(binding, weights), self._chosen.weight_types)
         except JacloomError as error:
             locate(error, binding)
             raise

@@ -15,6 +15,7 @@ from jacloom._connection import Connection
 from jacloom._deadline import Deadline
 from jacloom._errors import ClientStateError
 from jacloom_graph.framing import Pieces
+from jacloom_graph.types import Type
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,6 +24,8 @@ class Sent:
 
     tensors: Sequence[Pieces]
     """Serialized ``Tensor`` messages: small arguments whole, large ones by the name of their blob."""
+    weights: Sequence[Pieces] = ()
+    """The same of the weights."""
     leased: Sequence[str] = ()
     """Names of the blobs, kept by the service for as long as they are used now and then."""
 
@@ -30,13 +33,15 @@ class Sent:
 class Point:
     """A function's arguments as they are now, for many calls. Safe to share between threads."""
 
-    def __init__(self, f: Any, binding: Binding, leaves: Sequence[Any]) -> None:
+    def __init__(self, f: Any, binding: Binding, leaves: Sequence[Any], weights: Sequence[np.ndarray], types: Sequence[Type]) -> None:
         """Copies the arguments: what the caller does to an array later must not move the point.
 
         Args:
             f: The function, as the user gave it.
             binding: How arguments become its inputs.
             leaves: The leaves of the arguments.
+            weights: Of the outputs, where their weighted sum is what the calls are about; else none.
+            types: Types of the weights.
 
         Raises:
             ArgumentError: if one is a shape without elements.
@@ -45,6 +50,8 @@ class Point:
         self.binding = binding
         self.leaves = [leaf.copy() if type(leaf) is np.ndarray else leaf for leaf in leaves]
         self._arrays = [leaf if type(leaf) is np.ndarray else np.array(_leaves.to_array(leaf)) for leaf in binding.inputs(self.leaves)]
+        self._weights = [array.copy() for array in weights]
+        self._types = (*binding.signature.inputs, *types)
         self._sent: Sent | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -72,7 +79,9 @@ class Point:
             if self._closed:
                 raise ClientStateError("this operator is closed; make a new one with client.linear_operator(...)")
             if self._sent is None:
-                self._sent = Sent(*_upload.tensors(connection, self._arrays, self.binding.signature.inputs, deadline))
+                tensors, leased = _upload.tensors(connection, [*self._arrays, *self._weights], self._types, deadline)
+                count = len(self._arrays)
+                self._sent = Sent(tensors[:count], tensors[count:], leased)
             return self._sent
 
     def lost(self, connection: Connection, sent: Sent) -> None:

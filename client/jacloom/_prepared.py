@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,16 @@ Arrays = Mapping[ArrayKey, Any]
 """The arrays of an answer; in the place of a sparse derivative's entries, the matrix that they are the entries of."""
 
 
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """The arrays that a request comes with beside its point."""
+
+    seeds: Sequence[np.ndarray] = ()
+    """Tangents or cotangents, one for each leaf that has any."""
+    weights: Sequence[np.ndarray] = ()
+    """One for each output, where their weighted sum is differentiated."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
     """What to ask of the service, and how to read its answer."""
@@ -22,5 +32,5 @@ class Prepared:
     query: Query
     build: Callable[[Arrays], Any]
     """Makes the user's result of the answer's arrays."""
-    seeds: Callable[[Any], list[np.ndarray]] | None = None
-    """Makes tangents or cotangents for the request of what the user passed."""
+    vectors: Callable[[Any], Vectors] | None = None
+    """Makes tangents, cotangents and weights for the request of what the user passed."""

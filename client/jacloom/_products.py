@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from jacloom import _leaves
 from jacloom._binding import Binding
 from jacloom._errors import ArgumentError
-from jacloom._outline import described
-from jacloom._prepared import Arrays, Prepared
+from jacloom._prepared import Arrays, Prepared, Vectors
 from jacloom._query import query
 from jacloom._signature import inexact
-from jacloom._structure import Structure, require_match
-from jacloom._transform import Transform, parts, require_scalar, values
+from jacloom._transform import Transform, parts, require_inexact_outputs, require_scalar, values
+from jacloom._vectors import FLOAT0, like_result, tangents
 from jacloom_graph.answer import Derivative, Part
 from jacloom_graph.tensor import DTYPES
 from jacloom_graph.types import Type
-
-FLOAT0 = np.dtype([("float0", np.void, 0)])
-"""JAX's dtype of tangents and cotangents of integer values: there is nothing in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +42,12 @@ class Pushforward(Transform):
         asked = query(asking, signature.inputs, signature.outputs, wrt=wrt if moving else (), outputs=pushed if moving else (), values=wanted)
 
         def build(arrays: Arrays) -> Any:
-            tangents = result.unflatten([_tangent(arrays, leaf, signature.outputs[leaf]) for leaf in outputs])
+            moved = result.unflatten([_tangent(arrays, leaf, signature.outputs[leaf]) for leaf in outputs])
             value = values(arrays, binding, result, outputs)
-            return (value, tangents, aux.build(arrays)) if self.has_aux else (value, tangents)
+            return (value, moved, aux.build(arrays)) if self.has_aux else (value, moved)
 
-        return Prepared(asked, build, _tangents(call, binding, wrt) if asking is Derivative.JVP else None)
+        seeds = tangents(call, binding)
+        return Prepared(asked, build, (lambda given: Vectors(seeds(given))) if moving else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,46 +64,57 @@ class Pullback(Transform):
         signature, call = binding.signature, f"client.vjp({binding.signature.label}, primals, cotangents)"
         wrt = _inexact_inputs(binding)
         result, outputs, aux = parts(call, binding, self.has_aux)
-        pulled = [leaf for leaf in outputs if inexact(signature.outputs[leaf])]
-        asking = Derivative.VJP if pulled and wrt else Derivative.EVALUATE
+        moved = [leaf for leaf in outputs if inexact(signature.outputs[leaf])]
+        asking = Derivative.VJP if moved and wrt else Derivative.EVALUATE
         moving = asking is Derivative.VJP
         wanted = (*outputs, *aux.leaves)
-        asked = query(asking, signature.inputs, signature.outputs, wrt=wrt if moving else (), outputs=pulled if moving else (), values=wanted)
+        asked = query(asking, signature.inputs, signature.outputs, wrt=wrt if moving else (), outputs=moved if moving else (), values=wanted)
 
-        def seeds(cotangents: Any) -> list[np.ndarray]:
-            leaves = require_match(result, cotangents, f"`{call}`: cotangents must be like the result of {signature.label}")
-            paths = result.paths("cotangents")
-            return _checked(call, leaves, paths, [signature.outputs[leaf] for leaf in outputs])
+        cotangents = like_result(call, binding, result, outputs, "cotangents")
 
         def build(arrays: Arrays) -> Any:
-            cotangents = _like_arguments(binding, arrays, Part.COTANGENT, wrt)
+            pulled = _like_arguments(binding, arrays, Part.COTANGENT, wrt)
             value = values(arrays, binding, result, outputs)
-            return (value, cotangents, aux.build(arrays)) if self.has_aux else (value, cotangents)
+            return (value, pulled, aux.build(arrays)) if self.has_aux else (value, pulled)
 
-        return Prepared(asked, build, seeds if asking is Derivative.VJP else None)
+        return Prepared(asked, build, (lambda given: Vectors(cotangents(given))) if moving else None)
 
 
 @dataclass(frozen=True, slots=True)
 class HessianProduct(Transform):
-    """The product of the Hessian of a scalar function and a vector."""
+    """The product of the Hessian of a scalar function, or of the weighted sum of several outputs, and a vector."""
+
+    weighted: bool = False
 
     @property
     def call(self) -> str:
         return "hvp"
 
     def prepare(self, binding: Binding) -> Prepared:
-        signature, call = binding.signature, f"client.hvp({binding.signature.label}, primals, tangents)"
+        signature, weighted = binding.signature, self.weighted
+        call = f"client.hvp({signature.label}, primals, tangents{', weights' if weighted else ''})"
         wrt = _inexact_inputs(binding)
         result, outputs, _ = parts(call, binding, has_aux=False)
-        require_scalar(call, binding, result, outputs)
+        if weighted:
+            require_inexact_outputs(call, binding, outputs)
+        else:
+            require_scalar(call, binding, result, outputs)
         asking = Derivative.HVP if wrt else Derivative.EVALUATE
-        asked = query(asking, signature.inputs, signature.outputs, wrt=wrt, outputs=outputs if wrt else (), values=() if wrt else outputs)
+        around = outputs if wrt else ()
+        asked = query(
+            asking, signature.inputs, signature.outputs, wrt=wrt, outputs=around, values=() if wrt else outputs, weighted=weighted and bool(wrt)
+        )
 
         def build(arrays: Arrays) -> Any:
             product = _like_arguments(binding, arrays, Part.PRODUCT, wrt)
             return product[0] if len(product) == 1 else product
 
-        return Prepared(asked, build, _tangents(call, binding, wrt) if wrt else None)
+        seeds, weights = tangents(call, binding), like_result(call, binding, result, outputs, "weights")
+
+        def vectors(given: tuple[Any, Any]) -> Vectors:
+            return Vectors(seeds(given[0]), weights(given[1]) if weighted else ())
+
+        return Prepared(asked, build, vectors if wrt else None)
 
 
 def require_primals(call: str, label: str, primals: Any) -> tuple[Any, ...]:
@@ -126,49 +133,6 @@ def require_primals(call: str, label: str, primals: Any) -> tuple[Any, ...]:
 
 def _inexact_inputs(binding: Binding) -> tuple[int, ...]:
     return tuple(at for at, type_ in enumerate(binding.signature.inputs) if inexact(type_))
-
-
-def _tangents(call: str, binding: Binding, wrt: Sequence[int]) -> Callable[[Any], list[np.ndarray]]:
-    structure: Structure = binding.arguments
-    types = [None if slot is None else binding.signature.inputs[slot] for slot in binding.slots]
-    paths = [path.replace("args", "tangents", 1) for path in binding.paths]
-
-    def seeds(tangents: Any) -> list[np.ndarray]:
-        given = tuple(tangents) if isinstance(tangents, list) else tangents
-        leaves = require_match(structure, given, f"`{call}`: tangents must be like primals")
-        return _checked(call, leaves, paths, types)
-
-    return seeds
-
-
-def _checked(call: str, leaves: Sequence[Any], paths: Sequence[str], types: Sequence[Type | None]) -> list[np.ndarray]:
-    """Returns the tangents or cotangents of those leaves that have any.
-
-    Raises:
-        ArgumentError: if one is not of its primal's type, or an integer leaf has one.
-    """
-    arrays = []
-    for at, (leaf, type_) in enumerate(zip(leaves, types, strict=True)):
-        if type_ is None or not inexact(type_):
-            if leaf is not None and getattr(leaf, "dtype", None) != FLOAT0:
-                raise ArgumentError(
-                    f"`{call}`: {paths[at]} belongs to {type_ or 'a fixed value'}, which has no derivative; "
-                    "pass None or np.zeros(shape, jax.dtypes.float0)."
-                )
-            continue
-        if type(leaf) in (float, complex) and not type_.shape and (type(leaf) is float or type_.dtype.startswith("complex")):
-            # A Python number takes the dtype of the scalar that it belongs to.
-            arrays.append(np.asarray(leaf, DTYPES[type_.dtype]))
-            continue
-        if type(leaf) is not np.ndarray and _leaves.is_array(leaf):
-            _leaves.key(leaf)  # refuses what JAX is tracing
-            leaf = _leaves.to_array(leaf)
-        if not isinstance(leaf, np.ndarray) or leaf.dtype != DTYPES[type_.dtype] or leaf.shape != type_.shape:
-            got = f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" if isinstance(leaf, np.ndarray) else described(leaf)
-            remedy = _leaves.remedy(leaf, type_)
-            raise ArgumentError(f"`{call}`: {paths[at]} must be {type_}, as what it belongs to; got {got}{remedy and f': {remedy}'}.")
-        arrays.append(leaf)
-    return arrays
 
 
 def _tangent(arrays: Arrays, leaf: int, type_: Type) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jacloom._options import Mode, Tile
 from jacloom._sparsity import Pattern, check_sizes
@@ -56,6 +56,7 @@ def query(
     mode: Mode = "auto",
     tile: Tile = "auto",
     holomorphic: bool = False,
+    weighted: bool = False,
     sparse: bool = False,
     dense: bool = False,
     pattern: Pattern | None = None,
@@ -72,6 +73,7 @@ def query(
         mode: Which passes a Jacobian is made of.
         tile: Seeds per tile.
         holomorphic: Differentiate complex leaves as a holomorphic function's.
+        weighted: Differentiate the weighted sum of the outputs.
         sparse: The answer has to be sparse.
         dense: The answer must not be.
         pattern: The entries that may differ from zero.
@@ -85,6 +87,7 @@ def query(
         tuple(results[leaf] for leaf in outputs),
         tuple(results[leaf] for leaf in values),
     )
+    chosen = chosen.weighted() if weighted else chosen
     expected = {array.key: array for array in arrays(derivative, chosen)}
     return Query(derivative, chosen, expected, mode, tile, holomorphic, sparse, dense, pattern)
 
@@ -99,18 +102,14 @@ def probe(derivative: Derivative, chosen: Selection, *, holomorphic: bool) -> Qu
     """Returns a query for one pass over chosen leaves of a function, with the values of its outputs.
 
     Args:
-        derivative: An evaluation, a JVP, a VJP or an HVP, which comes without values.
+        derivative: An evaluation, a JVP, a VJP or an HVP, which comes without values and alone may be that of a weighted sum.
         chosen: The leaves.
         holomorphic: As for ``query``.
     """
-    moving = derivative is not Derivative.EVALUATE
-    valued = derivative is not Derivative.HVP
-    asked = Selection(
-        chosen.wrt if moving else (),
-        chosen.outputs if moving else (),
-        chosen.outputs if valued else (),
-        chosen.wrt_types if moving else (),
-        chosen.output_types if moving else (),
-        chosen.output_types if valued else (),
-    )
+    if derivative is Derivative.HVP:
+        asked = replace(chosen, values=(), value_types=())
+    elif derivative is Derivative.EVALUATE:
+        asked = Selection((), (), chosen.outputs, (), (), chosen.output_types)
+    else:
+        asked = replace(chosen, values=chosen.outputs, value_types=chosen.output_types)
     return Query(derivative, asked, {array.key: array for array in arrays(derivative, asked)}, holomorphic=holomorphic)

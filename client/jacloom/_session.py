@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -27,6 +28,7 @@ from jacloom._options import CallOptions
 from jacloom._passes import Passes
 from jacloom._plan import Plan
 from jacloom._point import Point
+from jacloom._prepared import Vectors
 from jacloom._progress import Watch
 from jacloom._query import Query, probe, products
 from jacloom._question import Question
@@ -68,7 +70,7 @@ class Session:
             args: The point.
             kwargs: Further arguments by name.
             transform: What to compute.
-            given: Tangents or cotangents, for transformations that take them.
+            given: What comes beside the point, for transformations that take it: tangents, cotangents, weights.
             options: How the call is made.
         """
         deadline = Deadline(options.timeout)
@@ -86,8 +88,9 @@ class Session:
             query = transform.prepared(binding).query
 
             def send(pattern: list[Pieces]) -> Plan:
-                message = _call.request(binding.signature.name, query.chosen, _call.options(query), binding.signature.inputs)
-                return _call.explain(self.connection, message, query.derivative, deadline, pattern)
+                message = _call.request(binding.signature.name, query.chosen, _call.options(query))
+                whole = _call.typed(message, binding.signature.inputs, query.chosen.weight_types)
+                return _call.explain(self.connection, whole, query.derivative, deadline, pattern)
 
             arrays, types = _pattern(query)
             plan: Plan = self._sent(binding, arrays, types, deadline, send)
@@ -106,7 +109,7 @@ class Session:
             arrays = [_leaves.to_array(leaf) for leaf in binding.inputs(leaves)]
 
             def send(tensors: list[Pieces]) -> Diagnosis:
-                message = _call.serialized(_call.request(binding.signature.name, chosen), tensors, [])
+                message = _call.serialized(_call.request(binding.signature.name, chosen), tensors)
                 return from_message(_call.diagnose(self.connection, message, deadline), binding, chosen)
 
             diagnosis: Diagnosis = self._sent(binding, arrays, binding.signature.inputs, deadline, send)
@@ -154,7 +157,7 @@ class Session:
                 tensors, leased = _upload.tensors(self.connection, seeds, types, deadline)
                 try:
                     with Watch(f"{question.call} of {binding.signature.label}", options.on_progress) as watch:
-                        message = _call.serialized(asked, sent.tensors, tensors)
+                        message = _call.serialized(asked, sent.tensors, tensors, sent.weights)
                         return _call.compute(self.connection, message, query, deadline, watch).arrays
                 except BlobNotFoundError:
                     point.lost(self.connection, sent)
@@ -271,15 +274,24 @@ class Session:
         prepared = transform.prepared(binding)
         query = prepared.query
         point = [_leaves.to_array(leaf) for leaf in binding.inputs(leaves)]
-        seeds = prepared.seeds(given) if prepared.seeds is not None else []
-        found = self._answer(binding, query, point, seeds, f"{transform.call} of {binding.signature.label}", deadline, options)
+        vectors = prepared.vectors(given) if prepared.vectors is not None else Vectors()
+        found = self._answer(binding, query, point, vectors, f"{transform.call} of {binding.signature.label}", deadline, options)
         if options.verify or query.pattern is not None:
-            passes = self._passes(binding, query.chosen, point, deadline, query.holomorphic)
+            passes = self._passes(binding, query.chosen, point, deadline, vectors.weights, holomorphic=query.holomorphic)
             verify(computed(passes, query, found), transform.spelled(binding.signature.label), thorough=options.verify)
         return prepared.build(found)
 
-    def _passes(self, binding: Binding, chosen: Selection, point: Sequence[np.ndarray], deadline: Deadline, holomorphic: bool = False) -> Passes:
-        """Returns the function at a point, to be compared with what was computed or with itself."""
+    def _passes(
+        self,
+        binding: Binding,
+        chosen: Selection,
+        point: Sequence[np.ndarray],
+        deadline: Deadline,
+        weights: Sequence[np.ndarray] = (),
+        *,
+        holomorphic: bool = False,
+    ) -> Passes:
+        """Returns the function at a point, or the weighted sum of its outputs, to be compared with what was computed or with itself."""
 
         def ask(derivative: Derivative, moved: Sequence[np.ndarray], seeds: Sequence[np.ndarray]) -> tuple[list[Any], list[Any]]:
             arrays = list(point)
@@ -287,7 +299,7 @@ class Session:
                 arrays[slot] = leaf
             query = probe(derivative, chosen, holomorphic=holomorphic)
             try:
-                found = self._answer(binding, query, arrays, seeds, f"check of {binding.signature.label}", deadline, CallOptions())
+                found = self._answer(binding, query, arrays, Vectors(seeds, weights), f"check of {binding.signature.label}", deadline, CallOptions())
             except JacloomError as error:
                 locate(error, binding)
                 raise
@@ -298,7 +310,7 @@ class Session:
         inputs = Layout(chosen.wrt_types, tuple(map(binding.path, chosen.wrt)))
         return Passes(
             inputs,
-            Layout(chosen.output_types, tuple(outputs[leaf] for leaf in chosen.outputs)),
+            Layout(chosen.output_types, ("the weighted sum",) if chosen.summed else tuple(outputs[leaf] for leaf in chosen.outputs)),
             inputs.join([point[leaf] for leaf in chosen.wrt]),
             ask,
         )
@@ -308,30 +320,29 @@ class Session:
         binding: Binding,
         query: Query,
         point: Sequence[np.ndarray],
-        seeds: Sequence[np.ndarray],
+        vectors: Vectors,
         title: str,
         deadline: Deadline,
         options: CallOptions,
     ) -> Mapping[ArrayKey, Any]:
         """Returns the arrays that answer a query at a point."""
-        signature = binding.signature
-        arrays = [*point, *seeds]
-        types = signature.inputs
-        if seeds:
-            types += query.chosen.output_types if query.derivative is Derivative.VJP else query.chosen.wrt_types
-        count, seeded = len(signature.inputs), len(arrays)
+        signature, chosen = binding.signature, query.chosen
+        seed_types = chosen.output_types if query.derivative is Derivative.VJP else chosen.wrt_types
         pattern, pattern_types = _pattern(query)
-        arrays, types = [*arrays, *pattern], types + pattern_types
-        key = (signature.id, query.derivative, query.chosen, query.mode, query.holomorphic, query.sparse, query.pattern)
+        # In the order in which ``serialized`` takes them.
+        groups = (point, vectors.seeds, vectors.weights, pattern)
+        types = (*signature.inputs, *(seed_types if vectors.seeds else ()), *chosen.weight_types, *pattern_types)
+        key = (signature.id, query.derivative, chosen, query.mode, query.holomorphic, query.sparse, query.pattern)
         known = self._structures.get(key)
 
         def send(tensors: list[Pieces]) -> _call.Answer:
-            asked = _call.request(signature.name, query.chosen, _call.options(query, "" if known is None else known.digest))
-            message = _call.serialized(asked, tensors[:count], tensors[count:seeded], tensors[seeded:])
+            asked = _call.request(signature.name, chosen, _call.options(query, "" if known is None else known.digest))
+            rest = iter(tensors)
+            message = _call.serialized(asked, *([next(rest) for _ in group] for group in groups))
             with Watch(title, options.on_progress) as watch:
                 return _call.compute(self.connection, message, query, deadline, watch, known)
 
-        answer: _call.Answer = self._sent(binding, arrays, types, deadline, send)
+        answer: _call.Answer = self._sent(binding, list(chain.from_iterable(groups)), types, deadline, send)
         if answer.structure is not None and answer.structure is not known:
             self._structures.drop(key)
             self._structures.put(key, answer.structure)

@@ -5,21 +5,18 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final
 
 from jacloom import _leaves
 from jacloom._argnums import positions
 from jacloom._binding import Binding
-from jacloom._errors import ArgumentError, OptionError
-from jacloom._options import Mode, Tile
+from jacloom._errors import ArgumentError
 from jacloom._prepared import Arrays, Prepared
 from jacloom._query import query
 from jacloom._question import Question
 from jacloom._signature import inexact, is_complex
-from jacloom._sparsity import Output, Pattern, check_shape, formatted
 from jacloom._structure import Structure
 from jacloom_graph.answer import Derivative, Part, Selection
-from jacloom_graph.types import Type
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +78,7 @@ class Gradient(Transform):
         require_scalar(call, binding, result, outputs)
         require_field(call, binding, wrt, outputs, self.holomorphic)
         if not self.holomorphic and is_complex(signature.outputs[0]):
-            raise ArgumentError(f"`{call}`: {signature.label} returns {signature.outputs[0]}, and a gradient needs a real output; {_HOLOMORPHIC}.")
+            raise ArgumentError(f"`{call}`: {signature.label} returns {signature.outputs[0]}, and a gradient needs a real output; {HOLOMORPHIC}.")
         wanted = (*(outputs if self.value else ()), *aux.leaves)
         asked = query(Derivative.GRADIENT, signature.inputs, signature.outputs, wrt=wrt, outputs=outputs, values=wanted, holomorphic=self.holomorphic)
 
@@ -96,133 +93,8 @@ class Gradient(Transform):
         return Prepared(asked, build)
 
 
-@dataclass(frozen=True, slots=True)
-class Jacobian(Transform):
-    """All first derivatives."""
-
-    argnums: int | tuple[int, ...] = 0
-    has_aux: bool = False
-    holomorphic: bool = False
-    mode: Mode = "auto"
-    tile: Tile = "auto"
-    sparsity: Literal["auto", "dense"] | Pattern = "auto"
-    output: Output = "dense"
-
-    @property
-    def call(self) -> str:
-        return "jacobian"
-
-    def prepare(self, binding: Binding) -> Prepared:
-        signature, call = binding.signature, self.spelled(binding.signature.label)
-        wrt, inner = differentiated(call, binding, self.argnums)
-        result, outputs, aux = parts(call, binding, self.has_aux)
-        require_inexact_outputs(call, binding, outputs)
-        require_field(call, binding, wrt, outputs, self.holomorphic)
-        mode = self._mode(call, [signature.inputs[leaf] for leaf in wrt], [signature.outputs[leaf] for leaf in outputs])
-        asked = query(
-            Derivative.JACOBIAN,
-            signature.inputs,
-            signature.outputs,
-            wrt=wrt,
-            outputs=outputs,
-            values=aux.leaves,
-            mode=mode,
-            tile=self.tile,
-            holomorphic=self.holomorphic,
-            sparse=self.output != "dense",
-            dense=self.sparsity == "dense",
-            pattern=self.sparsity if isinstance(self.sparsity, Pattern) else None,
-        )
-        if asked.pattern is not None:
-            check_shape(call, asked.pattern, asked.derivative, asked.chosen)
-        if self.output != "dense":
-            return Prepared(asked, lambda arrays: self._matrix(arrays, aux))
-
-        def build(arrays: Arrays) -> Any:
-            rows = (inner([arrays[Part.JACOBIAN, out, at, 0] for at in range(len(wrt))]) for out in outputs)
-            jacobian = result.unflatten(rows)
-            return (jacobian, aux.build(arrays)) if self.has_aux else jacobian
-
-        return Prepared(asked, build)
-
-    def _matrix(self, arrays: Arrays, aux: Auxiliary) -> Any:
-        matrix = formatted(arrays[Part.ENTRIES, 0, 0, 0], self.output)
-        return (matrix, aux.build(arrays)) if self.has_aux else matrix
-
-    def _mode(self, call: str, inputs: Sequence[Type], outputs: Sequence[Type]) -> Mode:
-        """Returns the mode, narrowed where complex numbers leave only one: real to complex has columns, complex to real has rows."""
-        if self.holomorphic:
-            return self.mode
-        possible: Mode = self.mode
-        if any(map(is_complex, inputs)):
-            possible = "reverse"
-        elif any(map(is_complex, outputs)):
-            possible = "forward"
-        if self.mode not in ("auto", possible):
-            side = "inputs, so only rows" if possible == "reverse" else "outputs, so only columns"
-            raise OptionError(f"`{call}`: the function has complex {side} can be computed: mode must be 'auto' or {possible!r}; {_HOLOMORPHIC}.")
-        return possible
-
-
-@dataclass(frozen=True, slots=True)
-class Hessian(Transform):
-    """All second derivatives."""
-
-    argnums: int | tuple[int, ...] = 0
-    has_aux: bool = False
-    holomorphic: bool = False
-    tile: Tile = "auto"
-    sparsity: Literal["auto", "dense"] | Pattern = "auto"
-    output: Output = "dense"
-
-    @property
-    def call(self) -> str:
-        return "hessian"
-
-    def prepare(self, binding: Binding) -> Prepared:
-        signature, call = binding.signature, self.spelled(binding.signature.label)
-        wrt, inner = differentiated(call, binding, self.argnums)
-        result, outputs, aux = parts(call, binding, self.has_aux)
-        require_inexact_outputs(call, binding, outputs)
-        require_field(call, binding, wrt, outputs, self.holomorphic)
-        if not self.holomorphic and any(is_complex(signature.inputs[leaf]) for leaf in wrt):
-            raise ArgumentError(f"`{call}`: second derivatives need real inputs; {_HOLOMORPHIC}.")
-        if not self.holomorphic and any(is_complex(signature.outputs[leaf]) for leaf in outputs):
-            raise ArgumentError(f"`{call}`: second derivatives need real outputs; {_HOLOMORPHIC}.")
-        asked = query(
-            Derivative.HESSIAN,
-            signature.inputs,
-            signature.outputs,
-            wrt=wrt,
-            outputs=outputs,
-            values=aux.leaves,
-            tile=self.tile,
-            holomorphic=self.holomorphic,
-            sparse=self.output != "dense",
-            dense=self.sparsity == "dense",
-            pattern=self.sparsity if isinstance(self.sparsity, Pattern) else None,
-        )
-        if asked.pattern is not None:
-            check_shape(call, asked.pattern, asked.derivative, asked.chosen)
-        if self.output != "dense":
-            return Prepared(asked, lambda arrays: self._matrix(arrays, aux))
-        columns = range(len(wrt))
-
-        def build(arrays: Arrays) -> Any:
-            def row(out: int, at: int) -> Any:
-                return inner([arrays[Part.HESSIAN, out, at, to] for to in columns])
-
-            hessian = result.unflatten(inner([row(out, at) for at in columns]) for out in outputs)
-            return (hessian, aux.build(arrays)) if self.has_aux else hessian
-
-        return Prepared(asked, build)
-
-    def _matrix(self, arrays: Arrays, aux: Auxiliary) -> Any:
-        matrix = formatted(arrays[Part.ENTRIES, 0, 0, 0], self.output)
-        return (matrix, aux.build(arrays)) if self.has_aux else matrix
-
-
-_HOLOMORPHIC = "pass holomorphic=True if it is a holomorphic function of complex inputs"
+HOLOMORPHIC: Final = "pass holomorphic=True if it is a holomorphic function of complex inputs"
+"""What to do where complex numbers come in and go out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,4 +213,4 @@ def require_field(call: str, binding: Binding, wrt: Sequence[int], outputs: Sequ
         if real is not None:
             raise ArgumentError(f"`{call}`: holomorphic=True needs complex inputs and outputs throughout, got {real}.")
     elif any(map(is_complex, inputs)) and any(map(is_complex, results)):
-        raise ArgumentError(f"`{call}`: {binding.signature.label} has complex inputs and outputs; {_HOLOMORPHIC}, else use client.jvp or client.vjp.")
+        raise ArgumentError(f"`{call}`: {binding.signature.label} has complex inputs and outputs; {HOLOMORPHIC}, else use client.jvp or client.vjp.")

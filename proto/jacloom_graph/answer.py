@@ -56,6 +56,20 @@ class Selection:
     wrt_types: tuple[Type, ...]
     output_types: tuple[Type, ...]
     value_types: tuple[Type, ...]
+    summed: tuple[int, ...] = ()
+    """Output leaves whose weighted sum is differentiated: it stands in ``outputs`` as the one leaf 0."""
+    weight_types: tuple[Type, ...] = ()
+    """Types of the weights, those of the leaves summed."""
+
+    @property
+    def named(self) -> tuple[int, ...]:
+        """The function's own output leaves that are differentiated, or summed first."""
+        return self.summed or self.outputs
+
+    def weighted(self) -> Selection:
+        """Returns the question about the weighted sum of these outputs in their place."""
+        total = Type(promote(*(type_.dtype for type_ in self.output_types)))
+        return replace(self, outputs=(0,), output_types=(total,), summed=self.outputs, weight_types=self.output_types)
 
 
 ArrayKey = tuple[int, int, int, int]

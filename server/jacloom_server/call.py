@@ -26,6 +26,9 @@ SINGLE: Final = {
 }
 """Derivatives that take one pass."""
 
+WEIGHTED: Final = frozenset({Derivative.HVP, Derivative.HESSIAN})
+"""Those that may be of a weighted sum of the outputs."""
+
 PRODUCTS: Final = frozenset({Derivative.JVP, Derivative.VJP, Derivative.HVP})
 """Those that take a seed, or a batch of them."""
 
@@ -76,6 +79,8 @@ class Call:
     """Empty: all."""
     values: tuple[int, ...] = ()
     seeds: tuple[Argument, ...] = ()
+    weights: tuple[Argument, ...] = ()
+    """Of the outputs, where their weighted sum is differentiated."""
     mode: Mode | None = None
     tile: int = 0
     holomorphic: bool = False
@@ -96,7 +101,7 @@ def select(call: Call, function: Description) -> Selection:
     """
     _check_options(call)
     if call.derivative is Derivative.EVALUATE:
-        for name in ("wrt", "outputs", "seeds"):
+        for name in ("wrt", "outputs", "seeds", "weights"):
             if getattr(call, name):
                 raise Fault(Reason.INVALID_OPTION, f"Evaluate takes no {name}: it returns the values named by `values`", field=name)
     every = tuple(range(len(function.outputs)))
@@ -110,6 +115,9 @@ def select(call: Call, function: Description) -> Selection:
         leaves.choose(outputs, function.outputs, "outputs", differentiated=True),
         leaves.choose(values, function.outputs, "values", differentiated=False),
     )
+    if call.weights:
+        _check_weights(call, chosen)
+        return chosen.weighted()
     if call.derivative in (Derivative.GRADIENT, Derivative.HVP):
         leaves.require_scalar(chosen.output_types, f"a {call.derivative.value}")
     return chosen
@@ -122,9 +130,9 @@ def examined(call: Call, function: Description) -> Selection:
         Fault: ARGUMENT_MISMATCH or INVALID_OPTION with the field at fault, if the call does not fit the function.
     """
     _check_options(call)
-    for name in ("values", "seeds", "mode", "tile", "holomorphic"):
+    for name in ("values", "seeds", "weights", "mode", "tile", "holomorphic"):
         if getattr(call, name):
-            field = name if name in ("values", "seeds") else f"options.{name}"
+            field = name if name in ("values", "seeds", "weights") else f"options.{name}"
             raise Fault(Reason.INVALID_OPTION, f"Diagnose takes no {name}", field=field)
     if call.sparsity is not Sparsity.AUTO or call.pattern is not None:
         raise Fault(Reason.INVALID_OPTION, "Diagnose takes no sparsity", field="options.sparsity" if call.pattern is None else "pattern")
@@ -135,7 +143,7 @@ def examined(call: Call, function: Description) -> Selection:
 
 
 def operands(call: Call, function: Description, chosen: Selection, blobs: Blobs) -> list[Operand]:
-    """Returns a call's arguments, then its seeds, ready to be sent to workers.
+    """Returns a call's arguments, then its weights, then its seeds, ready to be sent to workers.
 
     Raises:
         Fault: ARGUMENT_MISMATCH or INVALID_OPTION with the field at fault, or BLOB_NOT_FOUND.
@@ -159,6 +167,8 @@ def operands(call: Call, function: Description, chosen: Selection, blobs: Blobs)
     found = [
         _operand(argument, type_, f"args[{index}]", blobs) for index, (argument, type_) in enumerate(zip(call.args, function.inputs, strict=True))
     ]
+    weights = zip(call.weights, chosen.weight_types, strict=True)
+    found += [_operand(argument, type_, f"weights[{index}]", blobs) for index, (argument, type_) in enumerate(weights)]
     found += [_operand(argument, type_, f"seeds[{index}]", blobs) for index, (argument, type_) in enumerate(zip(call.seeds, wanted, strict=True))]
     return found
 
@@ -199,6 +209,15 @@ def _operand(argument: Argument, type_: Type, field: str, blobs: Blobs) -> Opera
     if len(data) != needed:
         raise Fault(Reason.ARGUMENT_MISMATCH, f"{type_} has {needed:,} bytes, got {len(data):,}", field=f"{field}.data")
     return Operand(type_, data)
+
+
+def _check_weights(call: Call, chosen: Selection) -> None:
+    if call.derivative not in WEIGHTED:
+        text = f"weights are for second derivatives, Hvp and Hessian, not {call.derivative.value}; the gradient of a weighted sum is what Vjp returns"
+        raise Fault(Reason.INVALID_OPTION, text, field="weights")
+    if len(call.weights) != len(chosen.outputs):
+        text = f"{len(chosen.outputs)} outputs are differentiated, so there are {len(chosen.outputs)} weights; got {len(call.weights)}"
+        raise Fault(Reason.ARGUMENT_MISMATCH, text, field="weights")
 
 
 def _check_options(call: Call) -> None:

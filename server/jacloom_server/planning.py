@@ -37,13 +37,25 @@ class Service:
 def kernel_of(call: Call, function: Function, chosen: Selection, plan: Plan, leg: Leg) -> Kernel:
     """Returns the kernel of the tiles of some passes of a plan, with its width left open."""
     if call.batch:
-        return Kernel(function.id, SINGLE[call.derivative], chosen.wrt, chosen.outputs, holomorphic=call.holomorphic)
+        return kernel_for(call, function, chosen, SINGLE[call.derivative])
     coloured = plan.structure is not None
     if call.derivative is Derivative.HESSIAN:
-        inner: Inner = "forward" if plan.inner is Mode.FORWARD else "reverse"
-        return Kernel(function.id, Kind.HESSIAN, chosen.wrt, chosen.outputs, holomorphic=call.holomorphic, inner=inner, coloured=coloured)
-    kind = Kind.REVERSE if leg.mode is Mode.REVERSE else Kind.FORWARD
-    return Kernel(function.id, kind, chosen.wrt, chosen.outputs, holomorphic=call.holomorphic, coloured=coloured)
+        return replace(kernel_for(call, function, chosen, Kind.HESSIAN, plan.inner), coloured=coloured)
+    return replace(kernel_for(call, function, chosen, Kind.REVERSE if leg.mode is Mode.REVERSE else Kind.FORWARD), coloured=coloured)
+
+
+def kernel_for(call: Call, function: Function, chosen: Selection, kind: Kind, first: Mode | None = None) -> Kernel:
+    """Returns the kernel of a kind that computes what a call is about.
+
+    Args:
+        call: The call.
+        function: Its function.
+        chosen: The leaves that it is about.
+        kind: What the kernel computes.
+        first: The mode of the first derivative within a second, or of a gradient.
+    """
+    inner: Inner = "forward" if first is Mode.FORWARD else "reverse"
+    return Kernel(function.id, kind, chosen.wrt, chosen.named, holomorphic=call.holomorphic, inner=inner, weighted=bool(chosen.summed))
 
 
 def platform_of(pool: Pool) -> str:
@@ -63,12 +75,12 @@ async def plan(service: Service, call: Call, function: Function, chosen: Selecti
     size = total_bytes(arrays(call.derivative, chosen, call.batch))
     problem = Problem(chosen.wrt_types, chosen.output_types, size, function.description.loops)
     if call.batch:
-        survey = await function.survey(service.pool, chosen.wrt, chosen.outputs, call.holomorphic)
+        survey = await function.survey(service.pool, chosen.wrt, chosen.named, call.holomorphic)
         return strategy.batch(problem, survey, call.derivative, call.batch, workers=service.pool.workers_for_tiles(), tile=call.tile)
     if not problem.n or not problem.m:
         found = await _structure(service, call, function, chosen, Prices(1.0, 1.0)) if required else None
         return empty(0 if required else size, found if isinstance(found, Structure) else None)
-    survey = await function.survey(service.pool, chosen.wrt, chosen.outputs, call.holomorphic, second=call.derivative is Derivative.HESSIAN)
+    survey = await function.survey(service.pool, chosen.wrt, chosen.named, call.holomorphic, second=call.derivative is Derivative.HESSIAN)
     made = await _weighed(service, call, function, chosen, problem, survey)
     if call.tile:
         return made
@@ -106,8 +118,7 @@ async def _structure(
     """
     required = call.sparsity is Sparsity.SPARSE
     kind = Kind.HESSIAN if call.derivative is Derivative.HESSIAN else Kind.FORWARD
-    within: Inner = "forward" if inner is Mode.FORWARD else "reverse"
-    kernel = Kernel(function.id, kind, chosen.wrt, chosen.outputs, holomorphic=call.holomorphic, inner=within)
+    kernel = kernel_for(call, function, chosen, kind, inner)
     rows, columns = matrix_shape(call.derivative, chosen)
     given = () if call.pattern is None else pattern_operands(call.pattern, rows, service.blobs)
     needed = required or call.pattern is not None
@@ -134,5 +145,6 @@ def _check_sparsity(call: Call, chosen: Selection) -> None:
         raise Fault(Reason.INVALID_OPTION, "a pattern comes with the request, and DENSE says not to use it; leave one of them out", field="pattern")
     outputs = sum(type_.size for type_ in chosen.output_types)
     if call.derivative is Derivative.HESSIAN and (call.sparsity is Sparsity.SPARSE or call.pattern is not None) and outputs != 1:
-        text = f"a sparse Hessian is that of one scalar output, got outputs of {outputs} entries; choose one output, or leave sparsity out"
+        advice = "choose one output, give weights of the outputs, or leave sparsity out"
+        text = f"a sparse Hessian is that of one scalar output, got outputs of {outputs} entries; {advice}"
         raise Fault(Reason.INVALID_OPTION, text, field="options.sparsity" if call.pattern is None else "pattern")

@@ -25,7 +25,7 @@ from jacloom_server.tiling import BLOCK_BYTES
 from jacloom_server.weave import Request, Weaver
 from jacloom_server.work import Desk
 from jacloom_worker.launch import Operand
-from jacloom_worker.protocol import Diagnosis, Done, Inner, Kernel, Kind, Structure, Task
+from jacloom_worker.protocol import Diagnosis, Done, Kernel, Kind, Structure, Task
 
 _FLUSH_SECONDS: Final = 0.2
 """Blocks wait this long for others to share their message; then the reader gets what there is, and hears how far the work has come."""
@@ -83,7 +83,7 @@ async def _single(
     service: Service, call: Call, function: Function, chosen: Selection, sent: Sequence[Operand], started: float
 ) -> AsyncGenerator[Reply]:
     """Yields the answer of a single pass: one message if it is small."""
-    inner: Inner = "reverse"
+    mode: Mode | None = None
     found = arrays(call.derivative, chosen)
     nbytes = total_bytes(found)
     plan = single(nbytes, passes=int(call.derivative is not Derivative.EVALUATE))
@@ -91,8 +91,8 @@ async def _single(
         problem = Problem(chosen.wrt_types, chosen.output_types, nbytes, loops=True)
         survey = await function.survey(service.pool, chosen.wrt, chosen.outputs, call.holomorphic)
         if problem.n and strategy.gradient(problem, survey) is Mode.FORWARD:
-            inner, plan = "forward", single(nbytes, problem.n, Mode.FORWARD)
-    kernel = Kernel(function.id, SINGLE[call.derivative], chosen.wrt, chosen.outputs, chosen.values, 0, call.holomorphic, inner)
+            mode, plan = Mode.FORWARD, single(nbytes, problem.n, Mode.FORWARD)
+    kernel = replace(planning.kernel_for(call, function, chosen, SINGLE[call.derivative], mode), values=chosen.values)
     header = Header(function.name, plan, tuple(found))
     planned = time.perf_counter()
     with service.pool.lane() as lane:
@@ -122,7 +122,7 @@ async def _tiled(
     # Every tile needs the arguments: those that are not small are stored once.
     shared = [Operand(operand.type, ray.put(operand.data)) if is_large(operand) else operand for operand in sent]
     parts = service.structures.operands(plan.structure) if plan.structure is not None else ()
-    count = len(function.description.inputs)
+    count = len(sent) - len(call.seeds)
     request = Request(call, function, chosen, plan, expected, tuple(shared[:count]), tuple(shared[count:]), parts)
     with service.pool.lane() as lane:
         weaver = Weaver(service.pool, lane, request, started)

@@ -43,7 +43,7 @@ class Request:
     plan: Plan
     arrays: tuple[Array, ...]
     operands: tuple[Operand, ...]
-    """The point."""
+    """The point, then weights if there are any."""
     seeds: tuple[Operand, ...] = ()
     """Those of a batch, all of them along the first axis."""
     parts: tuple[tuple[Operand, ...], ...] = ()
@@ -161,7 +161,8 @@ class Weaver:
 
     def _submit_values(self) -> None:
         kernel = Kernel(self._request.function.id, Kind.VALUE, (), (), self._request.chosen.values)
-        self._submit(None, work.compute(Desk.PASSES, Task(kernel), self._request.operands, self._request.function.load, "the value"))
+        point = self._request.operands[: len(self._request.function.description.inputs)]  # without weights
+        self._submit(None, work.compute(Desk.PASSES, Task(kernel), point, self._request.function.load, "the value"))
 
     def _begun(self) -> list[_Strand]:
         """Returns the legs of the plan, nothing of them sent out yet."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import psutil
+import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from integration import graphs
@@ -120,14 +121,29 @@ def dtype(type_: graph_pb2.Type) -> np.dtype:
     return tensor.DTYPES[type_.dtype]
 
 
-def request(function: str, args: Sequence[object], wrt: Sequence[int] = (0,), seeds: Sequence[object] = (), **fields: object) -> pb.CallRequest:
+def request(
+    function: str,
+    args: Sequence[object],
+    wrt: Sequence[int] = (0,),
+    seeds: Sequence[object] = (),
+    weights: Sequence[object] = (),
+    **fields: object,
+) -> pb.CallRequest:
     names = ("mode", "tile", "holomorphic", "sparsity", "structure", "batch")
     options = pb.Options(**{name: fields.pop(name) for name in names if name in fields})
-    return pb.CallRequest(function=function, args=map(message, args), wrt=wrt, seeds=map(message, seeds), options=options, **fields)
+    tensors = {"args": map(message, args), "seeds": map(message, seeds), "weights": map(message, weights)}
+    return pb.CallRequest(function=function, wrt=wrt, options=options, **tensors, **fields)
 
 
 def message(value: object) -> graph_pb2.Tensor:
     return value if isinstance(value, graph_pb2.Tensor) else tensor.to_message(value)
+
+
+def refused(client: Client, method: str, call: pb.CallRequest) -> Failure:
+    """Returns what a call that must fail comes with."""
+    with pytest.raises(grpc.RpcError) as caught:
+        client.call(method, call)
+    return failure(caught.value)
 
 
 def failure(error: grpc.RpcError) -> Failure:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import grpc
 import numpy as np
 import pytest
 from integration import graphs, service
-from integration.service import Client, Failure, Process, request
+from integration.service import Client, Process, request
 
 from jacloom_api.v1 import blob_service_pb2 as blob_pb
 from jacloom_api.v1 import derivative_service_pb2 as pb
@@ -19,30 +17,6 @@ from jacloom_graph.types import Node
 X = np.array([0.3, -0.7, 1.1])
 S = np.array(2.0)
 K = np.array([4, 5], np.int32)
-
-
-@pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with service.process(tmp_path_factory.mktemp("server") / "log", "--workers", "2", "--object-store", "1G") as running:
-        service.wait_for(lambda: running.ready() == 4)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(process: Process) -> Iterator[Client]:
-    with service.client(process) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def mixed(client: Client) -> str:
-    return client.register(graphs.mixed())
-
-
-def refused(client: Client, method: str, call: pb.CallRequest) -> Failure:
-    with pytest.raises(grpc.RpcError) as caught:
-        client.call(method, call)
-    return service.failure(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +86,10 @@ def test_what_is_no_request_is_refused_as_such(process: Process, method: str, fo
         ("Jvp", request("F", [X, S, K], [0], outputs=[0], seeds=[X[:1]]), "ARGUMENT_MISMATCH", "seeds[0]"),
         ("Vjp", request("F", [X, S, K], [0], outputs=[0], seeds=[X]), "ARGUMENT_MISMATCH", "seeds[0]"),
         ("Gradient", request("F", [X, S, K], [0], outputs=[0]), "INVALID_OPTION", "outputs"),
+        ("Hvp", request("F", [X, S, K], [0], outputs=[0], seeds=[X], weights=[S]), "ARGUMENT_MISMATCH", "weights[0]"),
+        ("Hessian", request("F", [X, S, K], [0], outputs=[0, 1], weights=[X[:2]]), "ARGUMENT_MISMATCH", "weights"),
+        ("Hessian", request("F", [X, S, K], [0], outputs=[0], sparsity=pb.SPARSE), "INVALID_OPTION", "options.sparsity"),
+        ("Jacobian", request("F", [X, S, K], [0], outputs=[0], weights=[X[:2]]), "INVALID_OPTION", "weights"),
         ("Evaluate", request("F", [X, S, K], [0]), "INVALID_OPTION", "wrt"),
         ("Jvp", request("F", [X, S, K], [0], outputs=[0], seeds=[X], mode=pb.FORWARD), "INVALID_OPTION", "options.mode"),
     ],
@@ -120,7 +98,7 @@ def test_bad_calls_name_reason_and_field(client: Client, mixed: str, method: str
     call = pb.CallRequest.FromString(call.SerializeToString())
     if call.function == "F":
         call.function = mixed
-    found = refused(client, method, call)
+    found = service.refused(client, method, call)
     assert (found.reason, found.metadata["field"]) == (reason, field)
     assert found.code is (grpc.StatusCode.NOT_FOUND if reason == "FUNCTION_NOT_FOUND" else grpc.StatusCode.INVALID_ARGUMENT)
     assert len(found.text) < 500
@@ -129,7 +107,7 @@ def test_bad_calls_name_reason_and_field(client: Client, mixed: str, method: str
 def test_bytes_that_do_not_fit_their_type(client: Client, mixed: str) -> None:
     call = request(mixed, [X, S, K], outputs=[0])
     call.args[0].data = call.args[0].data[:-1]
-    found = refused(client, "Jacobian", call)
+    found = service.refused(client, "Jacobian", call)
     assert (found.reason, found.fields) == ("ARGUMENT_MISMATCH", ["args[0].data"])
     assert "24 bytes, got 23" in found.text
 
@@ -173,7 +151,7 @@ def test_a_mode_that_a_function_does_not_have(client: Client) -> None:
     np.testing.assert_array_equal(answer.arrays[0], np.diag([7.0, 7.0, 7.0]))
     assert answer.header.plan.mode == pb.REVERSE
     assert "not available" in answer.header.plan.considered[1].verdict
-    found = refused(client, "Jacobian", request(name, [X], mode=pb.FORWARD))
+    found = service.refused(client, "Jacobian", request(name, [X], mode=pb.FORWARD))
     assert (found.reason, found.fields) == ("MODE_UNAVAILABLE", ["options.mode"])
     assert "'reverse'" in found.text
     # The rows themselves are an ordinary function, so forward mode goes through them.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -12,7 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from integration import graphs, service
-from integration.service import Client, Failure, Process, request
+from integration.service import Client, Process, request
 
 from jacloom_api.v1 import blob_service_pb2 as blob_pb
 from jacloom_api.v1 import derivative_service_pb2 as pb
@@ -26,30 +25,6 @@ S = np.array(2.0)
 K = np.array([4, 5], np.int32)
 INNER = graphs.WEIGHTS @ X
 SLOPE = 1 - np.tanh(INNER) ** 2
-
-
-@pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with service.process(tmp_path_factory.mktemp("server") / "log", "--workers", "2", "--object-store", "1G") as running:
-        service.wait_for(lambda: running.ready() == 4)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(process: Process) -> Iterator[Client]:
-    with service.client(process) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def mixed(client: Client) -> str:
-    return client.register(graphs.mixed())
-
-
-def refused(client: Client, method: str, call: pb.CallRequest) -> Failure:
-    with pytest.raises(grpc.RpcError) as caught:
-        client.call(method, call)
-    return service.failure(caught.value)
 
 
 def test_register_describes_the_function(client: Client) -> None:
@@ -73,7 +48,7 @@ def test_list_pages_newest_first_and_delete_forgets(client: Client) -> None:
     assert [info.name for info in (*first.functions, *second.functions)] == names[::-1]
     client.functions.Delete(function_pb.DeleteFunctionRequest(name=names[1]))
     assert names[1] not in [info.name for info in client.functions.List(function_pb.ListFunctionsRequest()).functions]
-    assert refused(client, "Evaluate", request(names[1], [np.zeros(22)], wrt=())).reason == "FUNCTION_NOT_FOUND"
+    assert service.refused(client, "Evaluate", request(names[1], [np.zeros(22)], wrt=())).reason == "FUNCTION_NOT_FOUND"
 
 
 def test_validate_types_every_value_and_keeps_nothing(client: Client) -> None:
@@ -147,9 +122,9 @@ def test_a_large_batch_is_cut_where_it_lies(client: Client) -> None:
 
 
 def test_what_is_no_batch_is_refused(client: Client, mixed: str) -> None:
-    assert refused(client, "Jacobian", request(mixed, [X, S, K], outputs=[0, 1], batch=2)).fields == ["options.batch"]
-    assert refused(client, "Jvp", request(mixed, [X, S, K], (), [], outputs=[0], batch=2)).fields == ["options.batch"]
-    assert refused(client, "Jvp", request(mixed, [X, S, K], (0,), [X], outputs=[0], batch=2)).fields == ["seeds[0]"]
+    assert service.refused(client, "Jacobian", request(mixed, [X, S, K], outputs=[0, 1], batch=2)).fields == ["options.batch"]
+    assert service.refused(client, "Jvp", request(mixed, [X, S, K], (), [], outputs=[0], batch=2)).fields == ["options.batch"]
+    assert service.refused(client, "Jvp", request(mixed, [X, S, K], (0,), [X], outputs=[0], batch=2)).fields == ["seeds[0]"]
 
 
 def test_gradient_hvp_and_hessian(client: Client) -> None:
@@ -257,7 +232,7 @@ def test_large_arrays_travel_as_blobs_and_answers_in_blocks(client: Client) -> N
     np.testing.assert_allclose(answer.arrays[0], np.cos(x) * x, rtol=1e-15)
     assert answer.messages == 2 + -(-n * 8 // (1 << 20))
     client.blobs.Release(blob_pb.ReleaseRequest(name=blob.name))
-    gone = refused(client, "Jvp", request(name, [by_name], seeds=[by_name]))
+    gone = service.refused(client, "Jvp", request(name, [by_name], seeds=[by_name]))
     assert (gone.code, gone.reason, gone.metadata["field"]) == (grpc.StatusCode.NOT_FOUND, "BLOB_NOT_FOUND", "args[0].blob")
 
 
@@ -271,7 +246,7 @@ def test_a_blob_may_hold_many_arrays(client: Client, start: int) -> None:
     )
     answer = client.call("Jvp", request(name, [point], seeds=[seed]))
     np.testing.assert_allclose(answer.arrays[0], np.cos(x) * v, rtol=1e-15)
-    wrong = refused(client, "Jvp", request(name, [point], seeds=[beyond]))
+    wrong = service.refused(client, "Jvp", request(name, [point], seeds=[beyond]))
     assert (wrong.reason, wrong.metadata["field"]) == ("ARGUMENT_MISMATCH", "seeds[0].blob")
     assert "has 40 bytes, and the blob 39 from byte" in wrong.text
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ import numpy as np
 
 from jacloom import _leaves
 from jacloom._binding import Binding
+from jacloom._prepared import Vectors
 from jacloom._query import Query
 from jacloom._tracing import bind_callable
 from jacloom._transform import Transform
@@ -24,8 +25,8 @@ def transformed(
     """Returns what the client returns for a transformation, with answers from the oracle."""
     binding, leaves = bind_callable(f, args, kwargs or {})
     prepared = transform.prepare(binding)
-    seeds = prepared.seeds(given) if prepared.seeds is not None else []
-    arrays = answer(f, binding, prepared.query, leaves, seeds)
+    vectors = prepared.vectors(given) if prepared.vectors is not None else Vectors()
+    arrays = answer(f, binding, prepared.query, leaves, vectors)
     assert set(arrays) >= set(prepared.query.expected)
     for key, array in prepared.query.expected.items():
         dtype, shape = tensor.storage(array.type)
@@ -34,7 +35,7 @@ def transformed(
     return prepared.build({key: arrays[key] for key in prepared.query.expected})
 
 
-def answer(f: Callable[..., Any], binding: Binding, query: Query, leaves: list[Any], seeds: list[np.ndarray]) -> dict[ArrayKey, np.ndarray]:
+def answer(f: Callable[..., Any], binding: Binding, query: Query, leaves: list[Any], vectors: Vectors) -> dict[ArrayKey, np.ndarray]:
     """Returns the arrays of the answer to a query about ``f`` at the leaves of its arguments."""
     with jax.enable_x64(True):
         point = [jnp.asarray(_leaves.to_array(leaf)) for leaf in binding.inputs(leaves)]
@@ -50,15 +51,16 @@ def answer(f: Callable[..., Any], binding: Binding, query: Query, leaves: list[A
 
         def chosen(*active: jax.Array) -> list[jax.Array]:
             results = flat(*active)
-            return [results[leaf] for leaf in query.chosen.outputs]
+            found = [results[leaf] for leaf in query.chosen.named]
+            return [sum(jnp.sum(leaf * weight) for leaf, weight in zip(found, vectors.weights, strict=True))] if vectors.weights else found
 
         active = [point[leaf] for leaf in query.chosen.wrt]
         found = {(Part.VALUE, leaf, 0, 0): value for leaf, value in enumerate(flat(*active))}
-        found |= _derivative(query, chosen, active, seeds)
+        found |= _derivative(query, chosen, active, vectors.seeds)
         return {key: np.array(value) for key, value in found.items()}
 
 
-def _derivative(query: Query, chosen: Callable[..., list[jax.Array]], active: list[jax.Array], seeds: list[np.ndarray]) -> dict[ArrayKey, Any]:
+def _derivative(query: Query, chosen: Callable[..., list[jax.Array]], active: list[jax.Array], seeds: Sequence[np.ndarray]) -> dict[ArrayKey, Any]:
     numbers = tuple(range(len(active)))
     match query.derivative:
         case Derivative.EVALUATE:

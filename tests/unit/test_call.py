@@ -13,7 +13,7 @@ import grpc
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from unit.scripted import Script, echo, failing, hang, parts, serving
+from unit.scripted import Script, echo, failing, hang, parts
 
 import jacloom as jl
 from jacloom._connect import connect
@@ -21,17 +21,6 @@ from jacloom_api.v1 import derivative_service_pb2 as pb
 from jacloom_graph.errors import Reason
 
 X = np.arange(6.0).reshape(2, 3)
-
-
-@pytest.fixture
-def script() -> Script:
-    return Script()
-
-
-@pytest.fixture
-def client(script: Script) -> Iterator[jl.Client]:
-    with serving(script) as port, connect(f"127.0.0.1:{port}") as client:
-        yield client
 
 
 def identity(x: Any) -> Any:

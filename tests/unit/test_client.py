@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
@@ -19,17 +18,6 @@ import jacloom as jl
 from jacloom._connect import connect
 
 X = np.arange(6.0).reshape(2, 3)
-
-
-@pytest.fixture
-def script() -> Script:
-    return Script()
-
-
-@pytest.fixture
-def client(script: Script) -> Iterator[jl.Client]:
-    with serving(script) as port, connect(f"127.0.0.1:{port}") as client:
-        yield client
 
 
 def identity(x: Any) -> Any:

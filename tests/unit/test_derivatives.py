@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from unit.scripted import Script, serving
+from unit.scripted import Script
 
 import jacloom as jl
-from jacloom._connect import connect
 from jacloom_api.v1 import derivative_service_pb2 as derivative_pb
 from jacloom_api.v1 import function_service_pb2 as pb
 
@@ -21,17 +19,6 @@ X = np.arange(6.0).reshape(2, 3)
 YES = pb.Availability(state=pb.Availability.AVAILABLE)
 INTEGER = pb.Availability(state=pb.Availability.UNAVAILABLE, reason="no derivative: int64")
 OPEN = pb.Availability(state=pb.Availability.UNDECIDED, reason="64 traces were made")
-
-
-@pytest.fixture
-def script() -> Script:
-    return Script()
-
-
-@pytest.fixture
-def client(script: Script) -> Iterator[jl.Client]:
-    with serving(script) as port, connect(f"127.0.0.1:{port}") as client:
-        yield client
 
 
 def refused(node: int, op: str) -> pb.Availability:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from unit.one_way import backward_only, forward_only, untouchable
 
 import jacloom as jl
 from jacloom._trace import trace as trace_graph
@@ -21,30 +22,6 @@ pytestmark = pytest.mark.usefixtures("worker_jax")
 
 X = np.array([0.5, -1.0, 2.0])
 GRID = np.linspace(0.25, 3.0, 6).reshape(2, 3)
-
-
-@jax.custom_vjp
-def backward_only(x: jax.Array) -> jax.Array:
-    """Has a reverse rule and no other."""
-    return jnp.sin(x)
-
-
-backward_only.defvjp(lambda x: (jnp.sin(x), x), lambda x, given: (given * jnp.cos(x),))
-
-
-@jax.custom_jvp
-def untouchable(x: jax.Array) -> jax.Array:
-    return x * 2
-
-
-@untouchable.defjvp
-def _(primals: Any, tangents: Any) -> Any:
-    raise RuntimeError("measured, not computed")
-
-
-def forward_only(x: jax.Array) -> jax.Array:
-    """Solves ``3 y = x``, with a tangent and without a transpose."""
-    return jax.lax.custom_linear_solve(lambda y: 3 * y, x, lambda _, b: b / 3)
 
 
 def load_of(f: Any, *args: Any) -> Load:

@@ -52,6 +52,7 @@ NAMES = [
     "VerificationError",
     "__version__",
     "connect",
+    "gauss_newton",
     "load",
     "trace",
 ]

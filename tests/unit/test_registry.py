@@ -4,27 +4,13 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
 
 import numpy as np
-import pytest
-from unit.scripted import Script, echo, serving
+from unit.scripted import Script, echo
 
 import jacloom as jl
-from jacloom._connect import connect
 
 X = np.arange(6.0).reshape(2, 3)
-
-
-@pytest.fixture
-def script() -> Script:
-    return Script()
-
-
-@pytest.fixture
-def client(script: Script) -> Iterator[jl.Client]:
-    with serving(script) as port, connect(f"127.0.0.1:{port}") as client:
-        yield client
 
 
 def test_graphs_go_with_their_functions(client: jl.Client, script: Script) -> None:

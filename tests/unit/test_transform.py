@@ -14,9 +14,11 @@ import pytest
 from unit.oracle import transformed
 
 from jacloom import ArgumentError, OptionError
-from jacloom._products import FLOAT0, HessianProduct, Pullback, Pushforward
+from jacloom._matrices import Hessian, Jacobian
+from jacloom._products import HessianProduct, Pullback, Pushforward
 from jacloom._tracing import bind_callable
-from jacloom._transform import Evaluation, Gradient, Hessian, Jacobian
+from jacloom._transform import Evaluation, Gradient
+from jacloom._vectors import FLOAT0
 from jacloom_graph.answer import Derivative
 
 State = namedtuple("State", ["position", "speed"])
@@ -174,10 +176,10 @@ def test_hvp_is_bare_for_one_primal() -> None:
     def f(x: jax.Array, y: jax.Array | float = 1.0) -> Any:
         return (x**3 * y).sum()
 
-    same(transformed(HessianProduct(), f, (X,), given=(X,)), 6 * X * X)
+    same(transformed(HessianProduct(), f, (X,), given=((X,), None)), 6 * X * X)
     y = np.array(2.0)
     expected = jax.jvp(jax.grad(f, (0, 1)), (X, y), (X, y))[1]
-    same(transformed(HessianProduct(), f, (X, y), given=(X, y)), expected)
+    same(transformed(HessianProduct(), f, (X, y), given=((X, y), None)), expected)
 
 
 @pytest.mark.parametrize(

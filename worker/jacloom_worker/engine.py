@@ -28,6 +28,7 @@ from jacloom_worker import (
     structuring,
     surveying,
     validation,
+    weighting,
 )
 from jacloom_worker.bounded import Bounded
 from jacloom_worker.compiling import Compiled
@@ -122,7 +123,7 @@ class Engine:
         """
         try:
             subject = self._subject(task)
-            return Missing() if subject is None else structuring.structure(subject, task.kernel, prices, most, given)
+            return Missing() if subject is None else structuring.structure(*weighting.weighted(subject, task.kernel), prices, most, given)
         except Exception as error:
             return explain(error)
 
@@ -253,9 +254,10 @@ def _compiled(subject: Subject, kernel: Kernel) -> Compiled:
     Raises:
         Fault: Whatever is in the way of it.
     """
-    requirements.check(kernel, subject.inputs, subject.outputs)
+    differentiated, within = weighting.weighted(subject, kernel)
+    requirements.check(within, differentiated.inputs, differentiated.outputs)
     try:
-        return compiling.compile(kernels.computation(subject, kernel))
+        return compiling.compile(kernels.computation(differentiated, within))
     except Exception as error:
         if kernel.kind in second_order.KINDS:
             raise second_order.advised(subject, kernel, explain(error)) from error

@@ -53,6 +53,8 @@ class Kernel:
     holomorphic: bool = False
     inner: Inner = "reverse"
     """GRADIENT, HVP and HESSIAN: the mode of the first derivative. The last two differentiate that forward."""
+    weighted: bool = False
+    """HVP and HESSIAN: the one output is the sum of weights times the entries of ``outputs``; weights are arguments after the input leaves."""
     coloured: bool = False
     """Tile kinds: each seed is the sum of those that have one colour, and seeds number the colours. Of a HESSIAN there is one scalar output."""
 
@@ -76,7 +78,11 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One call of a kernel. Arrays travel beside it: one per input leaf, then the seeds (see ``Kind``); for a coloured kernel those of a ``Part``."""
+    """One call of a kernel. Arrays travel beside it.
+
+    They are one per input leaf, for a weighted kernel the weights, one per output, then the seeds (see ``Kind``); for a coloured kernel those of a
+    ``Part``.
+    """
 
     kernel: Kernel
     load: Load | None = None
@@ -359,5 +365,5 @@ class Hello:
     """The device in words."""
 
 
-PROTOCOL = 6
+PROTOCOL = 7
 """Version of this module's messages; server and workers must agree."""

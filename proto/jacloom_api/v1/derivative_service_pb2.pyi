@@ -148,6 +148,7 @@ class CallRequest(_message.Message):
     OPTIONS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     PATTERN_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
     function: _builtins.str
     """A registered function: "functions/<64 hex digits>"."""
     graph: _builtins.bytes
@@ -184,6 +185,13 @@ class CallRequest(_message.Message):
     def pattern(self) -> Global___Pattern:
         """Jacobian and Hessian: which entries may differ from zero, where the caller knows. Optional: the service finds out."""
 
+    @_builtins.property
+    def weights(self) -> _containers.RepeatedCompositeFieldContainer[_graph_pb2.Tensor]:
+        """Hvp and Hessian: one per differentiated output, of its type. The function that is differentiated twice is then the sum of all weights times the
+        entries of the outputs that they belong to, without conjugation: a Lagrangian, say. It counts as output 0, a scalar. Optional. In an
+        ExplainRequest types are enough, as for `args`.
+        """
+
     def __init__(
         self,
         *,
@@ -197,10 +205,11 @@ class CallRequest(_message.Message):
         options: Global___Options | None = ...,
         request_id: _builtins.str = ...,
         pattern: Global___Pattern | None = ...,
+        weights: _abc.Iterable[_graph_pb2.Tensor] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["function", b"function", "graph", b"graph", "options", b"options", "pattern", b"pattern", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "function", b"function", "graph", b"graph", "options", b"options", "outputs", b"outputs", "pattern", b"pattern", "request_id", b"request_id", "seeds", b"seeds", "target", b"target", "values", b"values", "wrt", b"wrt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "function", b"function", "graph", b"graph", "options", b"options", "outputs", b"outputs", "pattern", b"pattern", "request_id", b"request_id", "seeds", b"seeds", "target", b"target", "values", b"values", "weights", b"weights", "wrt", b"wrt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["function", "graph"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015

@@ -109,7 +109,7 @@ class DerivativeServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Hvp(self, request, context):
-        """The product of the Hessian of a scalar function and `seeds`, one tangent per wrt leaf. Arrays of part PRODUCT.
+        """The product of the Hessian of a scalar function and `seeds`, one tangent per wrt leaf. Arrays of part PRODUCT. With `weights` any function is one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,7 +130,7 @@ class DerivativeServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Hessian(self, request, context):
-        """All second derivatives, block by block. Arrays of part HESSIAN.
+        """All second derivatives, block by block, of each output or, with `weights`, of their weighted sum. Arrays of part HESSIAN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

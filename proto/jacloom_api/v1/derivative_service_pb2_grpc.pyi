@@ -42,13 +42,13 @@ class DerivativeServiceStub:
     Vjp: _grpc.UnaryStreamMultiCallable[_derivative_service_pb2.CallRequest, _derivative_service_pb2.CallReply]
     """One VJP: the product of `seeds`, one cotangent per output in `outputs`, and the Jacobian. Arrays of part COTANGENT."""
     Hvp: _grpc.UnaryStreamMultiCallable[_derivative_service_pb2.CallRequest, _derivative_service_pb2.CallReply]
-    """The product of the Hessian of a scalar function and `seeds`, one tangent per wrt leaf. Arrays of part PRODUCT."""
+    """The product of the Hessian of a scalar function and `seeds`, one tangent per wrt leaf. Arrays of part PRODUCT. With `weights` any function is one."""
     Gradient: _grpc.UnaryStreamMultiCallable[_derivative_service_pb2.CallRequest, _derivative_service_pb2.CallReply]
     """The gradient of a scalar function. Arrays of part GRADIENT."""
     Jacobian: _grpc.UnaryStreamMultiCallable[_derivative_service_pb2.CallRequest, _derivative_service_pb2.CallReply]
     """The whole Jacobian, block by block in the order in which workers finish. Arrays of part JACOBIAN."""
     Hessian: _grpc.UnaryStreamMultiCallable[_derivative_service_pb2.CallRequest, _derivative_service_pb2.CallReply]
-    """All second derivatives, block by block. Arrays of part HESSIAN."""
+    """All second derivatives, block by block, of each output or, with `weights`, of their weighted sum. Arrays of part HESSIAN."""
     Explain: _grpc.UnaryUnaryMultiCallable[_derivative_service_pb2.ExplainRequest, _derivative_service_pb2.ExplainReply]
     """The plan for the Jacobian (or Hessian) that the request describes, without computing it."""
     Diagnose: _grpc.UnaryUnaryMultiCallable[_derivative_service_pb2.CallRequest, _derivative_service_pb2.DiagnoseReply]
@@ -70,13 +70,13 @@ class DerivativeServiceAsyncStub(DerivativeServiceStub):
     Vjp: _aio.UnaryStreamMultiCallable[_derivative_service_pb2.CallRequest, _derivative_service_pb2.CallReply]  # type: ignore[assignment]
     """One VJP: the product of `seeds`, one cotangent per output in `outputs`, and the Jacobian. Arrays of part COTANGENT."""
     Hvp: _aio.UnaryStreamMultiCallable[_derivative_service_pb2.CallRequest, _derivative_service_pb2.CallReply]  # type: ignore[assignment]
-    """The product of the Hessian of a scalar function and `seeds`, one tangent per wrt leaf. Arrays of part PRODUCT."""
+    """The product of the Hessian of a scalar function and `seeds`, one tangent per wrt leaf. Arrays of part PRODUCT. With `weights` any function is one."""
     Gradient: _aio.UnaryStreamMultiCallable[_derivative_service_pb2.CallRequest, _derivative_service_pb2.CallReply]  # type: ignore[assignment]
     """The gradient of a scalar function. Arrays of part GRADIENT."""
     Jacobian: _aio.UnaryStreamMultiCallable[_derivative_service_pb2.CallRequest, _derivative_service_pb2.CallReply]  # type: ignore[assignment]
     """The whole Jacobian, block by block in the order in which workers finish. Arrays of part JACOBIAN."""
     Hessian: _aio.UnaryStreamMultiCallable[_derivative_service_pb2.CallRequest, _derivative_service_pb2.CallReply]  # type: ignore[assignment]
-    """All second derivatives, block by block. Arrays of part HESSIAN."""
+    """All second derivatives, block by block, of each output or, with `weights`, of their weighted sum. Arrays of part HESSIAN."""
     Explain: _aio.UnaryUnaryMultiCallable[_derivative_service_pb2.ExplainRequest, _derivative_service_pb2.ExplainReply]  # type: ignore[assignment]
     """The plan for the Jacobian (or Hessian) that the request describes, without computing it."""
     Diagnose: _aio.UnaryUnaryMultiCallable[_derivative_service_pb2.CallRequest, _derivative_service_pb2.DiagnoseReply]  # type: ignore[assignment]
@@ -119,7 +119,7 @@ class DerivativeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _derivative_service_pb2.CallRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_derivative_service_pb2.CallReply], _abc.AsyncIterator[_derivative_service_pb2.CallReply]]:
-        """The product of the Hessian of a scalar function and `seeds`, one tangent per wrt leaf. Arrays of part PRODUCT."""
+        """The product of the Hessian of a scalar function and `seeds`, one tangent per wrt leaf. Arrays of part PRODUCT. With `weights` any function is one."""
 
     @_abc_1.abstractmethod
     def Gradient(
@@ -143,7 +143,7 @@ class DerivativeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _derivative_service_pb2.CallRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_derivative_service_pb2.CallReply], _abc.AsyncIterator[_derivative_service_pb2.CallReply]]:
-        """All second derivatives, block by block. Arrays of part HESSIAN."""
+        """All second derivatives, block by block, of each output or, with `weights`, of their weighted sum. Arrays of part HESSIAN."""
 
     @_abc_1.abstractmethod
     def Explain(

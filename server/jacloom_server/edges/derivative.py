@@ -109,6 +109,7 @@ def decode(derivative: Derivative, request: pb.CallRequest) -> Call:
         outputs=tuple(request.outputs),
         values=tuple(request.values),
         seeds=_arguments(request.seeds, "seeds"),
+        weights=_arguments(request.weights, "weights"),
         mode=mode,
         tile=options.tile,
         holomorphic=options.holomorphic,
