@@ -90,7 +90,7 @@ def _descending(numbers: NDArray[np.int32]) -> NDArray[np.intp]:
     return np.argsort((most - numbers).astype(np.min_scalar_type(most + 1)), kind="stable")
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _met(starts: Numbers, columns: Numbers, ends: Numbers, rows: Numbers) -> NDArray[np.int32]:
     """Returns how many others each line meets."""
     m = len(starts) - 1
@@ -105,7 +105,7 @@ def _met(starts: Numbers, columns: Numbers, ends: Numbers, rows: Numbers) -> NDA
     return found
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _greedy(starts: Numbers, columns: Numbers, ends: Numbers, rows: Numbers, order: NDArray[np.intp]) -> Colours:
     """Returns the least colours that lines can have, given those of the lines before them in the order."""
     m = len(starts) - 1
@@ -125,7 +125,7 @@ def _greedy(starts: Numbers, columns: Numbers, ends: Numbers, rows: Numbers, ord
     return colours
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _smallest_last(starts: Numbers, columns: Numbers, ends: Numbers, rows: Numbers, met: NDArray[np.int32]) -> NDArray[np.intp]:
     """Returns the order in which every line meets the fewest of those before it and itself (Matula and Beck, 1983)."""
     m = len(starts) - 1

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from jacloom_worker.pattern.colouring import Colouring, Colours
+from jacloom_worker.pattern.colouring import Colouring
+from jacloom_worker.pattern.greedy import Colours
 from jacloom_worker.protocol import Inner, Part, Structure, Weighed
 
 

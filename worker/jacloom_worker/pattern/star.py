@@ -65,7 +65,7 @@ def _needed(pattern: csr_array, colours: Colours) -> Colours:
     return np.where(np.diff(pattern.indptr) > 0, kept[colours], -1).astype(np.int32)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _star(starts: Numbers, pairs: NDArray[np.int64], sums: NDArray[np.int64], order: NDArray[np.intp]) -> Colours:
     """Returns the least colours that columns can have, given those of the columns before them in the order.
 
