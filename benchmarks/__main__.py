@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jacloom as jl
-from benchmarks import constants, first_call, gradients, growth, jacobians, loops, memory, products, sparse, startup, tracing
+from benchmarks import constants, detections, first_call, gradients, growth, hessians, jacobians, loops, memory, products, sparse, startup, tracing
 from benchmarks.measure import Report, settle
 
 _WITH_CLIENT: dict[str, Callable[[jl.Client], Report]] = {
@@ -24,6 +24,10 @@ _WITH_CLIENT: dict[str, Callable[[jl.Client], Report]] = {
     "gradient": gradients.network,
     "sparse-grid": sparse.grid,
     "sparse-line": sparse.line,
+    "sparse-medium": sparse.medium,
+    "hessian-chain": hessians.chain,
+    "hessian-grid": hessians.grid,
+    "hessian-medium": hessians.medium,
 }
 
 _ALONE: dict[str, Callable[[], Report]] = {
@@ -34,7 +38,9 @@ _ALONE: dict[str, Callable[[], Report]] = {
     "first-call": first_call.until_compiling,
     "constants": constants.registration,
     "loops": loops.reversed_loop,
-    "detection": sparse.detection,
+    "detection": detections.large,
+    "detection-small": detections.small,
+    "memory-sparse": growth.sparse_results,
 }
 """Benchmarks that need no service, or start one of their own."""
 

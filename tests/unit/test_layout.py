@@ -107,6 +107,11 @@ class TestSymmetric:
         structure = arranged(self.ARROW, colouring.symmetric, "star-coloured")
         assert (structure.passes, structure.entries, len(structure.indices)) == (2, 9, 13)
 
+    @pytest.mark.parametrize(("found", "pairs"), [(ARROW, 9), (BLOCKS, 8), (LINES, 9)])
+    def test_of_two_mirror_images_one_is_sent(self, found: csr_array, pairs: int) -> None:
+        for colours in (colouring.symmetric, colouring.by_columns):
+            assert arranged(found, colours, "star-coloured").entries == pairs
+
     def test_nothing_takes_no_pass(self) -> None:
         assert arranged(csr_array((4, 4), dtype=bool), colouring.symmetric, "star-coloured").parts == ()
 
