@@ -13,7 +13,23 @@ from rich.console import Console
 from rich.table import Table
 
 import jacloom as jl
-from benchmarks import choice, constants, first_call, gradients, growth, jacobians, loops, memory, operators, products, sparse, startup, tracing
+from benchmarks import (
+    choice,
+    constants,
+    detections,
+    first_call,
+    gradients,
+    growth,
+    hessians,
+    jacobians,
+    loops,
+    memory,
+    operators,
+    products,
+    sparse,
+    startup,
+    tracing,
+)
 from benchmarks.measure import Report, settle
 
 _WITH_CLIENT: dict[str, Callable[[jl.Client], Report]] = {
@@ -27,6 +43,10 @@ _WITH_CLIENT: dict[str, Callable[[jl.Client], Report]] = {
     "operator-network": operators.network,
     "sparse-grid": sparse.grid,
     "sparse-line": sparse.line,
+    "sparse-medium": sparse.medium,
+    "hessian-chain": hessians.chain,
+    "hessian-grid": hessians.grid,
+    "hessian-medium": hessians.medium,
     "shapes": choice.choice,
 }
 
@@ -38,7 +58,9 @@ _ALONE: dict[str, Callable[[], Report]] = {
     "first-call": first_call.until_compiling,
     "constants": constants.registration,
     "loops": loops.reversed_loop,
-    "detection": sparse.detection,
+    "detection": detections.large,
+    "detection-small": detections.small,
+    "memory-sparse": growth.sparse_results,
 }
 """Benchmarks that need no service, or start one of their own."""
 

@@ -1,4 +1,4 @@
-"""Sparse Jacobians: finding the pattern, colouring it, and computing by colours, beside asdex, which does the same in one process."""
+"""Sparse Jacobians, everything included, beside asdex, which does the same in one process, and beside dense ones where these fit."""
 
 from __future__ import annotations
 
@@ -13,11 +13,6 @@ import numpy as np
 
 from benchmarks.measure import Goal, Report, in_turn
 from jacloom import Client
-from jacloom_graph.types import Type
-from jacloom_worker.infer import Apply
-from jacloom_worker.kernels import Subject
-from jacloom_worker.protocol import Kernel, Kind
-from jacloom_worker.structuring import pattern
 
 
 def brusselator(side: int) -> tuple[Callable[[jax.Array], jax.Array], np.ndarray]:
@@ -33,25 +28,9 @@ def brusselator(side: int) -> tuple[Callable[[jax.Array], jax.Array], np.ndarray
     return residual, np.random.default_rng(0).uniform(1, 2, (2, side, side))
 
 
-def detection() -> Report:
-    """The pattern of the Brusselator with 180 000 unknowns, from the Python function, in one process."""
-    residual, point = brusselator(300)
-    apply: Apply = lambda _, leaves: [residual(leaves[0])]  # noqa: E731
-    types = (Type("float64", point.shape),)
-    with jax.enable_x64(True):
-        ours = pattern(Subject(apply, types, types), Kernel("", Kind.FORWARD, (0,), (0,)))
-        theirs = asdex.jacobian_sparsity(residual, point)
-        assert ours.nnz == theirs.nnz
-        medians, spread = in_turn(
-            {
-                "pattern": lambda: pattern(Subject(apply, types, types), Kernel("", Kind.FORWARD, (0,), (0,))),
-                "asdex": lambda: asdex.jacobian_sparsity(residual, point),
-            },
-            rounds=3,
-            warm=0,
-        )
-    goal = Goal("at most 1/20 of asdex", medians["pattern"] / medians["asdex"], 1 / 20, "x")
-    return Report("pattern of the Brusselator, 180 000 unknowns", medians, (goal,), spread)
+def tridiagonal(n: int) -> tuple[Callable[[jax.Array], jax.Array], np.ndarray]:
+    """Returns a function of neighbours on a closed line, and a point: shape ``(n,)``."""
+    return lambda x: x**3 - jnp.roll(x, 1) - jnp.roll(x, -1), np.linspace(-1, 1, n)
 
 
 def grid(client: Client) -> Report:
@@ -83,18 +62,32 @@ def grid(client: Client) -> Report:
 
 def line(client: Client) -> Report:
     """A periodic tridiagonal Jacobian of a million unknowns, cold."""
-    n = 1_000_000
-
-    def made() -> tuple[Callable[[jax.Array], jax.Array], np.ndarray]:
-        return lambda x: x**3 - jnp.roll(x, 1) - jnp.roll(x, -1), np.linspace(-1, 1, n)
-
-    cold, plan = _cold(client, made)
-    residual, point = made()
+    cold, plan = _cold(client, lambda: tridiagonal(1_000_000))
+    residual, point = tridiagonal(1_000_000)
     service = client.jacobian(residual, output="csr")
     service(point)
     medians, spread = in_turn({"service, warm": lambda: service(point)}, rounds=5, warm=1)
     goals = (Goal("at most 4 passes", plan.passes, 4, "passes"), Goal("cold: at most 10 s", cold, 10, "s"))
     return Report("periodic tridiagonal Jacobian, n = 1 000 000, as CSR", {"service, cold": cold} | medians, goals, spread)
+
+
+def medium(client: Client) -> Report:
+    """Brusselator on 32 x 32, whose dense Jacobian fits, beside ``jax.jacfwd`` and ``jax.jacrev``."""
+    residual, point = brusselator(32)
+    service = client.jacobian(residual, output="csr")
+    with jax.enable_x64(True):
+        forward, reverse, theirs = jax.jit(jax.jacfwd(residual)), jax.jit(jax.jacrev(residual)), jax.jit(asdex.jacobian(residual, point))
+        np.testing.assert_allclose(service(point).toarray(), forward(point).reshape(point.size, -1), rtol=1e-9)
+        contenders: dict[str, Callable[[], Any]] = {
+            "service, warm": lambda: service(point),
+            "local jacfwd": lambda: jax.block_until_ready(forward(point)),
+            "local jacrev": lambda: jax.block_until_ready(reverse(point)),
+            "asdex, warm": lambda: jax.block_until_ready(theirs(point)),
+        }
+        medians, spread = in_turn(contenders, rounds=10, warm=2)
+    better = min(medians["local jacfwd"], medians["local jacrev"])
+    goal = Goal("at most 1/2 of the better local one", medians["service, warm"] / better, 1 / 2, "x")
+    return Report("Jacobian of the Brusselator, 32 x 32", medians, (goal,), spread)
 
 
 def _cold(client: Client, make: Callable[[], tuple[Callable[[jax.Array], jax.Array], np.ndarray]]) -> tuple[float, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import pytest
@@ -19,6 +20,7 @@ _SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_traceback_fi
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--whole-catalogue", action="store_true", help="try all float cases of JAX's catalogue of primitives, not one in ten")
+    parser.addoption("--matrices", type=Path, help="a folder of SuiteSparse matrices, NAME.mat or NAME.mtx, whose colours to compare")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -120,7 +120,9 @@ class Client:
             sparsity: ``"auto"`` finds out which entries are zero for every input and computes only the others, where that costs less; ``"dense"``
                 does not; a pattern says it: a sparse matrix or a two-dimensional boolean array, shape ``(m, n)``.
             output: ``"dense"`` for blocks; ``"csr"``, ``"csc"`` or ``"coo"`` for one sparse SciPy array, shape ``(m, n)``, whose rows are the
-                entries of all output leaves one after the other, each in C order, its columns those of all leaves that are differentiated.
+                entries of all output leaves one after the other, each in C order, its columns those of all leaves that are differentiated. Its
+                dtype holds the entries of all blocks. SciPy has no sparse arrays of float16 or bfloat16: these come as float32, which holds their
+                values exactly.
             holomorphic: Whether ``f`` is a holomorphic function of complex inputs.
             tile: Seeds that a worker takes at a time; ``"auto"`` leaves it to the service.
             verify: Whether the result is compared with a JVP and a VJP along random vectors; ``jl.VerificationError`` names an entry that is wrong.

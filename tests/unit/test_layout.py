@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.sparse import csr_array, random_array
+from unit.patterns import by_either_or_both
 
 from jacloom_worker import compressed
 from jacloom_worker.pattern import colouring
@@ -49,7 +50,7 @@ ONE = pattern("x")
 EMPTY = [csr_array((3, 4), dtype=bool), csr_array((0, 4), dtype=bool), csr_array((3, 0), dtype=bool)]
 
 
-@pytest.mark.parametrize("colours", [colouring.by_columns, colouring.by_rows, colouring.by_both])
+@pytest.mark.parametrize("colours", [colouring.by_columns, colouring.by_rows, by_either_or_both])
 @pytest.mark.parametrize("found", [WIDE, TALL, MIXED, ONE, scattered(20, 31), scattered(31, 20), *EMPTY], ids=lambda found: f"{found.shape}")
 def test_passes_make_up_the_matrix(found: csr_array, colours: Colours) -> None:
     structure = arranged(found, colours)
@@ -66,7 +67,7 @@ def test_passes_make_up_the_matrix(found: csr_array, colours: Colours) -> None:
 
 @pytest.mark.parametrize("found", [MIXED, csr_array(MIXED.T)], ids=["tall", "wide"])
 def test_a_dense_line_is_computed_as_a_line(found: csr_array) -> None:
-    structure = arranged(found, colouring.by_both)
+    structure = arranged(found, by_either_or_both)
     assert [part.mode for part in structure.parts] == ["forward", "reverse"]
     assert sorted(part.passes for part in structure.parts) == [1, 2]
 
@@ -105,6 +106,11 @@ class TestSymmetric:
     def test_an_arrowhead_in_two_passes_of_which_few_entries_are_sent(self) -> None:
         structure = arranged(self.ARROW, colouring.symmetric, "star-coloured")
         assert (structure.passes, structure.entries, len(structure.indices)) == (2, 9, 13)
+
+    @pytest.mark.parametrize(("found", "pairs"), [(ARROW, 9), (BLOCKS, 8), (LINES, 9)])
+    def test_of_two_mirror_images_one_is_sent(self, found: csr_array, pairs: int) -> None:
+        for colours in (colouring.symmetric, colouring.by_columns):
+            assert arranged(found, colours, "star-coloured").entries == pairs
 
     def test_nothing_takes_no_pass(self) -> None:
         assert arranged(csr_array((4, 4), dtype=bool), colouring.symmetric, "star-coloured").parts == ()

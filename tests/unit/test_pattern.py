@@ -92,6 +92,13 @@ def test_reductions_and_running_totals() -> None:
     assert both(lambda x: lax.cumsum(x, reverse=True), (3,)) == ["xxx", ".xx", "..x"]
 
 
+@pytest.mark.parametrize("size", [15, 16, 17, 40, 1100])
+def test_running_totals_of_any_length(size: int) -> None:
+    assert both(jnp.cumsum, (size,)) == ["x" * (row + 1) + "." * (size - row - 1) for row in range(size)]
+    backwards = lambda x: lax.cumsum(x.reshape(-1, 2), reverse=True)[:, 1]  # noqa: E731
+    assert both(backwards, (2 * size,)) == [".." * row + ".x" * (size - row) for row in range(size)]
+
+
 def test_sort_and_transform_are_dense_along_their_axis_only() -> None:
     assert both(lambda x: jnp.sort(x, axis=1), (2, 2)) == ["xx..", "xx..", "..xx", "..xx"]
     assert both(lambda x: jnp.abs(jnp.fft.fft(x)), (2, 2)) == ["xx..", "xx..", "..xx", "..xx"]

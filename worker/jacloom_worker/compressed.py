@@ -14,10 +14,10 @@ from jacloom_worker.protocol import Part
 Passes = Sequence[np.ndarray]
 """What passes give: one ``(count, size)`` per output leaf, or in reverse mode per wrt leaf."""
 
-MOST_LINES: Final = 256
-"""Columns, or rows, that one tile computes again at most."""
+MOST_PASSES: Final = 256
+"""Passes that one tile computes for repairs at most."""
 _PATIENCE: Final = 16
-"""So many of them in a row that come out as they were are enough."""
+"""So many columns, or rows, in a row that alone come out as they were are enough."""
 
 
 def entries(passes: Passes, part: Part, start: int, count: int) -> NDArray[np.inexact]:
@@ -38,12 +38,13 @@ def entries(passes: Passes, part: Part, start: int, count: int) -> NDArray[np.in
     return found
 
 
-def repair(found: NDArray[np.inexact], part: Part, start: int, width: int, run: Callable[[np.ndarray], Passes], most: int = MOST_LINES) -> int:
-    """Computes what is NaN in coloured entries once more, each of their columns (or rows) alone.
+def repair(found: NDArray[np.inexact], part: Part, start: int, width: int, run: Callable[[np.ndarray], Passes], most: int = MOST_PASSES) -> int:
+    """Computes what is NaN in coloured entries once more, apart from the columns (or rows) that made it so.
 
     In a pass that sums several columns, an infinite one may spoil its neighbours: where the function multiplies it by zero on the way to their rows,
-    that is NaN. Alone a column has what belongs to it. Where the derivative itself is NaN in many places, most lines come out as they were: after
-    some in a row that did, no more are computed. What is infinite is so by itself.
+    that is NaN. Those that are spoilt are computed in smaller groups, and what is spoilt again in yet smaller ones: the many that have no such column
+    among them are right at once, and few columns are left to be computed alone. Where the derivative itself is NaN in many places, most of these come
+    out as they were: after some in a row that did, no more are computed. What is infinite is so by itself.
 
     Args:
         found: What ``entries`` returned; repaired in place.
@@ -51,30 +52,38 @@ def repair(found: NDArray[np.inexact], part: Part, start: int, width: int, run: 
         start: The first of their passes.
         width: How many seeds ``run`` takes.
         run: Computes passes, given colours as ``part.colours``.
-        most: How many lines are computed at most.
+        most: How many passes are computed at most.
 
     Returns:
         The number of passes that this took.
     """
     bad = np.flatnonzero(np.isnan(found))
-    if not len(bad):
-        return 0
-    # Of each entry that is NaN, the line to compute alone, and what to take of it.
+    # Of each entry that is NaN, the line to compute, and what to take of it.
     first = int(part.bounds[start])
     lines, across = part.along[first + bad], part.lines[first + bad]
-    alone, passes, fruitless = np.unique(lines)[:most], 0, 0
-    for batch in (alone[at : at + width] for at in range(0, len(alone), width)):
-        colours = np.full_like(part.colours, -1)
-        colours[batch] = np.arange(len(batch), dtype=np.int32)
-        given = run(colours)
-        passes += len(batch)
-        for number, line in enumerate(batch):
-            mine = lines == line
-            values = _line(given, number).take(across[mine], mode="clip")
-            found[bad[mine]] = values
-            fruitless = fruitless + 1 if np.isnan(values).all() else 0
-        if fruitless >= _PATIENCE:
-            break
+    spoilt = part.colours[lines]
+    groups = [np.unique(lines[spoilt == colour]) for colour in np.unique(spoilt)]
+    passes, fruitless, least = 0, 0, 1
+    while groups and passes < most:
+        # As many as one run takes, so that there are few runs.
+        parts = max(least, width // len(groups))
+        pieces = [piece for group in groups for piece in np.array_split(group, min(parts, len(group)))][: most - passes]
+        groups, least = [], 2
+        for batch in (pieces[at : at + width] for at in range(0, len(pieces), width)):
+            colours = np.full_like(part.colours, -1)
+            for number, piece in enumerate(batch):
+                colours[piece] = number
+            given = run(colours)
+            passes += len(batch)
+            for number, piece in enumerate(batch):
+                mine = np.flatnonzero(colours[lines] == number)
+                found[bad[mine]] = values = _line(given, number).take(across[mine], mode="clip")
+                if len(piece) == 1:
+                    fruitless = fruitless + 1 if np.isnan(values).all() else 0
+                elif np.isnan(values).any():
+                    groups.append(np.unique(lines[mine[np.isnan(values)]]))
+            if fruitless >= _PATIENCE:
+                return passes
     return passes
 
 

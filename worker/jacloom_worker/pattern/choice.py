@@ -47,7 +47,7 @@ def cheapest(pattern: csr_array, prices: Prices) -> tuple[Colouring, tuple[Weigh
     rather_empty = _EMPTY * pattern.nnz < pattern.shape[0] * pattern.shape[1]
     if len(bounds) == 2 and rather_empty and best.forward + best.reverse > _WORTH and prices.forward is not None and prices.reverse is not None:
         relative = prices.reverse / prices.forward if prices.forward else 1.0
-        both = colouring.by_both(pattern, relative)
+        both = colouring.by_both(pattern, best, relative)
         if both.forward and both.reverse:
             weighed["bicoloured"] = Weighed("bicoloured", both.forward, both.reverse, exact=True)
             shared = prices.forward_shared + prices.reverse_shared

@@ -1,22 +1,20 @@
 """Colours: which columns or rows of a pattern can be computed together, because no entry of the answer mixes two of them.
 
-Columns of one colour share no row, so one JVP gives all their entries; rows likewise by one VJP. Greedy colourings are asdex's, which follow
-Gebremedhin, Manne and Pothen, "What Color Is Your Jacobian?" (2005): partial distance-2 colouring (algorithm 3.2), largest first, and star colouring
-for symmetric patterns (algorithm 4.1 of Gebremedhin, Tarafdar, Manne and Pothen, 2007).
+Columns of one colour share no row, so one JVP gives all their entries; rows likewise by one VJP. In a symmetric pattern, an entry may be
+told as its mirror image.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import numpy as np
-from asdex.coloring import color_cols, color_rows, color_symmetric
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-Colours: TypeAlias = NDArray[np.int32]
-"""A colour for each column, or for each row; -1 for those that no pass computes."""
+from jacloom_worker.pattern.greedy import EFFORT, Colours, coloured
+from jacloom_worker.pattern.star import star_coloured
 
 _MUCH_WORK = 1 << 27
 """Pairs of entries within a line that colouring looks at in about half a second."""
@@ -54,74 +52,87 @@ def by_rows(pattern: csr_array) -> Colouring:
     return Colouring(_none(pattern.shape[1]), _rows(pattern))
 
 
-def by_both(pattern: csr_array, price: float = 1.0) -> Colouring:
-    """Returns a colouring for JVPs and VJPs together: dense rows are computed as rows, the rest by columns, or the other way about.
+def by_both(pattern: csr_array, alone: Colouring, price: float = 1.0) -> Colouring:
+    """Returns a colouring for JVPs and VJPs together that costs less than one direction alone, or else that one.
 
-    A few dense lines make either direction alone as expensive as a dense matrix. Which lines are dense is found by trying: the first k in order of
-    their length, for some k. It is the direct cover of Coleman and Verma, "The efficient computation of sparse Jacobian matrices using automatic
-    differentiation" (1998), whose parts are whole lines.
+    A few dense lines make either direction alone as expensive as a dense matrix. Then dense rows are computed as rows and the rest by columns, or the
+    other way about. Which lines are dense is found by trying: the first k in order of their length, for some k. It is the direct cover of Coleman and
+    Verma, "The efficient computation of sparse Jacobian matrices using automatic differentiation" (1998), whose parts are whole lines.
 
     Args:
         pattern: Boolean, shape ``(m, n)``.
+        alone: The cheaper one of ``by_columns`` and ``by_rows``.
         price: Of a VJP, in JVPs.
     """
-    tall, wide = _cover(pattern, 1.0, price), _cover(pattern.T.tocsr(), price, 1.0)
-    return min(tall, Colouring(wide.rows, wide.columns), key=lambda found: found.forward + price * found.reverse)
+    across = pattern.T.tocsr()
+
+    def cost(found: Colouring) -> float:
+        return found.forward + price * found.reverse
+
+    def split(wide: bool, count: int, effort: int) -> Colouring:
+        if not wide:
+            return _split(pattern, count, effort)
+        turned = _split(across, count, effort)
+        return Colouring(turned.rows, turned.columns)
+
+    bounds = {(False, count): bound for count, bound in _bounds(pattern, 1.0, price)}
+    bounds |= {(True, count): bound for count, bound in _bounds(across, price, 1.0)}
+    best, least = None, np.inf
+    # Most promising first, so that the others need not be coloured at all.
+    for dense in sorted(bounds, key=bounds.__getitem__):
+        if bounds[dense] < min(least, cost(alone)) and (trial := cost(split(*dense, effort=0))) < least:
+            best, least = dense, trial
+    return alone if best is None else min(alone, split(*best, effort=EFFORT), key=cost)
 
 
 def symmetric(pattern: csr_array) -> Colouring:
-    """Returns a colouring of the columns of a symmetric pattern that tells every entry or its mirror image, with fewer passes than ``by_columns``.
+    """Returns a colouring of the columns of a symmetric pattern that tells every entry or its mirror image, with no more passes than ``by_columns``.
 
     Args:
-        pattern: Boolean, shape ``(n, n)``, symmetric.
+        pattern: Boolean, shape ``(n, n)``, symmetric, rows sorted.
     """
-    colours = _packed(color_symmetric(_places(pattern))[0]) if pattern.nnz else _none(pattern.shape[0])
-    return Colouring(colours, _none(pattern.shape[0]))
+    star = Colouring(star_coloured(pattern), _none(pattern.shape[0]))
+    # Where entries come in full blocks, mirror images save little, and a greedy star colouring may take more passes than one that ignores them.
+    if np.diff(pattern.indptr).max(initial=0) >= star.forward:
+        return star
+    return min(star, by_columns(pattern), key=lambda found: found.forward)
 
 
-def _cover(pattern: csr_array, forward: float, reverse: float) -> Colouring:
-    """Returns the cheapest cover of a pattern found by some number of dense rows, computed as rows, and columns for the others."""
-    lengths = np.diff(pattern.indptr)
-    order = np.argsort(-lengths, kind="stable")
-    best, least = Colouring(_none(pattern.shape[1]), _none(pattern.shape[0])), np.inf
-    # A row of so many entries needs as many passes by columns: most promising first, so that the others need not be coloured at all.
-    bounds = {count: forward * lengths[order[count:]].max(initial=0) + reverse * min(count, 1) for count in _counts(lengths[order])}
-    for count in sorted(bounds, key=bounds.__getitem__):
-        if bounds[count] < least:
-            found = _split(pattern, order[:count])
-            cost = forward * found.forward + reverse * found.reverse
-            if cost < least:
-                best, least = found, cost
-    return best
-
-
-def _split(pattern: csr_array, rows: NDArray[np.intp]) -> Colouring:
-    """Returns a colouring that computes some rows as rows, and the entries of all others by columns."""
+def _split(pattern: csr_array, count: int, effort: int) -> Colouring:
+    """Returns a colouring that computes so many of the longest rows as rows, and the entries of all others by columns."""
     dense = np.zeros(pattern.shape[0], bool)
-    dense[rows] = True
+    dense[_longest(pattern)[:count]] = True
     by_row = _none(pattern.shape[0])
-    by_row[dense] = _rows(pattern[dense])
-    rest = pattern[~dense]
-    by_column = _columns(rest)
-    by_column[np.bincount(rest.indices, minlength=pattern.shape[1]) == 0] = -1
-    return Colouring(_packed(by_column), by_row)
+    by_row[dense] = _rows(pattern[dense], effort)
+    return Colouring(_columns(pattern[~dense], effort), by_row)
 
 
-def _counts(lengths: NDArray[np.int32]) -> list[int]:
-    """Returns how many of the longest rows to take for dense: up to places where lengths, in falling order, drop most."""
+def _bounds(pattern: csr_array, forward: float, reverse: float) -> Iterator[tuple[int, float]]:
+    """Gives how many of the longest rows to take for dense, and what that costs at least: up to places where lengths, in falling order, drop most.
+
+    What is left of a row needs as many passes by columns as it has entries, and a column of the dense rows as many by rows.
+    """
+    order = _longest(pattern)
+    lengths = np.diff(pattern.indptr)[order]
     drops = lengths[:-1] - lengths[1:]
-    places = np.argsort(-drops, kind="stable")[:_TRIALS]
-    return [0, *sorted(int(place) + 1 for place in places if drops[place] > 0)]
+    for place in np.argsort(-drops, kind="stable")[:_TRIALS]:
+        if drops[place] > 0:
+            across = np.bincount(pattern[order[: place + 1]].indices)
+            yield int(place) + 1, forward * int(lengths[place + 1]) + reverse * int(across.max())
 
 
-def _columns(pattern: csr_array) -> Colours:
+def _longest(pattern: csr_array) -> NDArray[np.intp]:
+    return np.argsort(-np.diff(pattern.indptr), kind="stable")
+
+
+def _columns(pattern: csr_array, effort: int = EFFORT) -> Colours:
     alone = _alone(np.diff(pattern.indptr), np.bincount(pattern.indices, minlength=pattern.shape[1]))
-    return color_cols(_places(pattern))[0].astype(np.int32) if alone is None else alone
+    return coloured(pattern.T.tocsr(), pattern, effort) if alone is None else alone
 
 
-def _rows(pattern: csr_array) -> Colours:
+def _rows(pattern: csr_array, effort: int = EFFORT) -> Colours:
     alone = _alone(np.bincount(pattern.indices, minlength=pattern.shape[1]), np.diff(pattern.indptr))
-    return color_rows(_places(pattern))[0].astype(np.int32) if alone is None else alone
+    return coloured(pattern, pattern.T.tocsr(), effort) if alone is None else alone
 
 
 def _alone(across: NDArray[np.integer], along: NDArray[np.integer]) -> Colours | None:
@@ -143,25 +154,3 @@ def _alone(across: NDArray[np.integer], along: NDArray[np.integer]) -> Colours |
 
 def _none(count: int) -> Colours:
     return np.full(count, -1, np.int32)
-
-
-def _packed(colours: NDArray[np.int32]) -> Colours:
-    """Returns colours renumbered from zero without gaps; -1 stays."""
-    used, places = np.unique(colours, return_inverse=True)
-    return (places - np.count_nonzero(used < 0)).astype(np.int32)
-
-
-@dataclass(frozen=True, slots=True)
-class _Places:
-    """What colourings look at of a pattern. asdex's own class makes a JAX array of the places, too, and that compiles anew for each size."""
-
-    m: int
-    n: int
-    rows: NDArray[np.int32]
-    cols: NDArray[np.int32]
-
-
-def _places(pattern: csr_array) -> Any:
-    found = pattern.tocoo()
-    m, n = pattern.shape
-    return _Places(m, n, found.row.astype(np.int32), found.col.astype(np.int32))

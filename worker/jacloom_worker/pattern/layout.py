@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from jacloom_worker.pattern.colouring import Colouring, Colours
+from jacloom_worker.pattern.colouring import Colouring
+from jacloom_worker.pattern.greedy import Colours
 from jacloom_worker.protocol import Inner, Part, Structure, Weighed
 
 
@@ -27,6 +28,10 @@ def arrange(pattern: csr_array, colours: Colouring, weighed: tuple[Weighed, ...]
     rows, columns = np.repeat(np.arange(pattern.shape[0], dtype=np.int32), np.diff(pattern.indptr)), pattern.indices.astype(np.int32, copy=False)
     symmetric = weighed[0].strategy == "star-coloured"
     forward = _readable(rows, colours.columns[columns], pattern.shape[0], everything=not symmetric and not colours.reverse)
+    if symmetric:
+        # Of two that can be read, one is enough.
+        mirror = _mirror(pattern)
+        forward &= (rows <= columns) | ~forward[mirror]
     sources = np.empty(pattern.nnz, _index_dtype(pattern))
     parts = []
     if colours.forward:
@@ -35,7 +40,7 @@ def arrange(pattern: csr_array, colours: Colouring, weighed: tuple[Weighed, ...]
         sources[order] = np.arange(len(order), dtype=sources.dtype)
     if symmetric:
         mirrored = np.flatnonzero(~forward)
-        sources[mirrored] = sources[_mirror(pattern, rows[mirrored], columns[mirrored])]
+        sources[mirrored] = sources[mirror[mirrored]]
     elif colours.reverse:
         part, order = _part("reverse", colours.rows, rows, columns, ~forward)
         sources[order] = np.arange(len(order), dtype=sources.dtype) + (len(parts[0].lines) if parts else 0)
@@ -72,11 +77,10 @@ def _readable(rows: NDArray[np.int32], colours: Colours, count: int, *, everythi
     return readable
 
 
-def _mirror(pattern: csr_array, rows: NDArray[np.int32], columns: NDArray[np.int32]) -> NDArray[np.intp]:
-    """Returns the numbers of the entries ``(columns, rows)`` of a symmetric pattern."""
-    width = np.int64(pattern.shape[1])
-    lines = np.repeat(np.arange(pattern.shape[0], dtype=np.int64), np.diff(pattern.indptr))
-    return np.searchsorted(lines * width + pattern.indices, columns * width + rows)
+def _mirror(pattern: csr_array) -> NDArray[np.intp]:
+    """Returns of each entry ``(i, j)`` of a symmetric matrix the number of the entry ``(j, i)``."""
+    numbers: NDArray[np.intp] = csr_array((np.arange(pattern.nnz), pattern.indices, pattern.indptr), shape=pattern.shape).T.tocsr().data
+    return numbers
 
 
 def _index_dtype(pattern: csr_array) -> np.dtype[Any]:

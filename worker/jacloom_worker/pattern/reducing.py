@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isqrt
 
 import numpy as np
 
@@ -10,7 +11,10 @@ from jacloom_worker.pattern import sets as _sets
 from jacloom_worker.pattern.detection import Footprint, Scope, mixing, rule
 from jacloom_worker.pattern.elementwise import filled
 from jacloom_worker.pattern.ranges import Equation
-from jacloom_worker.pattern.sets import Ids
+from jacloom_worker.pattern.sets import Ids, Sets
+
+_STEPS = 16
+"""Running totals of up to so many entries are formed one after the other; longer ones in blocks."""
 
 
 @rule(*["reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "reduce_xor", "argmax", "argmin"])
@@ -38,10 +42,7 @@ def _accumulate(scope: Scope, eqn: Equation, operands: Sequence[Footprint]) -> l
     assert operand is not None
     lines = np.moveaxis(operand, eqn.params["axis"], 0)
     ordered = lines[::-1] if eqn.params["reverse"] else lines
-    totals = list(ordered[:1])
-    for entries in ordered[1:]:
-        totals.append(_sets.union(scope.sets, [totals[-1], entries]))
-    result = np.stack(totals) if totals else ordered
+    result = running(scope.sets, ordered)
     return [np.moveaxis(result[::-1] if eqn.params["reverse"] else result, 0, eqn.params["axis"])]
 
 
@@ -103,3 +104,24 @@ def along(scope: Scope, operand: Ids, axes: Sequence[int]) -> Ids:
     kept = [axis for axis in range(operand.ndim) if axis not in axes]
     lines = operand.transpose([*kept, *axes]).reshape([*(operand.shape[axis] for axis in kept), -1])
     return _sets.reduce(scope.sets, lines)
+
+
+def running(sets: Sets, lines: Ids) -> Ids:
+    """Returns the union of each entry with all before it along the first axis.
+
+    Blocks of about the root of its length have their totals formed side by side, then the totals of the blocks before join: a few large unions
+    instead of many small ones.
+    """
+    count, rest = len(lines), lines.shape[1:]
+    if count <= _STEPS:
+        totals = list(lines[:1])
+        for entries in lines[1:]:
+            totals.append(_sets.union(sets, [totals[-1], entries]))
+        return np.stack(totals) if totals else lines
+    length = isqrt(count - 1) + 1
+    blocks = -(-count // length)
+    padded = np.concatenate([lines, np.zeros((blocks * length - count, *rest), np.int64)])
+    within = running(sets, padded.reshape(blocks, length, *rest).swapaxes(0, 1))
+    before = np.concatenate([np.zeros((1, *rest), np.int64), running(sets, within[-1])[:-1]])
+    whole = _sets.union(sets, [within, np.broadcast_to(before, within.shape)])
+    return whole.swapaxes(0, 1).reshape(padded.shape)[:count]

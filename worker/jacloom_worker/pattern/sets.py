@@ -112,7 +112,9 @@ class Words(Sets):
         self.size = size
         self._most = most // max(1, size // 64)
         self._words = [0, *(1 << entry for entry in range(size))]
-        self._numbers = {word: number for number, word in enumerate(self._words)}
+        self._nbytes = -(-size // 8)
+        # By their bytes: Python hashes integers modulo 2**61 - 1, so that of those with two bits set, some hundreds share each hash.
+        self._numbers = {self._key(word): number for number, word in enumerate(self._words)}
 
     def unite(self, starts: NDArray[np.int64], members: Ids) -> Ids:
         bounds, numbers = starts.tolist(), members.tolist()
@@ -130,10 +132,13 @@ class Words(Sets):
 
     def matrix(self, ids: Ids) -> csr_array:
         distinct, places = np.unique(ids, return_inverse=True)
-        nbytes = -(-self.size // 8)
-        packed = np.frombuffer(b"".join(self._words[number].to_bytes(nbytes, "little") for number in distinct.tolist()), np.uint8)
-        bits = np.unpackbits(packed.reshape(len(distinct), nbytes), axis=1, count=self.size, bitorder="little")
-        return csr_array(bits.astype(bool))[places] if len(distinct) else csr_array((len(ids), self.size), dtype=bool)
+        packed = np.frombuffer(b"".join(self._key(self._words[number]) for number in distinct.tolist()), np.uint8).reshape(-1, max(self._nbytes, 1))
+        # Most bytes are zero: only the others are taken apart.
+        rows, offsets = packed.nonzero()
+        within, bits = np.unpackbits(packed[rows, offsets, None], axis=1, bitorder="little").nonzero()
+        starts = np.searchsorted(rows[within], np.arange(len(distinct) + 1))
+        found = csr_array((np.ones(len(bits), bool), 8 * offsets[within] + bits, starts), shape=(len(distinct), self.size))
+        return found[places]
 
     def _each(self, groups: Iterable[Sequence[int]]) -> Ids:
         words, numbers, result = self._words, self._numbers, []
@@ -141,14 +146,18 @@ class Words(Sets):
             word = 0
             for number in group:
                 word |= words[number]
-            known = numbers.get(word)
+            key = self._key(word)
+            known = numbers.get(key)
             if known is None:
-                known = numbers[word] = len(words)
+                known = numbers[key] = len(words)
                 words.append(word)
                 if known > self._most:
                     raise TooDense
             result.append(known)
         return np.array(result, np.int64)
+
+    def _key(self, word: int) -> bytes:
+        return word.to_bytes(self._nbytes, "little")
 
 
 class Rows(Sets):

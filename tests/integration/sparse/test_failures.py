@@ -1,0 +1,66 @@
+"""Entries that others spoil are repaired, and what has no sparse result is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from integration.sparse.programs import X, asked, chain, energy, passes
+
+import jacloom as jl
+from jacloom_api.v1 import derivative_service_pb2 as pb
+
+
+class TestSpoiltEntries:
+    FIXED = np.vstack([np.eye(5), np.eye(1, 5)])
+
+    @pytest.mark.parametrize("mode", ["forward", "reverse"])
+    def test_what_overflows_spoils_no_other_entry(self, client: jl.Client, mode: Any) -> None:
+        # The second column overflows on its way to the product, which multiplies it by zero for the rows of all others.
+        fixed = self.FIXED
+        f = lambda x, scale: jnp.asarray(fixed) @ (x * scale * scale)  # noqa: E731
+        x, scale = np.ones(5), np.array([1.0, 1e200, 2.0, 3.0, 4.0])
+        assert passes(lambda on: client.jacobian(f, output="csr", mode=mode, on_progress=on), x, scale)[1] == (1 if mode == "forward" else 2)
+        got = client.jacobian(f, output="csr", mode=mode)(x, scale).toarray()
+        expected = np.diag([1.0, np.inf, 4.0, 9.0, 16.0])
+        np.testing.assert_array_equal(got, np.vstack([expected, expected[:1]]))
+
+    def test_what_is_nan_by_itself_stays_and_does_not_keep_others_from_repair(self, client: jl.Client) -> None:
+        fixed = self.FIXED
+        f = lambda x: jnp.asarray(fixed) @ (jnp.sqrt(x) * x)  # noqa: E731
+        for mode in ("forward", "reverse"):
+            literal: Any = mode
+            got = client.jacobian(f, output="csr", mode=literal)(np.array([0.0, 1.0, 4.0, 9.0, 16.0])).toarray()
+            expected = np.diag([np.nan, 1.5, 3.0, 4.5, 6.0])
+            np.testing.assert_allclose(got, np.vstack([expected, expected[:1]]), rtol=1e-12)
+
+
+class TestRefusals:
+    def test_a_sparse_hessian_of_a_vector(self, client: jl.Client) -> None:
+        for options in ({"output": "csr"}, {"sparsity": np.eye(4)}):
+            arguments: Any = options
+            with pytest.raises(jl.OptionError, match="a sparse Hessian is that of one scalar output, got outputs of 3 entries"):
+                client.hessian(chain, **arguments)(X)
+
+    def test_a_sparse_result_without_a_pattern(self, client: jl.Client) -> None:
+        with pytest.raises(jl.OptionError, match=r"output='csr' is sparse, and sparsity='dense' computes no pattern"):
+            client.jacobian(chain, sparsity="dense", output="csr")
+        with pytest.raises(jl.OptionError, match="output must be 'dense', 'csr', 'csc' or 'coo', got 'bsr'"):
+            client.jacobian(chain, output="bsr")  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("method", ["Gradient", "Evaluate"])
+    def test_what_has_no_matrix(self, client: jl.Client, method: str) -> None:
+        for options in ({"sparsity": pb.SPARSE}, {"sparsity": pb.DENSE}):
+            with pytest.raises(jl.OptionError, match=f"sparsity is an option of Jacobian and Hessian; {method} has no matrix"):
+                asked(client, energy, X, method, **options)
+
+    def test_a_pattern_that_shall_not_be_used(self, client: jl.Client) -> None:
+        with pytest.raises(jl.OptionError, match="DENSE says not to use it"):
+            asked(client, chain, X, sparsity=pb.DENSE, pattern=(np.zeros(4, np.int32), np.zeros(0, np.int32)))
+
+    def test_a_pattern_that_is_too_large(self, client: jl.Client) -> None:
+        n = 12_000  # 144 million entries
+        with pytest.raises(jl.TooLargeError, match=r"no sparse result: its pattern has more than 134,217,728 entries; ask for products"):
+            client.jacobian(lambda x: x[1:] * jnp.sum(x), output="csr")(np.ones(n))
