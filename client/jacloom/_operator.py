@@ -11,11 +11,10 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
 from jacloom._deadline import Deadline
-from jacloom._errors import JacloomError
 from jacloom._linear import Linear, Side, sides
 from jacloom._options import CallOptions
 from jacloom._point import Point
-from jacloom._session import AnyFunction, Session, locate
+from jacloom._session import AnyFunction, Session, located
 from jacloom._signature import is_complex
 from jacloom_graph.answer import ArrayKey, Part, entries_dtype
 from jacloom_graph.tensor import DTYPES, nbytes
@@ -47,16 +46,13 @@ class DerivativeOperator(LinearOperator):  # type: ignore[misc]  # SciPy has no 
         self._question = question
         self._options = CallOptions(timeout)
         binding, leaves = session.bind(f, args, kwargs, Deadline(timeout))
-        try:
+        with located(binding):
             self._chosen = question.chosen(binding)
             self._point = Point(f, binding, leaves, question.weights(binding, weights), self._chosen.weight_types)
-        except JacloomError as error:
-            locate(error, binding)
-            raise
         self._forward, self._transposed = sides(question, self._chosen)
         shape = _size(self._forward.products), _size(self._forward.seeds)
         super().__init__(DTYPES[entries_dtype(self._chosen)], shape)
-        self._finalizer = weakref.finalize(self, session.discard, self._point)
+        self._finalizer = weakref.finalize(self, session.exchange.discard, self._point)
         # At the end of the process leases run out by themselves.
         self._finalizer.atexit = False
 

@@ -1,27 +1,26 @@
-"""What happens between a method of the client and the wire: bind the arguments, register the function, send, and put the answer together."""
+"""What happens between a method of the client and what is said to the service: bind the arguments, ask, and put the answer together."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
 
-from jacloom import _call, _leaves, _tracing, _upload
+from jacloom import _leaves, _tracing
 from jacloom._binding import Binding, bind_traced
 from jacloom._cache import Recent
 from jacloom._certificate import Certificate
 from jacloom._checking import certify
 from jacloom._connection import Connection
 from jacloom._deadline import Deadline
-from jacloom._diagnosis import Diagnosis, from_message
-from jacloom._errors import ArgumentError, BlobNotFoundError, FunctionNotFoundError, JacloomError, ModeUnavailableError
+from jacloom._diagnosis import Diagnosis
+from jacloom._errors import ArgumentError, JacloomError, ModeUnavailableError
 from jacloom._examination import Examination
+from jacloom._exchange import Exchange
 from jacloom._function import Function
 from jacloom._layout import Layout
 from jacloom._linear import Linear, Side
@@ -30,38 +29,37 @@ from jacloom._passes import Passes
 from jacloom._plan import Plan
 from jacloom._point import Point
 from jacloom._prepared import Vectors
-from jacloom._progress import Watch
-from jacloom._query import Query, probe, products, structural
+from jacloom._query import probe, products, structural
 from jacloom._question import Question
-from jacloom._registry import Registry, not_registered
+from jacloom._registry import Registry
 from jacloom._remote import RemoteFunction
 from jacloom._signature import Signature, inexact, parse_id
 from jacloom._sparsity import Structure
 from jacloom._transform import Transform
 from jacloom._verification import computed, verify
 from jacloom_graph.answer import ArrayKey, Derivative, Part, Selection, batched
-from jacloom_graph.framing import Pieces
-from jacloom_graph.types import Type
 
 AnyFunction = Callable[..., Any] | Function | RemoteFunction | str
 """What can be differentiated: a callable that JAX can trace, a traced or registered function, or a function's id."""
 
-_REVIVALS = 4
-"""Times that a call sends its function again before it is given up: on a crowded service others may need the room at once."""
-_MOST_STRUCTURES = 32
-"""Sparsity structures that are kept, so that they are not sent again."""
 _FIELD = re.compile(r"args\[(\d+)\]")
 
 
 class Session:
-    """A connection and what is known about the service behind it."""
+    """What a client can ask about functions."""
 
     def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.registry = Registry(connection)
-        self._structures: Recent[Structure] = Recent(_MOST_STRUCTURES)
-        self._discarded: SimpleQueue[str] = SimpleQueue()
-        """Names of leased blobs that nobody uses any more. Of a ``SimpleQueue`` finalizers may be users."""
+        self.exchange = Exchange(connection)
+
+    @property
+    def connection(self) -> Connection:
+        """The connection to the service."""
+        return self.exchange.connection
+
+    @property
+    def registry(self) -> Registry:
+        """The functions that the service holds."""
+        return self.exchange.registry
 
     def run(self, f: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any], transform: Transform, given: Any, options: CallOptions) -> Any:
         """Returns a transformation's result at a point.
@@ -90,12 +88,11 @@ class Session:
         def step(binding: Binding, leaves: list[Any]) -> Plan:
             query = transform.prepared(binding).query
 
-            def send(pattern: list[Pieces]) -> Plan:
-                return _call.explain(self.connection, _call.typed(binding.signature, query), query.derivative, deadline, pattern, binding.function)
+            def structure(timeout: float | None) -> Structure:
+                with located(binding):
+                    return self.exchange.structure(binding, structural(query), Deadline(timeout))
 
-            arrays, types = _pattern(query)
-            plan: Plan = self._sent(binding, arrays, types, deadline, send)
-            return replace(plan, ask=lambda timeout: self._structure(binding, structural(query), Deadline(timeout)))
+            return replace(self.exchange.plan(binding, query, deadline), ask=structure)
 
         plan: Plan = self._with_activity(f, args, kwargs, transform, deadline, step)
         return plan
@@ -111,29 +108,6 @@ class Session:
         whole = signature.arguments.unflatten(leaves)
         return whole if signature.keywords else (whole, {})
 
-    def _structure(self, binding: Binding, query: Query, deadline: Deadline) -> Structure:
-        """Returns the structure that a query asks for; nothing is computed."""
-        key = _structure_key(binding, query)
-        known = self._structures.get(key)
-
-        def send(pattern: list[Pieces]) -> Structure:
-            return _call.structure(self.connection, _call.typed(binding.signature, query, known), query, deadline, pattern, known)
-
-        arrays, types = _pattern(query)
-        try:
-            found: Structure = self._sent(binding, arrays, types, deadline, send)
-        except JacloomError as error:
-            locate(error, binding)
-            raise
-        self._keep(key, found)
-        return found
-
-    def _keep(self, key: Hashable, structure: Structure) -> None:
-        """Keeps a structure in the place of the one that was kept before."""
-        if self._structures.get(key) is not structure:
-            self._structures.drop(key)
-            self._structures.put(key, structure)
-
     def diagnose(self, f: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any], examination: Examination, options: CallOptions) -> Diagnosis:
         """Returns what the service finds wrong with a function at a point."""
         deadline = Deadline(options.timeout)
@@ -141,13 +115,8 @@ class Session:
 
         def step(binding: Binding, leaves: list[Any]) -> Diagnosis:
             chosen = examination.chosen(binding)
-            arrays = [_leaves.to_array(leaf) for leaf in binding.inputs(leaves)]
-
-            def send(tensors: list[Pieces]) -> Diagnosis:
-                message = _call.serialized(_call.request(binding.signature.name, chosen), tensors)
-                return from_message(_call.diagnose(self.connection, message, deadline), binding, chosen)
-
-            diagnosis: Diagnosis = self._sent(binding, arrays, binding.signature.inputs, deadline, send)
+            point = [_leaves.to_array(leaf) for leaf in binding.inputs(leaves)]
+            diagnosis = self.exchange.diagnosis(binding, chosen, point, deadline)
             found.append(diagnosis)
             if chosen.wrt and chosen.outputs and not diagnosis.forward and not diagnosis.reverse:
                 # Perhaps a custom rule only refuses inputs that do not matter here.
@@ -181,46 +150,14 @@ class Session:
         deadline = Deadline(options.timeout)
         query = products(side.derivative, chosen, batch, question.holomorphic)
         types = [batched(type_, batch) for type_ in side.seeds]
-        self._release_discarded()
 
         def step(binding: Binding) -> Mapping[ArrayKey, np.ndarray]:
-            asked = _call.request(binding.signature.name, chosen, _call.options(query))
-
-            def attempt() -> Mapping[ArrayKey, np.ndarray]:
-                self._ensure(binding, deadline)
-                sent = point.sent(self.connection, deadline)
-                tensors, leased = _upload.tensors(self.connection, seeds, types, deadline)
-                try:
-                    with Watch(f"{question.call} of {binding.signature.label}", options.on_progress) as watch:
-                        message = _call.serialized(asked, sent.tensors, tensors, sent.weights)
-                        return _call.compute(self.connection, message, query, deadline, watch).arrays
-                except BlobNotFoundError:
-                    point.lost(self.connection, sent)
-                    raise
-                finally:
-                    _upload.release(self.connection, leased)
-
-            found: Mapping[ArrayKey, np.ndarray] = self._reviving(binding, attempt)
-            return found
+            title = f"{question.call} of {binding.signature.label}"
+            return self.exchange.product(binding, query, point, seeds, types, title, deadline, options)
 
         args, kwargs = point.arguments
         found: Mapping[ArrayKey, np.ndarray] = self._narrowing(point.f, args, kwargs, point.binding, question, step)
         return found
-
-    def discard(self, point: Point) -> None:
-        """Has a point that nobody uses any more released with the next call.
-
-        For finalizers, which run at any moment, also in a thread that is inside gRPC just then: they must not call anything there, nor take a lock.
-        """
-        for name in point.leased:
-            self._discarded.put(name)
-
-    def _release_discarded(self) -> None:
-        names = []
-        with suppress(Empty):
-            while True:
-                names.append(self._discarded.get_nowait())
-        _upload.release(self.connection, names)
 
     def check(
         self, f: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any], examination: Examination, seed: int, options: CallOptions
@@ -284,7 +221,7 @@ class Session:
     ) -> Any:
         """Runs a step; where custom rules refuse some inputs of the function, with the function traced for those inputs only that matter."""
         binding = binding.narrowed.get(question) or binding
-        try:
+        with located(binding):
             try:
                 return step(binding)
             except ModeUnavailableError:
@@ -294,9 +231,6 @@ class Session:
             result = step(narrower)
             binding.narrowed.put(question, narrower)
             return result
-        except JacloomError as error:
-            locate(error, binding)
-            raise
 
     def _narrower(self, f: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any], binding: Binding, wrt: tuple[int, ...]) -> Binding | None:
         """Returns the binding of the function traced for derivatives with respect to some inputs, or None if that is no other function."""
@@ -317,7 +251,7 @@ class Session:
         query = prepared.query
         point = [_leaves.to_array(leaf) for leaf in binding.inputs(leaves)]
         vectors = prepared.vectors(given) if prepared.vectors is not None else Vectors()
-        found = self._answer(binding, query, point, vectors, f"{transform.call} of {binding.signature.label}", deadline, options)
+        found = self.exchange.answer(binding, query, point, vectors, f"{transform.call} of {binding.signature.label}", deadline, options)
         if options.verify or query.pattern is not None:
             passes = self._passes(binding, query.chosen, point, deadline, vectors.weights, holomorphic=query.holomorphic)
             verify(computed(passes, query, found), transform.spelled(binding.signature.label), thorough=options.verify)
@@ -340,11 +274,9 @@ class Session:
             for slot, leaf in zip(chosen.wrt, moved, strict=True):
                 arrays[slot] = leaf
             query = probe(derivative, chosen, holomorphic=holomorphic)
-            try:
-                found = self._answer(binding, query, arrays, Vectors(seeds, weights), f"check of {binding.signature.label}", deadline, CallOptions())
-            except JacloomError as error:
-                locate(error, binding)
-                raise
+            title = f"check of {binding.signature.label}"
+            with located(binding):
+                found = self.exchange.answer(binding, query, arrays, Vectors(seeds, weights), title, deadline, CallOptions())
             values = [array for key, array in found.items() if key[0] == Part.VALUE]
             return values, [array for key, array in found.items() if key[0] != Part.VALUE]
 
@@ -357,97 +289,18 @@ class Session:
             ask,
         )
 
-    def _answer(
-        self,
-        binding: Binding,
-        query: Query,
-        point: Sequence[np.ndarray],
-        vectors: Vectors,
-        title: str,
-        deadline: Deadline,
-        options: CallOptions,
-    ) -> Mapping[ArrayKey, Any]:
-        """Returns the arrays that answer a query at a point."""
-        signature, chosen = binding.signature, query.chosen
-        seed_types = chosen.output_types if query.derivative is Derivative.VJP else chosen.wrt_types
-        pattern, pattern_types = _pattern(query)
-        # In the order in which ``serialized`` takes them.
-        groups = (point, vectors.seeds, vectors.weights, pattern)
-        types = (*signature.inputs, *(seed_types if vectors.seeds else ()), *chosen.weight_types, *pattern_types)
-        key = _structure_key(binding, query)
-        known = self._structures.get(key)
 
-        def send(tensors: list[Pieces]) -> _call.Answer:
-            asked = _call.request(signature.name, chosen, _call.options(query, known))
-            rest = iter(tensors)
-            message = _call.serialized(asked, *([next(rest) for _ in group] for group in groups))
-            with Watch(title, options.on_progress) as watch:
-                return _call.compute(self.connection, message, query, deadline, watch, known)
-
-        answer: _call.Answer = self._sent(binding, list(chain.from_iterable(groups)), types, deadline, send)
-        if answer.structure is not None:
-            self._keep(key, answer.structure)
-        return _read(answer, query)
-
-    def _sent(
-        self, binding: Binding, arrays: Sequence[np.ndarray], types: Sequence[Type], deadline: Deadline, send: Callable[[list[Pieces]], Any]
-    ) -> Any:
-        """Returns what ``send`` returns, given arrays as messages, once the service holds the function and those of them that are large."""
-        self._release_discarded()
-
-        def attempt() -> Any:
-            self._ensure(binding, deadline)
-            tensors, leased = _upload.tensors(self.connection, arrays, types, deadline)
-            try:
-                return send(tensors)
-            finally:
-                _upload.release(self.connection, leased)
-
-        return self._reviving(binding, attempt)
-
-    def _ensure(self, binding: Binding, deadline: Deadline) -> None:
-        if binding.function is not None:
-            self.registry.registered(binding.function, deadline)
-
-    def _reviving(self, binding: Binding, attempt: Callable[[], Any]) -> Any:
-        """Runs an attempt, and again if the service has lost what was sent to it before, as a restart makes it do, or others who needed the room."""
-        for _ in range(_REVIVALS):
-            try:
-                return attempt()
-            except FunctionNotFoundError:
-                self.registry.forget(binding.signature.id)
-                if binding.function is None:
-                    raise not_registered(binding.signature.id) from None
-            except BlobNotFoundError:
-                # A constant may be meant: registering again uploads what is missing.
-                self.registry.forget(binding.signature.id)
-        return attempt()
+@contextmanager
+def located(binding: Binding) -> Iterator[None]:
+    """Adds to errors the user's own words for what the service says in numbers: the source line of a node, the path of an argument."""
+    try:
+        yield
+    except JacloomError as error:
+        _locate(error, binding)
+        raise
 
 
-def _structure_key(binding: Binding, query: Query) -> Hashable:
-    """Returns what tells structures apart, so that one that came once need not come again."""
-    return binding.signature.id, query.derivative, query.chosen, query.mode, query.holomorphic, query.sparse, query.pattern
-
-
-def _pattern(query: Query) -> tuple[list[np.ndarray], tuple[Type, ...]]:
-    """Returns the arrays of the pattern that a query comes with, and their types."""
-    arrays = [] if query.pattern is None else [query.pattern.pointers, query.pattern.indices]
-    return arrays, tuple(Type(array.dtype.name, array.shape) for array in arrays)
-
-
-def _read(answer: _call.Answer, query: Query) -> Mapping[ArrayKey, Any]:
-    """Returns an answer's arrays as they were asked for: of a sparse one its blocks, or the matrix in the place of its entries."""
-    if answer.structure is None:
-        return answer.arrays
-    entries = answer.arrays[Part.ENTRIES, 0, 0, 0]
-    found = {key: array for key, array in answer.arrays.items() if key[0] == Part.VALUE}
-    if query.sparse:
-        return found | {(Part.ENTRIES, 0, 0, 0): answer.structure.matrix(entries)}
-    return found | answer.structure.blocks(entries, query.derivative, query.chosen)
-
-
-def locate(error: JacloomError, binding: Binding) -> None:
-    """Adds the user's own words for what the service says in numbers: the source line of a node, the path of an argument."""
+def _locate(error: JacloomError, binding: Binding) -> None:
     if error.place is not None and error.source is None and binding.function is not None:
         error.source = binding.function.source(error.place)
     named = _FIELD.fullmatch(error.field)

@@ -112,11 +112,11 @@ class TestStructures:
         f = lambda x: chain(x) * 2  # noqa: E731
         for at in (X, X + 1, X - 1):
             np.testing.assert_allclose(client.jacobian(f, output="csr")(at).toarray(), dense(jax.jacobian, f, at))
-        (key,) = [key for key in client._session._structures._entries if key[0] == client.register(f, X).id]
-        held = client._session._structures.get(key)
+        (key,) = [key for key in client._session.exchange._structures._entries if key[0] == client.register(f, X).id]
+        held = client._session.exchange._structures.get(key)
         assert held is not None
         client.jacobian(f, output="csr", tile=2)(X)
-        assert client._session._structures.get(key) is held, "it did not come again"
+        assert client._session.exchange._structures.get(key) is held, "it did not come again"
 
     def test_dense_is_dense(self, client: jl.Client) -> None:
         answer = asked(client, chain, np.ones(600), sparsity=pb.DENSE)
