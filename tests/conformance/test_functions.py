@@ -166,6 +166,16 @@ def test_what_is_not_data_is_refused_with_the_users_line(fun: object, reason: st
     assert "test_functions.py" in refusal.value.message
 
 
+@pytest.mark.parametrize("dtype", [jnp.int4, jnp.float8_e4m3fn], ids=["int4", "float8_e4m3fn"])
+def test_narrow_dtypes_are_refused_with_the_users_line(dtype: Any) -> None:
+    name = jnp.dtype(dtype).name
+    with pytest.raises(Fault, match=f"convert_element_type at {__file__}:.*has values of dtype {name}, .*; convert them to a wider one"):
+        trace(lambda x: x.astype(dtype).astype(x.dtype), (X,))
+    narrow = jnp.arange(4).astype(dtype)
+    with pytest.raises(Fault, match=f"closes over .*has values of dtype {name}"):
+        trace(lambda x: x * narrow.astype(x.dtype), (X,))
+
+
 def test_a_sum_over_an_axis_that_is_not_of_the_function_is_refused() -> None:
     with pytest.raises(Fault, match="tied to the devices of this process"):
         jax.vmap(lambda x: trace(lambda v: jax.lax.psum(v, "i"), (2.0,)) and x, axis_name="i")(X)

@@ -14,9 +14,9 @@ from jax.extend.core import primitives
 from jacloom._trace.activity import Activity, Flags
 from jacloom._trace.closures import variable, with_inputs
 from jacloom._trace.known import Specialised, Values, values
-from jacloom._trace.params import Unrepresentable, attributes
+from jacloom._trace.params import attributes
 from jacloom._trace.source import nearest_line, user_line
-from jacloom._trace.types import constant, type_of
+from jacloom._trace.types import Unrepresentable, constant, type_of
 from jacloom._trace.uses import Uses
 from jacloom_graph.attrs import REFERENCES, AttrKind
 from jacloom_graph.errors import Fault, Reason
@@ -174,7 +174,10 @@ class Lowering:
 
     def constant(self, value: Any, *, weak: bool, dtype: Any = None) -> int:
         """Returns the operand (below zero) that a constant is; equal scalars share one."""
-        stored = constant(value if dtype is None or getattr(value, "dtype", None) == dtype else dtype.type(value), weak=weak)
+        try:
+            stored = constant(value if dtype is None or getattr(value, "dtype", None) == dtype else dtype.type(value), weak=weak)
+        except Unrepresentable as error:
+            raise Fault(Reason.UNSUPPORTED_OP, f"an array that the function closes over cannot be part of a graph: {error}") from error
         key: object = id(value) if stored.type.size > 1 or stored.data is None else (stored.type, stored.data.tobytes())
         if key not in self._constant_number:
             self._alive.append(value)
