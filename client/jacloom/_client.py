@@ -16,10 +16,11 @@ from jacloom._examination import Examination
 from jacloom._function import Function
 from jacloom._linear import Linear
 from jacloom._matrices import Hessian, Jacobian
-from jacloom._options import CallOptions, Mode, OnProgress, Tile, check_mode, check_tile
+from jacloom._options import CallOptions, Mode, OnProgress, Tile, check_flags, check_mode, check_tile
 from jacloom._plan import Plan
 from jacloom._products import HessianProduct, Pullback, Pushforward, require_primals
 from jacloom._remote import RemoteFunction
+from jacloom._returning import returning
 from jacloom._session import AnyFunction, Session
 from jacloom._signature import display_name, label_of, parse_id
 from jacloom._sparsity import Output, Sparsity, check_output, pattern
@@ -43,10 +44,12 @@ class Client:
         """Wraps a session; use ``jl.connect`` instead."""
         self._session = session
 
+    @returning(lambda f: _label(f))
     def evaluate(self, f: AnyFunction, *, timeout: float | None = None, on_progress: OnProgress | None = None) -> Callable[..., Any]:
         """Returns a function that computes ``f`` itself on the service."""
         return self._deferred(f, Evaluation(), CallOptions(timeout, on_progress))
 
+    @returning(lambda f: _label(f))
     def grad(
         self,
         f: AnyFunction,
@@ -73,10 +76,10 @@ class Client:
             >>> client.grad(lambda x: (x**2).sum())(np.array([1.0, 2.0]))
             array([2., 4.])
         """
-        return self._deferred(
-            f, Gradient(normal(argnums, f"client.grad({_label(f)})"), has_aux, holomorphic), CallOptions(timeout, on_progress, verify)
-        )
+        chosen = _chosen("grad", f, argnums, has_aux=has_aux, holomorphic=holomorphic, verify=verify)
+        return self._deferred(f, Gradient(chosen, has_aux, holomorphic), CallOptions(timeout, on_progress, verify))
 
+    @returning(lambda f: _label(f))
     def value_and_grad(
         self,
         f: AnyFunction,
@@ -89,9 +92,10 @@ class Client:
         on_progress: OnProgress | None = None,
     ) -> Callable[..., Any]:
         """Returns a function that computes ``(value, gradient)``, or with ``has_aux`` ``((value, aux), gradient)``. Arguments as for ``grad``."""
-        chosen = normal(argnums, f"client.value_and_grad({_label(f)})")
+        chosen = _chosen("value_and_grad", f, argnums, has_aux=has_aux, holomorphic=holomorphic, verify=verify)
         return self._deferred(f, Gradient(chosen, has_aux, holomorphic, value=True), CallOptions(timeout, on_progress, verify))
 
+    @returning(lambda f: _label(f))
     def jacobian(
         self,
         f: AnyFunction,
@@ -136,11 +140,12 @@ class Client:
             array([[0., 4.],
                    [5., 1.]])
         """
-        asked = normal(argnums, f"client.jacobian({_label(f)})")
+        asked = _chosen("jacobian", f, argnums, has_aux=has_aux, holomorphic=holomorphic, verify=verify)
         transform = Jacobian(asked, has_aux, holomorphic, tile, *_sparse("jacobian", f, sparsity, output), mode)
         _check(f, transform, mode, tile)
         return self._deferred(f, transform, CallOptions(timeout, on_progress, verify))
 
+    @returning(lambda f: _label(f))
     def hessian(
         self,
         f: AnyFunction,
@@ -179,7 +184,7 @@ class Client:
             array([[  6.,   0.],
                    [  0., 120.]])
         """
-        asked = normal(argnums, f"client.hessian({_label(f)})")
+        asked = _chosen("hessian", f, argnums, has_aux=has_aux, holomorphic=holomorphic, verify=verify)
         transform = Hessian(asked, has_aux, holomorphic, tile, *_sparse("hessian", f, sparsity, output), weights is not None)
         _check(f, transform, "auto", tile)
         return self._deferred(f, transform, CallOptions(timeout, on_progress, verify), weights)
@@ -208,6 +213,7 @@ class Client:
             >>> client.jvp(jnp.sin, (0.0,), (2.0,))
             (array(0.), array(2.))
         """
+        check_flags(f"client.jvp({_label(f)}, primals, tangents)", _TUPLES, has_aux=has_aux)
         pushed: tuple[Any, ...] = self._product(f, Pushforward(has_aux), primals, tangents, CallOptions(timeout, on_progress))
         return pushed
 
@@ -235,6 +241,7 @@ class Client:
             >>> client.vjp(lambda x, y: x * y, (2.0, 3.0), 1.0)
             (array(6.), (array(3.), array(2.)))
         """
+        check_flags(f"client.vjp({_label(f)}, primals, cotangents)", _TUPLES, has_aux=has_aux)
         pulled: tuple[Any, ...] = self._product(f, Pullback(has_aux), primals, cotangents, CallOptions(timeout, on_progress))
         return pulled
 
@@ -297,6 +304,7 @@ class Client:
         """
         from jacloom._operator import DerivativeOperator
 
+        check_flags(f"client.linear_operator({_label(f)})", has_aux=has_aux, holomorphic=holomorphic)
         if derivative not in ("jacobian", "hessian"):
             raise OptionError(f"`client.linear_operator({_label(f)}, derivative={derivative!r})`: derivative must be 'jacobian' or 'hessian'.")
         if weights is not None and derivative != "hessian":
@@ -343,6 +351,7 @@ class Client:
             >>> plan.strategy, plan.passes, plan.pattern().nnz
             ('coloured forward', 2, 1998)
         """
+        check_flags(f"client.explain({_label(f)})", has_aux=has_aux, holomorphic=holomorphic)
         transform: Transform
         if derivative == "jacobian":
             if weights is not None:
@@ -474,6 +483,16 @@ class Client:
     def _product(self, f: AnyFunction, transform: Transform, primals: Sequence[Any], vector: Any, options: CallOptions) -> Any:
         point = require_primals(transform.call, _label(f), primals)
         return self._session.run(f, point, {}, transform, vector, options)
+
+
+_TUPLES = "Several arguments of the function are one tuple here, as are their vectors: (x, y)."
+
+
+def _chosen(method: str, f: AnyFunction, argnums: Argnums, **flags: object) -> int | tuple[int, ...]:
+    """Returns ``argnums`` as an int or a tuple, having checked the flags of a method that returns a function of the point."""
+    call = f"client.{method}({_label(f)})"
+    check_flags(call, f"A point goes to the function that comes back: `{call}(x)`.", **flags)
+    return normal(argnums, call)
 
 
 def _label(f: AnyFunction) -> str:

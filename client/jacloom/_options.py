@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from jacloom._errors import OptionError
+from jacloom._outline import outline
 from jacloom._progress import Progress
 from jacloom_graph.limits import MOST_WIDTH
 
@@ -32,13 +33,26 @@ class CallOptions:
     """Whether a derivative is compared with further passes before it is returned. A pattern that the user gives is in any case."""
 
 
-def check_mode(call: str, mode: str) -> None:
+def check_flags(call: str, hint: str = "", **flags: object) -> None:
+    """Raises OptionError unless the flags are bools.
+
+    Args:
+        call: The user's call.
+        hint: What to do, where something else than a bool may have been meant for another place.
+        **flags: The flags by name.
+    """
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise OptionError(f"`{call[:-1]}, {name}=...)`: {name} must be True or False, got {outline(flag)}.{hint and f' {hint}'}")
+
+
+def check_mode(call: str, mode: object) -> None:
     """Raises OptionError unless ``mode`` is one of ``Mode``."""
-    if mode not in get_args(Mode):
-        raise OptionError(f"`{call}`: mode must be 'auto', 'forward' or 'reverse', got {mode!r}.")
+    if not isinstance(mode, str) or mode not in get_args(Mode):
+        raise OptionError(f"`{call}`: mode must be 'auto', 'forward' or 'reverse', got {outline(mode)}.")
 
 
 def check_tile(call: str, tile: object) -> None:
     """Raises OptionError unless ``tile`` is one of ``Tile`` and within the service's limits."""
-    if tile != "auto" and (isinstance(tile, bool) or not isinstance(tile, int) or not 1 <= tile <= MOST_WIDTH):
-        raise OptionError(f"`{call}`: tile must be 'auto' or a number of seeds from 1 to {MOST_WIDTH}, got {tile!r}.")
+    if isinstance(tile, bool) or not ((isinstance(tile, int) and 1 <= tile <= MOST_WIDTH) or (isinstance(tile, str) and tile == "auto")):
+        raise OptionError(f"`{call}`: tile must be 'auto' or a number of seeds from 1 to {MOST_WIDTH}, got {outline(tile)}.")

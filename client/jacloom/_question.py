@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 
 from jacloom._binding import Binding
+from jacloom._outline import outline
 from jacloom_graph.answer import Selection
 
 
@@ -28,5 +29,8 @@ class Question(ABC):
 
     def spelled(self, label: str) -> str:
         """Returns the user's call, options at their defaults left out."""
-        given = [(item.name, getattr(self, item.name)) for item in fields(self) if getattr(self, item.name) != item.default]
-        return f"client.{self.call}({', '.join([label, *(f'{name}={value!r}' for name, value in given)])})"
+        values = ((item, getattr(self, item.name)) for item in fields(self))
+        # An array in the place of an option, which is what the text will be about, is equal to nothing and says so at length.
+        given = [(item.name, value) for item, value in values if type(value) is not type(item.default) or value != item.default]
+        spelled = (f"{name}={outline(value) if hasattr(value, 'dtype') else repr(value)}" for name, value in given)
+        return f"client.{self.call}({', '.join([label, *spelled])})"

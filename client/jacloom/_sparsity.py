@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, assert_never, get_args
 import numpy as np
 
 from jacloom._errors import OptionError, ProtocolError
+from jacloom._outline import outline
 from jacloom_graph import tensor
 from jacloom_graph.answer import ArrayKey, Derivative, Part, Selection, Sizes, arrays, matrix_shape
 
@@ -195,8 +196,8 @@ def pattern(call: str, given: Any) -> Pattern | None:
 
 def check_output(call: str, output: object, sparsity: Any) -> None:
     """Raises OptionError unless ``output`` is one of ``Output``, and one that goes with ``sparsity``."""
-    if output not in get_args(Output):
-        raise OptionError(f"`{call}`: output must be 'dense', 'csr', 'csc' or 'coo', got {output!r}.")
+    if not isinstance(output, str) or output not in get_args(Output):
+        raise OptionError(f"`{call}`: output must be 'dense', 'csr', 'csc' or 'coo', got {outline(output)}.")
     if output != "dense" and isinstance(sparsity, str) and sparsity == "dense":
         raise OptionError(f"`{call}`: output={output!r} is sparse, and sparsity='dense' computes no pattern for it; leave one of them out.")
 

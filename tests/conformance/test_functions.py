@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conformance.compare import FORWARD, REVERSE, assert_same
+from conformance.compare import FORWARD, REVERSE, assert_close, assert_same
 from conformance.roundtrip import through_bytes
 from jax.experimental import pallas
 
@@ -166,6 +166,16 @@ def test_what_is_not_data_is_refused_with_the_users_line(fun: object, reason: st
     assert "test_functions.py" in refusal.value.message
 
 
+@pytest.mark.parametrize("dtype", [jnp.int4, jnp.float8_e4m3fn], ids=["int4", "float8_e4m3fn"])
+def test_narrow_dtypes_are_refused_with_the_users_line(dtype: Any) -> None:
+    name = jnp.dtype(dtype).name
+    with pytest.raises(Fault, match=f"convert_element_type at {__file__}:.*has values of dtype {name}, .*; convert them to a wider one"):
+        trace(lambda x: x.astype(dtype).astype(x.dtype), (X,))
+    narrow = jnp.arange(4).astype(dtype)
+    with pytest.raises(Fault, match=f"closes over .*has values of dtype {name}"):
+        trace(lambda x: x * narrow.astype(x.dtype), (X,))
+
+
 def test_a_sum_over_an_axis_that_is_not_of_the_function_is_refused() -> None:
     with pytest.raises(Fault, match="tied to the devices of this process"):
         jax.vmap(lambda x: trace(lambda v: jax.lax.psum(v, "i"), (2.0,)) and x, axis_name="i")(X)
@@ -189,6 +199,42 @@ def test_a_transpose_of_the_users_own_counts_in_reverse() -> None:
         columns = np.diag(np.cos(X) / np.arange(1.0, 5.0))
         np.testing.assert_allclose(jax.jacfwd(one)(X), columns, rtol=1e-12)
         np.testing.assert_allclose(jax.jacrev(one)(X), 3 * columns, rtol=1e-12)
+
+
+def by_both(x: jax.Array, further: Any) -> Any:
+    """A linear function and a transpose of the user's own, which close over arrays."""
+    scale = np.arange(1.0, 5.0)
+    return jax.custom_derivatives.linear_call(lambda r, v: r * v / scale, lambda r, ct: 3 * ct / scale + further, jnp.arange(2.0, 6.0), jnp.sin(x))
+
+
+@pytest.mark.parametrize("further", [0.5 * np.arange(4.0), jnp.asarray(0.5 * np.arange(4.0))], ids=["numpy", "jax"])
+def test_a_transpose_of_the_users_own_closes_over_arrays(further: Any) -> None:
+    # JAX has no batch of such a call, so its own passes are compared, and not its Jacobians.
+    there = lambda x: by_both(x, further)  # noqa: E731
+    program, _ = through_bytes(there, [X])
+    here = lambda x: program(x)[0]  # noqa: E731
+    along, back = X + 1, X - 1
+    slope = lambda f: lambda x: jax.vjp(f, x)[1](back)[0]  # noqa: E731
+    with jax.enable_x64(True):
+        for derivative in (
+            lambda f: jax.jvp(f, (X,), (along,)),
+            lambda f: slope(f)(X),
+            lambda f: jax.jvp(slope(f), (X,), (along,)),
+            lambda f: jax.vjp(slope(f), X)[1](along),
+        ):
+            assert_close(derivative(here), derivative(there), 1e-12)
+
+
+def test_a_transpose_of_the_users_own_closes_over_what_is_not_differentiated() -> None:
+    program, _ = through_bytes(lambda x, further: by_both(x, jnp.sin(further)), [X, X], active=[0])
+    with jax.enable_x64(True):
+        rows = jax.jacrev(lambda x: program(x, X)[0])(X)
+        np.testing.assert_allclose(rows, (3 * np.diag(1 / np.arange(1.0, 5.0)) + np.sin(X)) * np.cos(X), rtol=1e-12)
+
+
+def test_a_transpose_of_the_users_own_that_closes_over_what_is_differentiated_is_refused() -> None:
+    with pytest.raises(Fault, match=f"at {__file__}:.* closes over a traced value; pass the value as an argument"):
+        trace(lambda x: by_both(x, jnp.sin(x)), (X,))
 
 
 KEYS = jax.random.split(jax.random.key(0), 9_000)  # above 64 KiB

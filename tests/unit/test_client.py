@@ -99,6 +99,29 @@ def test_functions_of_the_service(client: jl.Client, script: Script) -> None:
             lambda client: client.value_and_grad(identity, X),
             r"got array\. A point goes to the function that comes back: `client\.value_and_grad\(identity\)\(x\)`\.",
         ),
+        (
+            lambda client: client.hessian(identity, 0, X),
+            r"`client\.hessian\(identity, has_aux=\.\.\.\)`: has_aux must be True or False, got array\. "
+            r"A point goes to the function that comes back: `client\.hessian\(identity\)\(x\)`\.",
+        ),
+        (lambda client: client.jacobian(identity, holomorphic=X), "holomorphic must be True or False, got array"),
+        (lambda client: client.grad(identity, verify=1), "verify must be True or False, got 1"),
+        (lambda client: client.jvp(identity, (X,), (X,), X), r"client\.jvp\(identity, primals, tangents, has_aux=.*got array\. Several arguments"),
+        (lambda client: client.vjp(identity, (X,), X, X), r"client\.vjp\(identity, primals, cotangents, has_aux=.*got array\. Several arguments"),
+        (lambda client: client.explain(identity, X, has_aux=X), r"client\.explain\(identity, has_aux=.*got array\.$"),
+        (lambda client: client.linear_operator(identity, X, holomorphic=X), r"client\.linear_operator\(identity, holomorphic=.*got array\.$"),
+        (lambda client: client.jacobian(identity, mode=X), "mode must be 'auto', 'forward' or 'reverse', got array"),
+        (lambda client: client.jacobian(identity, tile=X), "tile must be 'auto' or a number of seeds .*, got array"),
+        (lambda client: client.jacobian(identity, output=X), "output must be 'dense', 'csr', 'csc' or 'coo', got array"),
+        (
+            lambda client: client.evaluate(identity, X),
+            r"`client\.evaluate\(identity, \.\.\.\)` takes its options by name, got 1\. "
+            r"A point goes to the function that comes back: `client\.evaluate\(identity\)\(x\)`\.",
+        ),
+        (
+            lambda client: client.hessian(identity, 0, False, X),
+            r"takes at most 2 options by position, got 3\. A point .*`client\.hessian\(identity\)\(x\)`",
+        ),
         (lambda client: client.explain(identity, X, argnums=X), r"^argnums must be an integer or a sequence of integers, got array\.$"),
         (lambda client: client.register(identity, X, name=3), "name must be a str of at most 128 characters, got int"),
         (lambda client: client.register(identity, X, name="n" * 129), "at most 128 characters, got 129 characters"),

@@ -104,6 +104,23 @@ def test_advice_that_would_not_work_is_not_given() -> None:
     assert "in reverse twice there is none either: use a variant of the function" in answer.message
 
 
+def test_a_rule_that_loops_is_no_obstacle_to_second_derivatives_in_reverse() -> None:
+    looping = Function("backward", (SCALAR, SCALAR), (node("while", 0, cond=4, body=5), node("mul", 1, 2)), (3,))
+    functions = (*REVERSE_TWICE.functions[:3], looping, *DOUBLING.functions[1:])
+    answer = fault(
+        Engine().run(task(replace(REVERSE_TWICE, functions=functions, constants=DOUBLING.constants), Kind.HVP), np.float64(3.0), np.float64(1.0))
+    )
+    assert answer.reason is Reason.MODE_UNAVAILABLE
+    assert "through which the service goes back: try client.jacobian(jax.grad(f), mode='reverse')" in answer.message
+    # Where the loop is in the function, JAX has no gradient to begin with.
+    loop = Function("entry", (SCALAR,), (node("while", 0, cond=4, body=5), node("custom_call", 1, rule=0), node("integer_pow", 2, y=2)), (3,))
+    functions = (loop, *REVERSE_TWICE.functions[1:], *DOUBLING.functions[1:])
+    answer = fault(
+        Engine().run(task(replace(REVERSE_TWICE, functions=functions, constants=DOUBLING.constants), Kind.HVP), np.float64(3.0), np.float64(1.0))
+    )
+    assert "in reverse twice there is none either" in answer.message
+
+
 def test_a_call_with_arguments_of_other_types() -> None:
     callee = Function("callee", (Type("float32", (7, 2)),), (node("sin", 0),), (1,))
     called = graph(Function("entry", (VECTOR,), (node("call", 0, function=1),), (1,)), callee)

@@ -75,7 +75,8 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, jaxpr: ClosedJaxpr,
 
 def _transpose(cotangents: Sequence[Any], *args: Any, jaxpr: ClosedJaxpr, rules: Rules) -> list[Any]:
     # Results of integer dtype have no cotangent, and their zeros cannot be batched.
-    given = [None if getattr(cotangent, "dtype", cotangent.aval.dtype) == float0 else ad.instantiate_zeros(cotangent) for cotangent in cotangents]
+    types: list[Any] = [cotangent.aval if isinstance(cotangent, ad.Zero) else cotangent for cotangent in cotangents]
+    given = [None if type_.dtype == float0 else ad.instantiate_zeros(cotangent) for type_, cotangent in zip(types, cotangents, strict=True)]
     found = rules.transpose([None if ad.is_undefined_primal(arg) else arg for arg in args], given)
     _require(found, [aval.to_tangent_aval() for aval in jaxpr.in_avals], "cotangent of input")
     return found

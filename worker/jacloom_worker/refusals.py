@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+LOOP = "Reverse-mode differentiation does not work for lax.while_loop"
+"""What JAX says of reverse mode through a loop of unknown length."""
+
 _TEXTS = re.compile(
     r"can't apply forward-mode|Reverse-mode differentiation does not work|[Dd]ifferentiation rule .* not implemented|"
     r"[Tt]ranspose rule .* not implemented|transpose_solve required|No [JV][JV]P defined|gradient with respect to .* not supported|"

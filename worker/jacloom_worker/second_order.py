@@ -16,6 +16,7 @@ from jacloom_worker.infer import abstract, struct
 from jacloom_worker.kernels import Subject
 from jacloom_worker.modes import WAYS_OUT, live
 from jacloom_worker.protocol import Kernel, Kind
+from jacloom_worker.refusals import LOOP
 
 KINDS: Final = frozenset({Kind.HVP, Kind.HESSIAN})
 """The kinds that differentiate a derivative forward."""
@@ -39,20 +40,25 @@ def advised(subject: Subject, kernel: Kernel, fault: Fault) -> Fault:
     """
     if fault.reason is not Reason.MODE_UNAVAILABLE or isinstance(fault, NotRecorded) or kernel.inner == "forward":
         return fault
-    if _twice_in_reverse(subject, kernel):
-        slope = "grad" if [subject.outputs[index].shape for index in kernel.outputs] == [()] else "jacrev"
-        product = f" or client.vjp(jax.{slope}(f), ...) for a product" if kernel.kind is Kind.HVP else ""
-        advice = f"in reverse twice there is one: use client.jacobian(jax.{slope}(f), mode='reverse'){product}, or {_VARIANT}"
-    else:
-        advice = f"in reverse twice there is none either: use {_VARIANT}"
+    slope = "grad" if [subject.outputs[index].shape for index in kernel.outputs] == [()] else "jacrev"
+    product = f" or client.vjp(jax.{slope}(f), ...) for a product" if kernel.kind is Kind.HVP else ""
+    way = f"client.jacobian(jax.{slope}(f), mode='reverse'){product}, or {_VARIANT}"
+    match _twice_in_reverse(subject, kernel):
+        case True:
+            advice = f"in reverse twice there is one: use {way}"
+        case None:
+            advice = f"in reverse twice JAX stops at a loop of unknown length, through which the service goes back: try {way}"
+        case False:
+            advice = f"in reverse twice there is none either: use {_VARIANT}"
     why = fault.message.removesuffix(f"; {WAYS_OUT}")
     return Fault(fault.reason, f"there is no second derivative forward over reverse: {why}; {advice}", place=fault.place)
 
 
-def _twice_in_reverse(subject: Subject, kernel: Kernel) -> bool:
-    """Returns whether JAX's own reverse derivative of a function has one itself."""
-    # Loops as JAX has them: what is asked is whether JAX goes through them twice in the caller's process.
-    once = kernels.computation(replace(subject, reversible=None), Kernel("", Kind.VJP, kernel.wrt, kernel.outputs))
+def _twice_in_reverse(subject: Subject, kernel: Kernel) -> bool | None:
+    """Returns whether JAX's own reverse derivative of a function has one itself; None where a loop is in the way, which here is not."""
+    # Loops as JAX has them: of the gradient that the caller traces JAX makes the first derivative, and the service only the second.
+    plain, rows = replace(subject, reversible=None), Kernel("", Kind.VJP, kernel.wrt, kernel.outputs)
+    once = kernels.computation(plain, rows)
 
     def twice(constants: Sequence[jax.Array], *arguments: jax.Array) -> Sequence[jax.Array]:
         def slopes(*active: jax.Array) -> list[jax.Array]:
@@ -64,7 +70,11 @@ def _twice_in_reverse(subject: Subject, kernel: Kernel) -> bool:
         return rows
 
     try:
-        live(jax.make_jaxpr(twice)(abstract(once.constants), *map(struct, once.arguments)))
+        live(kernels.traced(plain, rows))
     except Exception:  # whatever JAX or a rule raises, it says that there is none
         return False
+    try:
+        live(jax.make_jaxpr(twice)(abstract(once.constants), *map(struct, once.arguments)))
+    except Exception as error:  # as above
+        return None if LOOP in str(error) else False
     return True

@@ -18,11 +18,12 @@ from jax.interpreters import ad
 
 from jacloom._trace.activity import Flags
 from jacloom._trace.calling import call_parameters
+from jacloom._trace.closures import closed_over, variable
 from jacloom._trace.known import Values, ValueWanted
 from jacloom._trace.lower import Body, Lowering, unsupported
 from jacloom._trace.lowered import implementation, is_high
 from jacloom._trace.reverse import has_linearization, trace_reverse
-from jacloom._trace.rules import is_zero, refusing, require_forward, reverse_rule, tied, zero_tangent
+from jacloom._trace.rules import CLOSES_OVER, is_zero, refusing, require_forward, reverse_rule, tied, zero_tangent
 from jacloom._trace.types import example, inexact
 from jacloom._trace.uses import Operands
 from jacloom_graph.types import JvpRule, TransposeRule
@@ -47,10 +48,11 @@ def lower_foreign(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: 
         raise unsupported(eqn, f"the op table does not have it, and {why}; use a version of it in jnp or jax.lax") from error
     if not is_high(eqn) and any(inner.primitive is eqn.primitive for inner in expanded.jaxpr.eqns):
         raise unsupported(eqn, _COMPILED)
-    rule = _rule(lowering, eqn, operands, expanded, active, known) if any(active) else None
+    rule = _rule(lowering, body, eqn, operands, expanded, active, known) if any(active) else None
     if rule is None:
         return body.emit("call", operands, {"function": lowering.function(expanded, active, eqn.primitive.name)}, eqn)
-    return body.emit("custom_call", operands, {"rule": rule}, eqn)
+    number, further = rule
+    return body.emit("custom_call", [*operands, *further], {"rule": number}, eqn)
 
 
 _READS = (
@@ -85,8 +87,13 @@ def _with(known: Values, args: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(known.get(index, arg) for index, arg in enumerate(args))
 
 
-def _rule(lowering: Lowering, eqn: core.JaxprEqn, operands: Sequence[int], expanded: core.ClosedJaxpr, active: Flags, known: Values) -> int | None:
-    """Returns the number of the rule that the primitive brings; None if it brings none, and is differentiated as what it computes."""
+def _rule(
+    lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: Sequence[int], expanded: core.ClosedJaxpr, active: Flags, known: Values
+) -> tuple[int, list[int]] | None:
+    """Returns the number of the rule that the primitive brings, and the operands that the rule needs besides the primitive's own.
+
+    None if it brings none, and is differentiated as what it computes.
+    """
     name = eqn.primitive.name
     outer = set(lowering.uses.of(eqn))
     if eqn.primitive in ad.primitive_jvps:
@@ -95,7 +102,7 @@ def _rule(lowering: Lowering, eqn: core.JaxprEqn, operands: Sequence[int], expan
             jvp = replace(jvp, jaxpr=lowering.called(jvp.jaxpr, operands))
             require_forward(jvp.jaxpr)
         except Exception as error:  # whatever a library's rule raises is what differentiating has to say
-            return _reverse_rule(lowering, eqn, operands, expanded, active, known, error)
+            return _reverse_rule(lowering, eqn, operands, expanded, active, known, error), []
     elif outer:
         # A library may compute a tangent by a primitive that JAX only ever transposes: it stands in a rule and nowhere else.
         try:
@@ -115,6 +122,18 @@ def _rule(lowering: Lowering, eqn: core.JaxprEqn, operands: Sequence[int], expan
     if not transposes and eqn.primitive not in ad.primitive_jvps:
         return None
 
+    captured = closed_over([jvp.jaxpr, *transposes.values()])
+    added = [body.env[variable(value)] for value in captured if variable(value) in body.env and variable(value) not in body.alive]
+    if len(added) < len(captured):
+        # A rule that refuses would not do: where it is linear, the body would be transposed in place of it.
+        raise unsupported(eqn, f"its rule is none that a graph can hold: {CLOSES_OVER}")
+    if captured:
+        count = len(active)
+        transposes = {linear: lowering.opened(transpose, captured, count - len(linear)) for linear, transpose in transposes.items()}
+        expanded, jvp = lowering.opened(expanded, captured, count), replace(jvp, jaxpr=lowering.opened(jvp.jaxpr, captured, count))
+        active = (*active, *(False for _ in captured))
+        lowering.uses.note(jvp.jaxpr, len(active))
+
     def derivative() -> JvpRule:
         tangents = tuple(flag for flag in active if flag)
         function = lowering.function(jvp.jaxpr, (*active, *tangents), f"{name} jvp")
@@ -126,7 +145,8 @@ def _rule(lowering: Lowering, eqn: core.JaxprEqn, operands: Sequence[int], expan
         return TransposeRule(lowering.function(transposes[linear], flags, f"{name} transpose"), linear)
 
     content = ("foreign", id(eqn.primitive), jvp.outputs, tuple(transposes))
-    return tied(lowering, expanded, active, content, [jvp.jaxpr, *transposes.values()], name, derivative)
+    number = tied(lowering, expanded, active, content, [jvp.jaxpr, *transposes.values()], name, derivative)
+    return number, added
 
 
 def _reverse_rule(

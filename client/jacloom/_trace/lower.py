@@ -12,10 +12,11 @@ from jax.extend import core
 from jax.extend.core import primitives
 
 from jacloom._trace.activity import Activity, Flags
+from jacloom._trace.closures import variable, with_inputs
 from jacloom._trace.known import Specialised, Values, values
-from jacloom._trace.params import Unrepresentable, attributes
+from jacloom._trace.params import attributes
 from jacloom._trace.source import nearest_line, user_line
-from jacloom._trace.types import constant, type_of
+from jacloom._trace.types import Unrepresentable, constant, type_of
 from jacloom._trace.uses import Uses
 from jacloom_graph.attrs import REFERENCES, AttrKind
 from jacloom_graph.errors import Fault, Reason
@@ -32,6 +33,8 @@ class Body:
     nodes: list[Node] = field(default_factory=list)
     sources: list[Any] = field(default_factory=list)
     """JAX's source information of each node."""
+    alive: Set[Any] = frozenset()
+    """The variables that a tangent can reach."""
     values: int = 0
 
     def __post_init__(self) -> None:
@@ -79,6 +82,8 @@ class Lowering:
         self.activity = Activity()
         self.uses = Uses()
         self._specialised = Specialised()
+        self._meant: dict[Any, Any] = {}
+        """Of inputs that stand for variables further out, those variables."""
         self.open_rules: dict[object, int] = {}
         """Rules whose derivative is being lowered, by content: a call that comes back to one of them refers to it."""
         self.closed_rules: dict[object, int] = {}
@@ -117,6 +122,12 @@ class Lowering:
         closed = jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else core.ClosedJaxpr(jaxpr, ())
         return self._specialised.of(closed, self.values(operands)) if self.specialise else closed
 
+    def opened(self, program: core.ClosedJaxpr, values: Sequence[Any], at: int) -> core.ClosedJaxpr:
+        """Returns a program that takes traced values as inputs from number ``at`` on; what is within may close over them still."""
+        found = with_inputs(program, values, at)
+        self._meant.update(zip(found.jaxpr.invars[at:], map(variable, values), strict=False))
+        return found
+
     def remember(self, content: object, number: int, programs: Iterable[core.ClosedJaxpr]) -> None:
         """Keeps the number of a rule that is complete, and the programs whose parts its content names by their ids."""
         self._alive += programs
@@ -129,13 +140,15 @@ class Lowering:
         jaxpr = closed.jaxpr
         body = Body(tuple(type_of(var.aval) for var in jaxpr.invars))
         body.env = {var: index for index, var in enumerate(jaxpr.invars)}
+        if self._meant:
+            body.env |= {self._meant[var]: index for index, var in enumerate(jaxpr.invars) if var in self._meant}
         for var, value in zip(jaxpr.constvars, closed.consts, strict=True):
             body.env[var] = self.constant(value, weak=bool(getattr(var.aval, "weak_type", False)))
-        alive = self.activity.inside(jaxpr, active)
+        body.alive = self.activity.inside(jaxpr, active)
         env = body.env
         for eqn in jaxpr.eqns:
             operands = [self.operand(body, atom) if isinstance(atom, core.Literal) else env[atom] for atom in eqn.invars]
-            results = self.equation(body, eqn, operands, alive)
+            results = self.equation(body, eqn, operands)
             env.update(zip(eqn.outvars, results, strict=True))
         outputs = tuple(self.operand(body, atom) for atom in jaxpr.outvars)
         self.functions[number] = Function(name, body.inputs, tuple(body.nodes), outputs)
@@ -161,7 +174,10 @@ class Lowering:
 
     def constant(self, value: Any, *, weak: bool, dtype: Any = None) -> int:
         """Returns the operand (below zero) that a constant is; equal scalars share one."""
-        stored = constant(value if dtype is None or getattr(value, "dtype", None) == dtype else dtype.type(value), weak=weak)
+        try:
+            stored = constant(value if dtype is None or getattr(value, "dtype", None) == dtype else dtype.type(value), weak=weak)
+        except Unrepresentable as error:
+            raise Fault(Reason.UNSUPPORTED_OP, f"an array that the function closes over cannot be part of a graph: {error}") from error
         key: object = id(value) if stored.type.size > 1 or stored.data is None else (stored.type, stored.data.tobytes())
         if key not in self._constant_number:
             self._alive.append(value)
@@ -169,8 +185,8 @@ class Lowering:
             self.constants.append(stored)
         return -1 - self._constant_number[key]
 
-    def equation(self, body: Body, eqn: core.JaxprEqn, operands: list[int], alive: Set[Any]) -> list[int]:
-        """Writes one equation into ``body`` and returns the operands that its results are, given the variables that a tangent can reach."""
+    def equation(self, body: Body, eqn: core.JaxprEqn, operands: list[int]) -> list[int]:
+        """Writes one equation into ``body`` and returns the operands that its results are."""
         handler = self.handlers.get(eqn.primitive.name)
         try:
             if handler is None:
@@ -179,7 +195,7 @@ class Lowering:
                     return body.emit(op, operands, self._attributes(op, eqn.params), eqn)
                 handler = self.otherwise
             # Nine equations in ten have no use for the flags.
-            active = tuple(not isinstance(atom, core.Literal) and atom in alive for atom in eqn.invars)
+            active = tuple(not isinstance(atom, core.Literal) and atom in body.alive for atom in eqn.invars)
             return handler(self, body, eqn, operands, active)
         except Unrepresentable as error:
             raise unsupported(eqn, str(error)) from error

@@ -13,16 +13,12 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from jacloom._trace.types import dtype_name
+from jacloom._trace.types import Unrepresentable, dtype_name
 from jacloom_graph.attrs import AttrKind, AttrSpec
 from jacloom_graph.ops import TABLE
 from jacloom_graph.types import AttrValue
 
 Params = Mapping[str, Any]
-
-
-class Unrepresentable(Exception):
-    """A parameter has a value that no attribute can hold; the text says which and why."""
 
 
 PLACEMENT = frozenset(

@@ -307,4 +307,7 @@ def _position(tracer: Any, operands: Sequence[Any]) -> int:
     for position, operand in enumerate(operands):
         if operand is variable:
             return position
-    raise ValueError("it closes over a traced value; pass the value as an argument of the function instead")
+    raise ValueError(CLOSES_OVER)
+
+
+CLOSES_OVER = "it closes over a traced value; pass the value as an argument of the function instead"

@@ -8,7 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from jacloom_graph.tensor import DTYPES
 from jacloom_graph.types import Constant, Type
+
+
+class Unrepresentable(Exception):
+    """A parameter or a value is such that no graph can hold it; the text says which and why."""
 
 
 @lru_cache(maxsize=256)
@@ -18,7 +23,10 @@ def dtype_name(dtype: Any) -> str:
         return "bool"
     if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
         return f"key<{key_implementation(dtype)}>"
-    return str(np.dtype(dtype).name)
+    name = str(np.dtype(dtype).name)
+    if name not in DTYPES:
+        raise Unrepresentable(f"it has values of dtype {name}, and a graph has none of less than 8 bits nor of float8; convert them to a wider one")
+    return name
 
 
 def key_implementation(dtype: Any) -> str:
