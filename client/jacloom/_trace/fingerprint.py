@@ -34,6 +34,17 @@ def fingerprint(closed: core.ClosedJaxpr, exact: bool = False) -> str:
     return digest.hexdigest()
 
 
+def content_of(eqn: core.JaxprEqn) -> str:
+    """Returns a hash of what an equation applies, whatever its operands are: equal ones have equal programs and rules while both equations live."""
+    digest = hashlib.sha256(f"{id(eqn.primitive)}({len(eqn.invars)},{len(eqn.params)};".encode())
+    for atom in eqn.invars:
+        digest.update(f"{atom.aval};".encode())
+    for name in sorted(eqn.params):
+        digest.update(f"{name}=".encode())
+        _hash_param(digest, eqn.params[name], exact=True, nameless=False)
+    return digest.hexdigest()
+
+
 def _hash_closed(digest: Any, closed: core.ClosedJaxpr | core.Jaxpr, exact: bool) -> None:
     consts = getattr(closed, "consts", ())
     digest.update(f"{len(consts)}{{".encode())

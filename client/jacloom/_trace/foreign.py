@@ -7,10 +7,10 @@ graph: a library may cut its implementation off from differentiation (lineax's `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax.extend import core
@@ -27,6 +27,8 @@ from jacloom._trace.rules import CLOSES_OVER, is_zero, refusing, require_forward
 from jacloom._trace.types import example, inexact
 from jacloom._trace.uses import Operands
 from jacloom_graph.types import JvpRule, TransposeRule
+
+_Traced = TypeVar("_Traced")
 
 
 def lower_foreign(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
@@ -55,6 +57,9 @@ def lower_foreign(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: 
     return body.emit("custom_call", [*operands, *further], {"rule": number}, eqn)
 
 
+_MAX_ORDER = 3
+"""How many derivatives deep the rules of primitives are followed: two that are asked for, and what reverse mode transposes of the second. Solvers
+grow fast with it: GMRES takes 4, 12 and 38 s to trace for 2, 3 and 4."""
 _READS = (
     "the op table does not have it, and its implementation reads the value of an operand in Python, which says what to compute and is not known yet; "
     "have it computed from what the function closes over and not from its arguments, loop state or results"
@@ -68,7 +73,8 @@ _COMPILED = (
 def _expanded(lowering: Lowering, eqn: core.JaxprEqn, operands: Sequence[int]) -> tuple[core.ClosedJaxpr, Values]:
     """Returns what a primitive computes, and the values of the operands that had to be read for it."""
     try:
-        return lowering.called(_implementation(eqn, {}), operands), {}
+        expanded = lowering.once.traced(eqn, "implementation", lambda: _implementation(eqn, {}))
+        return lowering.called(expanded, operands), {}
     except jax.errors.ConcretizationTypeError:
         # It reads the value of an operand in Python, which says what to compute. That of a constant is there to be read.
         known = lowering.values(operands)
@@ -98,7 +104,7 @@ def _rule(
     outer = set(lowering.uses.of(eqn))
     if eqn.primitive in ad.primitive_jvps:
         try:
-            jvp = _trace_jvp(eqn, active, known)
+            jvp = _once(lowering, eqn, known, ("jvp", active), lambda: _trace_jvp(eqn, active, known))
             jvp = replace(jvp, jaxpr=lowering.called(jvp.jaxpr, operands))
             require_forward(jvp.jaxpr)
         except Exception as error:  # whatever a library's rule raises is what differentiating has to say
@@ -116,7 +122,10 @@ def _rule(
     uses = outer.union(operands for primitive, operands in lowering.uses.note(jvp.jaxpr, len(active)) if primitive is eqn.primitive)
     transposes: dict[Operands, core.ClosedJaxpr] = {}
     if eqn.primitive in ad.primitive_transposes:
-        found = {linear: _trace_transpose(eqn, linear, jvp.outputs, known) for linear in sorted(uses)}
+        found = {
+            linear: _once(lowering, eqn, known, ("transpose", linear, jvp.outputs), partial(_trace_transpose, eqn, linear, jvp.outputs, known))
+            for linear in sorted(uses)
+        }
         rest = {linear: [operand for index, operand in enumerate(operands) if index not in linear] for linear in found}
         transposes = {linear: lowering.called(transpose, rest[linear]) for linear, transpose in found.items() if transpose is not None}
     if not transposes and eqn.primitive not in ad.primitive_jvps:
@@ -145,8 +154,13 @@ def _rule(
         return TransposeRule(lowering.function(transposes[linear], flags, f"{name} transpose"), linear)
 
     content = ("foreign", id(eqn.primitive), jvp.outputs, tuple(transposes))
-    number = tied(lowering, expanded, active, content, [jvp.jaxpr, *transposes.values()], name, derivative)
+    number = tied(lowering, expanded, active, content, [jvp.jaxpr, *transposes.values()], name, derivative, _MAX_ORDER)
     return number, added
+
+
+def _once(lowering: Lowering, eqn: core.JaxprEqn, known: Values, what: Hashable, trace: Callable[[], _Traced]) -> _Traced:
+    """Returns what is traced of an equation; where values of its operands are read for it, it is another for each equation."""
+    return trace() if known else lowering.once.traced(eqn, what, trace)
 
 
 def _reverse_rule(

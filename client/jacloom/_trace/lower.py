@@ -14,6 +14,7 @@ from jax.extend.core import primitives
 from jacloom._trace.activity import Activity, Flags
 from jacloom._trace.closures import variable, with_inputs
 from jacloom._trace.known import Specialised, Values, values
+from jacloom._trace.once import Once
 from jacloom._trace.params import attributes
 from jacloom._trace.source import nearest_line, user_line
 from jacloom._trace.types import Unrepresentable, constant, type_of
@@ -81,6 +82,7 @@ class Lowering:
         """Functions that stand for error checks that fail, by number, and what the check says; empty where that is not known."""
         self.activity = Activity()
         self.uses = Uses()
+        self.once = Once()
         self._specialised = Specialised()
         self._meant: dict[Any, Any] = {}
         """Of inputs that stand for variables further out, those variables."""

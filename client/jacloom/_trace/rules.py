@@ -122,6 +122,7 @@ def tied(
     programs: Sequence[core.ClosedJaxpr],
     name: str,
     derivative: Callable[[], JvpRule | VjpRule],
+    max_order: int | None = None,
 ) -> int:
     """Returns the number of a function's rule: that of the same content which is being lowered already, or was in the same place, or of a new one.
 
@@ -133,6 +134,7 @@ def tied(
         programs: The rule's own functions.
         name: For people.
         derivative: Lowers the rule's own functions.
+        max_order: How deep in rules it may lie; default: ``lowering.max_rule_order``.
     """
     key = (active, fingerprint(closed), content, *map(fingerprint, programs))
     if key in lowering.open_rules:
@@ -142,8 +144,9 @@ def tied(
     exact = (active, content, frozenset(lowering.open_rules), places, *(fingerprint(each, exact=True) for each in (closed, *programs)))
     if exact in lowering.closed_rules:
         return lowering.closed_rules[exact]
-    if len(lowering.open_rules) >= lowering.max_rule_order:
-        return _add(lowering, closed, active, name, f"the rule of {name} is known up to derivatives of order {lowering.max_rule_order}")
+    most = lowering.max_rule_order if max_order is None else max_order
+    if len(lowering.open_rules) >= most:
+        return _add(lowering, closed, active, name, f"the rule of {name} is known up to derivatives of order {most}")
     number = len(lowering.rules)
     lowering.rules.append(None)
     function = lowering.function(closed, active, name)
