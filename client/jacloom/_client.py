@@ -170,7 +170,7 @@ class Client:
             argnums: As for ``jacobian``; the same for the options that are not explained here.
             has_aux: As for ``jacobian``.
             weights: One number for each entry of the result, in its tree, dtypes and shapes. Differentiated is then the sum of all entries times
-                their weights: of constraints with their multipliers, the part of a Lagrangian's Hessian that they make.
+                their weights: of constraints with their multipliers, the part of a Lagrangian's Hessian that they make. Read at each call.
             sparsity: As for ``jacobian``.
             output: As for ``jacobian``.
             holomorphic: As for ``jacobian``.
@@ -283,7 +283,8 @@ class Client:
         Its shape is ``(m, n)``: rows are the entries of all output leaves one after the other, each in C order, columns those of all leaves that are
         differentiated. ``matvec`` is a JVP, ``rmatvec`` a VJP, with complex numbers the product with the conjugate transpose; ``matmat`` and
         ``rmatmat`` send all columns in one call, spread over the workers. Vectors are converted to the leaves' dtypes. The arguments are copied, and
-        large ones are sent once and stay on the service until the operator is closed, as by a ``with`` block, or nobody refers to it any more.
+        large ones are sent once and stay on the service until the operator is closed, as by a ``with`` block, or nobody refers to it any more; what
+        workers keep besides, so as not to compute the function for each product, goes when they need the room.
         Workers keep what does not depend on the vectors, where that is cheaper than computing the function for each product.
 
         Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 from jacloom._errors import ArgumentError
@@ -14,7 +14,8 @@ def gauss_newton(f: Callable[..., Any], loss: Callable[[Any], Any] | None = None
 
     That Hessian is ``J^T L J``, with ``J`` the Jacobian of ``f`` and ``L`` the Hessian of ``loss`` at ``f(x)``: no second derivatives of ``f``, and
     positive semidefinite wherever ``loss`` is convex. As the result is a function like any other, ``client.hvp`` gives products with that matrix (a
-    JVP and a VJP each), ``client.hessian`` the matrix, sparse if it is, and ``client.linear_operator(..., derivative="hessian")`` an operator.
+    JVP and a VJP each), ``client.hessian`` the matrix, sparse if it is, and ``client.linear_operator(..., derivative="hessian")`` an operator. Make
+    it once and keep it: like any function, it is traced when it is first used.
     Source: N. Schraudolph, Fast curvature matrix-vector products for second-order gradient descent, Neural Computation 14, 2002.
 
     Args:
@@ -39,14 +40,18 @@ def gauss_newton(f: Callable[..., Any], loss: Callable[[Any], Any] | None = None
     @wraps(f)
     def approximated(*args: Any, **kwargs: Any) -> Any:
         import jax
-        import jax.numpy as jnp
 
-        def added(value: Any, change: Any) -> Any:
-            return value + change if jnp.issubdtype(jnp.result_type(value), jnp.inexact) else value
+        leaves, structure = jax.tree.flatten(args)
+        moving = [at for at, leaf in enumerate(leaves) if _moves(leaf)]
+        still, moved = _rules()
 
-        fixed, steps = jax.tree.map(jax.lax.stop_gradient, args), jax.tree.map(_step, args)
-        value, change = jax.jvp(lambda *point: f(*point, **kwargs), fixed, steps)
-        return measure(jax.tree.map(added, value, change))
+        def around(*point: Any) -> Any:
+            given = dict(zip(moving, point, strict=True))
+            return f(*jax.tree.unflatten(structure, [given.get(at, leaf) for at, leaf in enumerate(leaves)]), **kwargs)
+
+        point = [leaves[at] for at in moving]
+        value, change = jax.jvp(around, tuple(map(jax.lax.stop_gradient, point)), tuple(map(still, point)))
+        return measure(jax.tree.map(lambda one, other: moved(one, other) if _moves(one) else one, value, change))
 
     return approximated
 
@@ -59,13 +64,36 @@ def half_squares(residuals: Any) -> Any:
     return sum(0.5 * jnp.sum(jnp.real(leaf * jnp.conj(leaf))) for leaf in jax.tree.leaves(residuals))
 
 
-def _step(leaf: Any) -> Any:
-    """Returns a zero whose derivative is that of the leaf: how far the point moves from where ``f`` is linearized."""
+def _moves(leaf: Any) -> bool:
+    """Returns whether a leaf has tangents: others, such as numbers of steps and names of methods, are left as they are."""
+    import jax.numpy as jnp
+
+    return isinstance(leaf, float | complex) or (hasattr(leaf, "dtype") and bool(jnp.issubdtype(leaf.dtype, jnp.inexact)))
+
+
+@cache
+def _rules() -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]:
+    """Returns two functions for linearizing: a leaf's zero that moves as the leaf does, and a value that moves as its change does.
+
+    Differences and sums would do as well, but of infinite entries, or entries with an infinite slope, they make NaN.
+    """
     import jax
     import jax.numpy as jnp
-    import numpy as np
 
-    if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-        return np.zeros(np.shape(leaf), jax.dtypes.float0)
-    # Not the difference alone: of an infinite entry that would be NaN.
-    return jnp.where(jnp.isfinite(leaf), leaf - jax.lax.stop_gradient(leaf), 0)
+    @jax.custom_jvp
+    def still(leaf: Any) -> Any:
+        return jnp.zeros_like(leaf)
+
+    @still.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        return still(*primals), tangents[0]
+
+    @jax.custom_jvp
+    def moved(value: Any, change: Any) -> Any:
+        return value
+
+    @moved.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        return moved(*primals), tangents[1]
+
+    return still, moved

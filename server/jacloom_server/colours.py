@@ -32,14 +32,11 @@ def most_entries(rows: int, columns: int, *, required: bool) -> int:
     return MOST_ENTRIES if required else min(MOST_ENTRIES, max(FEW_ENTRIES, rows * columns // 3))
 
 
-def prices(problem: Problem, survey: Survey, mode: Mode | None, *, workers: int) -> Prices:
-    """Returns what passes cost in units of the cheaper one, those of the mode asked for alone if there is one.
-
-    A colouring is looked up by the prices for which it was found, so digits that mean nothing are dropped. What passes share each worker computes.
-    """
+def prices(problem: Problem, survey: Survey, mode: Mode | None) -> Prices:
+    """Returns what passes cost in units of the cheaper one, those of the mode asked for alone if there is one."""
     costs = {each: cost for each, cost in ((Mode.FORWARD, survey.forward), (Mode.REVERSE, survey.reverse)) if mode in (None, each)}
     passes = {each: seconds(cost) for each, cost in costs.items() if isinstance(cost, Cost)}
-    shared = {each: workers * strategy.sweep(each, cost, problem, survey) for each, cost in costs.items() if isinstance(cost, Cost)}
+    shared = {each: strategy.sweep(each, cost, problem, survey) for each, cost in costs.items() if isinstance(cost, Cost)}
     least = min(passes.values())
 
     def relative(price: float) -> float:

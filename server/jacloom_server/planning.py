@@ -120,7 +120,7 @@ async def _weighed(service: Service, call: Call, function: Function, chosen: Sel
         return dense
     if not (required or call.pattern is not None or colours.worthwhile(dense)):
         return colours.without_colours(dense, "not considered: the passes are too few, or too short, for a pattern to save much")
-    prices = Prices(1.0, None) if second else colours.prices(problem, survey, call.mode, workers=workers)
+    prices = Prices(1.0, None) if second else colours.prices(problem, survey, call.mode)
     found = await _structure(service, call, function, chosen, prices, dense.inner)
     size = found.entries * itemsize(entries_dtype(chosen)) if isinstance(found, Structure) else 0
     if second:

@@ -5,16 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 from jacloom_server import strategy
 from jacloom_server.plan import Mode
 from jacloom_server.strategy import Problem
 from jacloom_server.tuning import Tuner
-from jacloom_worker.protocol import Cost, Survey
-
-NEAR: Final = 1.3
-"""Prices that differ by less from those in use do not replace them: what tiles take wanders by as much, and plans are not to."""
+from jacloom_worker.protocol import NEAR, Cost, Survey
 
 
 @dataclass(eq=False, slots=True)
@@ -32,7 +28,7 @@ class Correction:
     """Whether a call is at it."""
 
     def learn(self, found: Mapping[Mode, float]) -> None:
-        """Takes over factors that were measured, unless they are near those in use."""
+        """Takes over factors that were measured, unless they are near those in use: what tiles take wanders, and plans are not to."""
         if any(mode not in self.factors or not _near(found[mode], self.factors[mode]) for mode in found):
             self.factors = {**self.factors, **found}
 

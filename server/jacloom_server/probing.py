@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,9 +10,11 @@ from typing import Final
 
 from jacloom_graph.errors import Fault, Reason
 from jacloom_server import pricing, strategy, work
+from jacloom_server.detached import detached
 from jacloom_server.function import Function
 from jacloom_server.plan import Leg, Mode, Plan
 from jacloom_server.pool import Pool
+from jacloom_server.pricing import Correction
 from jacloom_server.strategy import Problem
 from jacloom_server.tuning import Tuner
 from jacloom_server.work import Desk
@@ -54,7 +57,8 @@ class Question:
         """Measures what the choice of a mode rests on, where the work is long enough; returns whether there is anything new to plan by.
 
         A tile of the plan's own mode tells how long the work is and what compiling costs. If it pays then, a tile of the other mode follows. Where
-        that goes wrong, the other mode is taken to be no better; where the first goes wrong, the call itself will say so.
+        that goes wrong, the other mode is taken to be no better, and where it takes as long as all the work would, it is of use to later calls only;
+        where the first goes wrong, the call itself will say so.
 
         Args:
             plan: The plan by what is known.
@@ -71,7 +75,7 @@ class Question:
         own = self.function.tuner(kernel, self._platform, leg)
         if not own.worthwhile(plan.seconds, self._workers):
             return False
-        known.probing = True
+        known.probing, trial = True, None
         try:
             if own.found is None:
                 if not await self._run(kernel, leg, (*point, *besides)):
@@ -81,9 +85,25 @@ class Question:
                 if not own.worthwhile(plan.seconds * known.factors.get(plan.mode, 1.0), self._workers):
                     return True
             if all(tuner.found is None for tuner in self._tuners(rival)):
-                known.failed = not await self._run(self._plain(rival), self._leg(rival, known.applied(self.survey)), point)
+                trial = detached(self._trial(known, rival, point))
+                # It may take no longer than all the work would. If it does, its worker goes on: to end it would cost what it has compiled.
+                patience = plan.seconds * known.factors.get(plan.mode, 1.0) / max(1, self._workers)
+                try:
+                    await asyncio.wait({trial}, timeout=patience)
+                except asyncio.CancelledError:
+                    trial.cancel()
+                    raise
+                return True
             known.learn(self._factors())
             return True
+        finally:
+            known.probing = trial is not None and not trial.done()
+
+    async def _trial(self, known: Correction, mode: Mode, point: Sequence[Operand]) -> None:
+        """Times a tile of a mode, and notes what it took or that it failed, whether or not the call that began it still waits."""
+        try:
+            known.failed = not await self._run(self._plain(mode), self._leg(mode, known.applied(self.survey)), point)
+            known.learn(self._factors())
         finally:
             known.probing = False
 

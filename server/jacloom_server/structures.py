@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -64,13 +64,29 @@ class Structures:
         Raises:
             Fault: What keeps the worker from answering.
         """
+        question = self._alike(question)
         known = self._found.get(question)
         if known is None:
-            known = self._found[question] = detached(self._ask(pool, function, question, given))
+            known = self._found[question] = detached(self._ask(pool, function, question, given or self._pattern(question)))
         if isinstance(known, asyncio.Task):
             return await asyncio.shield(known)
         self._found.move_to_end(question)
         return known
+
+    def _alike(self, question: Question) -> Question:
+        """Returns a question that was asked before and has the same answer, as far as prices that hardly differ go; else the question itself."""
+        if question in self._found:
+            return question
+        return next((other for other in self._others(question) if other.prices.near(question.prices)), question)
+
+    def _pattern(self, question: Question) -> tuple[Operand, ...]:
+        """Returns the pattern that was found for other prices: it is coloured once more, and not looked for. Nothing if there is none."""
+        found = (self._found[other] for other in self._others(question))
+        known = next((each for each in found if isinstance(each, Structure)), None)
+        return () if known is None else (_operand(known.pointers), _operand(known.indices))
+
+    def _others(self, question: Question) -> list[Question]:
+        return [other for other in reversed(self._found) if other != question and replace(other, prices=question.prices) == question]
 
     def operands(self, structure: Structure) -> tuple[tuple[Operand, ...], ...]:
         """Returns for each part of a structure the arrays that its tiles take; stored once, where workers share them."""

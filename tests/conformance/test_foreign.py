@@ -332,3 +332,62 @@ def test_a_product_whose_batches_jax_does_not_have() -> None:
     with jax.enable_x64(True):
         for transform in (jax.jacfwd, jax.jacrev):
             np.testing.assert_allclose(transform(ours)(ENTRIES), transform(expected)(ENTRIES), rtol=1e-12, atol=1e-12)
+
+
+class Held:
+    """A static field whose text does not tell what it is, as that of a large array does not."""
+
+    def __init__(self, value: Any, same_hash: bool = False) -> None:
+        self.value, self.same_hash = value, same_hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Held) and bool(np.array_equal(self.value, other.value))
+
+    def __hash__(self) -> int:
+        return 1 if self.same_hash else hash(np.asarray(self.value).tobytes())
+
+    def __repr__(self) -> str:
+        return "Held(...)"
+
+
+@jax.tree_util.register_pytree_node_class
+class Applied:
+    """A pytree that holds what its primitive computes beside its leaf."""
+
+    def __init__(self, leaf: Any, static: Any) -> None:
+        self.leaf, self.static = leaf, static
+
+    def tree_flatten(self) -> Any:
+        return (self.leaf,), self.static
+
+    @classmethod
+    def tree_unflatten(cls, static: Any, leaves: Any) -> Any:
+        return cls(leaves[0], static)
+
+
+@pytest.mark.parametrize("in_loops", [False, True])
+@pytest.mark.parametrize("same_hash", [False, True])
+@pytest.mark.parametrize("in_tree", [False, True])
+def test_equations_that_differ_in_what_their_text_leaves_out_are_told_apart(in_tree: bool, same_hash: bool, in_loops: bool) -> None:
+    primitive = Primitive("applied")
+
+    def value(x: Any, *, static: Any) -> Any:
+        held = jax.tree.unflatten(static, [x]).static if in_tree else static
+        return x**2 * jnp.sum(held.value)
+
+    primitive.def_impl(value)
+    primitive.def_abstract_eval(lambda x, static: x)
+    ad.primitive_jvps[primitive] = lambda primals, tangents, static: jax.jvp(lambda x: value(x, static=static), primals, tuple(tangents))
+    mlir.register_lowering(primitive, mlir.lower_fun(value, multiple_results=False))
+
+    def applied(x: Any, factor: float) -> Any:
+        held = Held(np.full(3000, factor / 3000), same_hash)
+        static = jax.tree.structure(Applied(x, held)) if in_tree else held
+        if not in_loops:
+            return primitive.bind(x, static=static)
+        return jax.lax.scan(lambda carry, _: (primitive.bind(carry, static=static), None), x, None, length=2)[0]
+
+    try:
+        assert_same(lambda x: applied(x, 2.0) + applied(x, 3.0), X, transforms=((FORWARD,), (REVERSE,), (FORWARD, REVERSE)))
+    finally:
+        del ad.primitive_jvps[primitive]

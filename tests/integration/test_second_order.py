@@ -198,7 +198,7 @@ class TestGaussNewton:
         np.testing.assert_allclose(value, rosen(X) / 2)
         plain = of_jax(jax.grad(rosenbrock), X) / 2
         np.testing.assert_allclose(gradient, plain, rtol=1e-10)
-        found = client.hessian(f, output="csr", verify=False)(X)
+        found = client.hessian(f, output="csr", verify=True)(X)
         assert found.nnz == 3 * SIZE - 2
         same(found.toarray(), jacobian.T @ jacobian)
         same(client.hvp(f, (X,), (X + 1,)), jacobian.T @ (jacobian @ (X + 1)))
@@ -230,6 +230,20 @@ class TestGaussNewton:
             np.array([1.0, np.inf]), np.arange(2) + 1, bound=5.0
         )
         same(value, np.diag([2.0, 0.0]))
+
+    def test_what_is_no_array_stays_what_it_is(self, client: jl.Client) -> None:
+        def f(x: Any, steps: int, scheme: str, twice: bool) -> Any:
+            for _ in range(steps):
+                x = x * x if scheme == "square" else -x
+            return 2 * x if twice else x
+
+        found = client.hessian(jl.gauss_newton(f))(np.array([1.0, 2.0]), 2, "square", True)
+        same(found, np.diag((8 * np.array([1.0, 2.0]) ** 3) ** 2))
+
+    def test_a_slope_that_is_infinite_does_not_spoil_the_value(self, client: jl.Client) -> None:
+        f = jl.gauss_newton(lambda x: jnp.sqrt(x))
+        assert client.evaluate(f)(np.array([0.0, 4.0])) == 2.0
+        same(client.hessian(jl.gauss_newton(lambda x: jnp.where(x > 9, 3 * x, x**2)))(np.array([np.inf, 2.0]))[1], np.array([0.0, 16.0]))
 
     @pytest.mark.parametrize(("args", "what"), [((3,), "f must be"), ((operator.neg, 3), "loss must be")])
     def test_what_is_no_function_is_refused(self, args: Any, what: str) -> None:

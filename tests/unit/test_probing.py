@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.types import Type
-from jacloom_server import strategy
+from jacloom_server import strategy, tuning
 from jacloom_server.function import Function
 from jacloom_server.plan import Mode, Plan
 from jacloom_server.probing import Question, contested
@@ -37,6 +38,9 @@ class Workers:
         self.compile_seconds = compile_seconds
         self.tasks: list[Task] = []
         self.closed = 0
+        self.slow: Kind | None = None
+        """The kind of tiles that come back later."""
+        self.later = asyncio.Event()
         self.held = asyncio.Event()
         self.held.set()
 
@@ -56,6 +60,8 @@ class Workers:
     async def submit(self, _: Lane, assignment: Assignment) -> Done | Fault:
         assignment.send(SimpleNamespace(run=self._run), 1.0, False)  # type: ignore[arg-type]
         await self.held.wait()
+        if self.tasks[-1].kernel.kind is self.slow:
+            await self.later.wait()
         (task,) = self.tasks[-1:]
         answer = self.answers[task.kernel.kind.value]
         return answer if isinstance(answer, Fault) else Done((), answer * task.count, self.compile_seconds)
@@ -96,6 +102,22 @@ async def test_long_work_begins_with_a_tile_of_each_mode_and_follows_what_they_t
     assert after.seconds == pytest.approx(280 * 0.02)
     assert [option.verdict.endswith("(measured)") for option in after.considered] == [True, True]
     assert not await question.measured(after, COLUMNS, ()), "once is enough"
+
+
+async def test_a_call_does_not_wait_for_a_mode_that_takes_as_long_as_all_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = Workers(0.0, forward=0.2, reverse=0.02)
+    question = asked(workers)
+    workers.slow, workers.later = Kind.REVERSE, asyncio.Event()
+    monkeypatch.setattr(tuning, "_WORTH_SECONDS", 0.01)
+    plan = planned(question)
+    before = replace(plan, legs=(replace(plan.legs[0], seconds=0.1),))
+    assert await asyncio.wait_for(question.measured(before, COLUMNS, ()), 30)
+    assert (workers.kinds, workers.closed, planned(question).mode) == (["forward", "reverse"], 1, Mode.FORWARD)
+    assert not await question.measured(before, COLUMNS, ()), "there is one under way"
+    workers.later.set()
+    while workers.closed < 2:
+        await asyncio.sleep(0.01)
+    assert planned(question).mode is Mode.REVERSE
 
 
 async def test_what_is_soon_done_or_not_in_doubt_is_not_measured() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +15,12 @@ from scipy.sparse import csr_array
 from jacloom_graph.errors import Fault, Reason
 from jacloom_server.structures import Question, Structures
 from jacloom_server.work import Assignment
+from jacloom_worker.launch import Operand
 from jacloom_worker.pattern import colouring
 from jacloom_worker.pattern.layout import arrange
-from jacloom_worker.protocol import Dense, Kernel, Kind, Prices, Structure, Weighed
+from jacloom_worker.protocol import Dense, Kernel, Kind, Load, Prices, Structure, Task, Weighed
 
-FUNCTION: Any = SimpleNamespace(load=lambda: None, name="functions/f")
+FUNCTION: Any = SimpleNamespace(load=lambda: Load(b""), name="functions/f")
 
 
 def structure(m: int, n: int) -> Structure:
@@ -37,12 +39,18 @@ class Asked:
     def __init__(self, *answers: Structure | Dense | Fault) -> None:
         self.answers = list(answers)
         self.count = 0
+        self.given: list[Sequence[Operand]] = []
+        """The patterns that came with the questions."""
         self.held = asyncio.Event()
         self.held.set()
+
+    def structure(self, task: Task, prices: Prices, most: int, given: Sequence[Operand], lease: float) -> None:
+        self.given.append(given)
 
     async def ask(self, assignment: Assignment) -> Structure | Dense:
         assert assignment.label == "the sparsity pattern"
         self.count += 1
+        assignment.send(self, 1.0, False)
         answer = self.answers.pop(0)
         await self.held.wait()
         if isinstance(answer, Fault):
@@ -67,6 +75,20 @@ async def test_calls_at_the_same_time_ask_once() -> None:
     first, second = await calls[1], await calls[2]
     assert first is second is await made.find(pool, FUNCTION, question(0))  # type: ignore[arg-type]
     assert pool.count == 1
+
+
+async def test_prices_that_hardly_differ_ask_for_nothing_and_others_for_colours_alone() -> None:
+    first, second = structure(3, 4), structure(4, 3)
+    made, pool = Structures(), Asked(first, second)
+    asked = question(0)
+    near, far, other = (replace(asked, prices=Prices(1.0, price)) for price in (2.4, 9.0, 8.0))
+    assert await made.find(pool, FUNCTION, asked) is await made.find(pool, FUNCTION, near) is first  # type: ignore[arg-type]
+    assert (pool.count, pool.given) == (1, [()])
+    assert await made.find(pool, FUNCTION, far) is await made.find(pool, FUNCTION, other) is second  # type: ignore[arg-type]
+    pointers, indices = pool.given[1]
+    assert (pointers.data, indices.data) == (first.pointers.tobytes(), first.indices.tobytes())
+    assert await made.find(pool, FUNCTION, near) is first  # type: ignore[arg-type]
+    assert pool.count == 2
 
 
 async def test_what_is_dense_is_remembered_and_a_fault_is_not() -> None:

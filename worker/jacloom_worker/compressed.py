@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -44,7 +45,7 @@ def repair(found: NDArray[np.inexact], part: Part, start: int, width: int, run: 
     In a pass that sums several columns, an infinite one may spoil its neighbours: where the function multiplies it by zero on the way to their rows,
     that is NaN. Those that are spoilt are computed in smaller groups, and what is spoilt again in yet smaller ones: the many that have no such column
     among them are right at once, and few columns are left to be computed alone. Where the derivative itself is NaN in many places, most of these come
-    out as they were: after some in a row that did, no more are computed. What is infinite is so by itself.
+    out as they were: after some in a row that did, no more of that pass are computed. What is infinite is so by itself.
 
     Args:
         found: What ``entries`` returned; repaired in place.
@@ -63,7 +64,8 @@ def repair(found: NDArray[np.inexact], part: Part, start: int, width: int, run: 
     lines, across = part.along[first + bad], part.lines[first + bad]
     spoilt = part.colours[lines]
     groups = [np.unique(lines[spoilt == colour]) for colour in np.unique(spoilt)]
-    passes, fruitless, least = 0, 0, 1
+    passes, least = 0, 1
+    fruitless = Counter[int]()
     while groups and passes < most:
         # As many as one run takes, so that there are few runs.
         parts = max(least, width // len(groups))
@@ -78,12 +80,12 @@ def repair(found: NDArray[np.inexact], part: Part, start: int, width: int, run: 
             for number, piece in enumerate(batch):
                 mine = np.flatnonzero(colours[lines] == number)
                 found[bad[mine]] = values = _line(given, number).take(across[mine], mode="clip")
+                colour = int(part.colours[piece[0]])
                 if len(piece) == 1:
-                    fruitless = fruitless + 1 if np.isnan(values).all() else 0
+                    fruitless[colour] = fruitless[colour] + 1 if np.isnan(values).all() else 0
                 elif np.isnan(values).any():
                     groups.append(np.unique(lines[mine[np.isnan(values)]]))
-            if fruitless >= _PATIENCE:
-                return passes
+        groups = [group for group in groups if fruitless[int(part.colours[group[0]])] < _PATIENCE]
     return passes
 
 

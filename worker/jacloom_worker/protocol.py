@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from jacloom_graph.errors import Fault, Place
 from jacloom_graph.types import Tree, Type
 
 Inner = Literal["forward", "reverse"]
+
+NEAR: Final = 1.3
+"""Prices that differ by less count as equal."""
 
 
 class Kind(Enum):
@@ -272,6 +275,13 @@ class Prices:
     forward_shared: float = 0.0
     """What all forward passes have in common, however many there are."""
     reverse_shared: float = 0.0
+
+    def near(self, other: Prices) -> bool:
+        """Returns whether no price differs by more than a third: measurements wander by as much, and a colouring for one does for the other."""
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return all(
+            one == another or (one is not None and another is not None and max(one, another) <= NEAR * min(one, another)) for one, another in pairs
+        )
 
 
 @dataclass(frozen=True, slots=True)

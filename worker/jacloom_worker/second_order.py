@@ -42,7 +42,8 @@ def advised(subject: Subject, kernel: Kernel, fault: Fault) -> Fault:
         return fault
     slope = "grad" if [subject.outputs[index].shape for index in kernel.outputs] == [()] else "jacrev"
     product = f" or client.vjp(jax.{slope}(f), ...) for a product" if kernel.kind is Kind.HVP else ""
-    way = f"client.jacobian(jax.{slope}(f), mode='reverse'){product}, or {_VARIANT}"
+    summed = "" if slope == "grad" else ", with weights client.jacobian(jax.grad(lambda x: jnp.sum(weights * f(x))), mode='reverse')"
+    way = f"client.jacobian(jax.{slope}(f), mode='reverse'){product}{summed}, or {_VARIANT}"
     match _twice_in_reverse(subject, kernel):
         case True:
             advice = f"in reverse twice there is one: use {way}"

@@ -22,9 +22,9 @@ from jacloom_worker.price import Tally, is_elementwise, price
 from jacloom_worker.protocol import Kernel
 from jacloom_worker.pruning import needed, pruned
 
-_FLOPS: Final = 4e9
+_FLOPS: Final = 2e10
 _BYTES: Final = 5e10
-"""What one core does in a second. Only ratios decide. What a product need not do again are mostly functions such as the sine, which take long."""
+"""What one core does in a second, as ``flops.WEIGHTS`` counts."""
 _KEPT_BYTES: Final = 1e10
 """Bytes of what was kept that one core reads in a second: they lie in memory, where those of one pass are mostly in a cache."""
 _VIEWS: Final = frozenset(("broadcast_in_dim", "reshape", "squeeze", "transpose", "slice", "rev", "iota", "random_wrap", "random_unwrap"))

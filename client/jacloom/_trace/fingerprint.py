@@ -34,17 +34,6 @@ def fingerprint(closed: core.ClosedJaxpr, exact: bool = False) -> str:
     return digest.hexdigest()
 
 
-def content_of(eqn: core.JaxprEqn) -> str:
-    """Returns a hash of what an equation applies, whatever its operands are: equal ones have equal programs and rules while both equations live."""
-    digest = hashlib.sha256(f"{id(eqn.primitive)}({len(eqn.invars)},{len(eqn.params)};".encode())
-    for atom in eqn.invars:
-        digest.update(f"{atom.aval};".encode())
-    for name in sorted(eqn.params):
-        digest.update(f"{name}=".encode())
-        _hash_param(digest, eqn.params[name], exact=True, nameless=False)
-    return digest.hexdigest()
-
-
 def _hash_closed(digest: Any, closed: core.ClosedJaxpr | core.Jaxpr, exact: bool) -> None:
     consts = getattr(closed, "consts", ())
     digest.update(f"{len(consts)}{{".encode())
@@ -95,7 +84,7 @@ def _hash_param(digest: Any, value: Any, exact: bool, nameless: bool) -> None:
     if isinstance(value, (core.ClosedJaxpr, core.Jaxpr)):
         _hash_closed(digest, value, exact)
     elif isinstance(value, (tuple, list)):
-        digest.update(f"{len(value)}(".encode())
+        digest.update(f"{type(value)} {len(value)}(".encode())
         for item in value:
             _hash_param(digest, item, exact, nameless)
     elif callable(value) and not isinstance(value, type) and _by_identity(value):

@@ -11,8 +11,6 @@ from typing import Any, TypeVar
 
 from jax.extend import core
 
-from jacloom._trace.fingerprint import content_of
-
 _Traced = TypeVar("_Traced")
 
 
@@ -20,9 +18,8 @@ class Once:
     """What was traced of the equations of one trace."""
 
     def __init__(self) -> None:
-        self._contents: dict[int, tuple[core.JaxprEqn, str]] = {}
-        """By the equation's id, which must not be used again."""
         self._found: dict[Hashable, Any] = {}
+        self._alive: list[core.JaxprEqn] = []  # jaxprs are told apart by their ids, which must not be used again
 
     def traced(self, eqn: core.JaxprEqn, what: Hashable, trace: Callable[[], _Traced]) -> _Traced:
         """Returns what ``trace`` returned for this or an equal equation, or returns now; what it raises is not remembered.
@@ -32,11 +29,23 @@ class Once:
             what: What is traced of it.
             trace: Reads nothing but the equation's primitive, its parameters and the types of its operands, and ``what``.
         """
-        known = self._contents.get(id(eqn))
-        if known is None:
-            known = self._contents[id(eqn)] = eqn, content_of(eqn)
-        key = (what, known[1])
-        if key not in self._found:
+        params = tuple((name, _by_value(value)) for name, value in sorted(eqn.params.items()))
+        key = (what, eqn.primitive, tuple(str(atom.aval) for atom in eqn.invars), params)
+        try:
+            known = key in self._found
+        except Exception:  # a parameter that cannot be hashed or compared, as an array: nothing is equal to it
+            return trace()
+        if not known:
+            self._alive.append(eqn)
             self._found[key] = trace()
         found: _Traced = self._found[key]
         return found
+
+
+def _by_value(param: Any) -> Hashable:
+    """Returns a parameter as something to compare: by value and by text, as zeros of either sign are equal; jaxprs by being the same object."""
+    if isinstance(param, core.ClosedJaxpr | core.Jaxpr):
+        return "jaxpr", id(param)
+    if isinstance(param, tuple | list):
+        return type(param), tuple(map(_by_value, param))
+    return type(param), repr(param), param
