@@ -79,6 +79,7 @@ async def plan(service: Service, call: Call, function: Function, chosen: Selecti
     survey = await function.survey(service.pool, chosen.wrt, chosen.named, call.holomorphic, second=call.derivative is Derivative.HESSIAN)
     if call.derivative is Derivative.JACOBIAN:
         survey = _question(service, call, function, chosen, problem, survey).corrected()
+        survey = survey if call.mode is not None else strategy.within(survey, service.pool.memory_for_tiles())
     made = await _weighed(service, call, function, chosen, problem, survey)
     if call.tile:
         return made

@@ -80,6 +80,13 @@ class Pool:
         tilers = sum(slot.seat.role in (Role.NARROW, Role.GPU) for slot in self._crew.slots)
         return tilers or sum(slot.seat.role is Role.WIDE for slot in self._crew.slots)
 
+    def memory_for_tiles(self) -> int | None:
+        """Returns how many bytes each process may use that tiles are spread over; None where there is no bound for any of them."""
+        bounds = [
+            slot.seat.memory for slot in self._crew.slots if slot.seat.role in (Role.NARROW, Role.GPU, Role.WIDE) and slot.seat.memory is not None
+        ]
+        return min(bounds, default=None)
+
     def processes(self) -> list[Hello]:
         """Returns what each ready process said of itself."""
         return [slot.hello for slot in self._crew.slots if slot.state is State.READY and slot.hello is not None]

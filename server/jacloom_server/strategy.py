@@ -174,6 +174,27 @@ def sweep(mode: Mode, cost: Cost, problem: Problem, survey: Survey) -> float:
     return cost.shared_flops / FLOPS + cost.shared_bytes / BYTES + again
 
 
+def within(survey: Survey, memory: int | None) -> Survey:
+    """Returns a survey in which a mode is refused that does not fit into memory, where the other one does.
+
+    Args:
+        survey: Prices of passes.
+        memory: Bytes that a worker may use; None for no bound.
+    """
+
+    def refused(cost: Cost | Fault) -> Fault | None:
+        if memory is None or not isinstance(cost, Cost) or cost.shared_peak <= memory:
+            return None
+        return Fault(Reason.OUT_OF_MEMORY, f"its passes share {cost.shared_peak:,} bytes, and a worker may use {memory:,}")
+
+    forward, reverse = refused(survey.forward), refused(survey.reverse)
+    if forward is not None and isinstance(survey.reverse, Cost) and reverse is None:
+        return replace(survey, forward=forward)
+    if reverse is not None and isinstance(survey.forward, Cost) and forward is None:
+        return replace(survey, reverse=reverse)
+    return survey
+
+
 def measured(cost: Cost | Fault) -> bool:
     """Returns whether a price rests on measurements."""
     return isinstance(cost, Cost) and cost.measured

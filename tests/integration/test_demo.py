@@ -16,10 +16,10 @@ PASSES = {
     "lecture-rows": 2,
     "tall": 8,
     "wide": 3,
-    "robot-arm": 7,
+    "robot-arm": 6,
     "gaussian-mixture": 1,
     "lorenz-96": 256,
-    "brusselator": 12,
+    "brusselator": 10,
 }
 
 

@@ -131,3 +131,14 @@ def test_a_jvp_through_a_reverse_rule_is_refused_where_it_is_used() -> None:
         live(jvp(lambda x: lax.scan(lambda c, _: (triple(c), None), x, None, length=2)[0]))
     assert caught.value.reason is Reason.MODE_UNAVAILABLE
     live(jvp(lambda x: (triple(x), jnp.sin(x))[1]))
+
+
+def test_what_going_back_through_a_loop_needs_of_each_step_is_shared() -> None:
+    def pulled(x: Any, cotangent: Any) -> Any:
+        return jax.vjp(lambda x: lax.scan(lambda carry, _: (jnp.sin(carry), None), x, None, length=1000)[0], x)[1](cotangent)
+
+    def pushed(x: Any, tangent: Any) -> Any:
+        return jax.jvp(lambda x: lax.scan(lambda carry, _: (jnp.sin(carry), None), x, None, length=1000)[0], (x,), (tangent,))[1]
+
+    assert tally(pulled, X, X, varying=[False, True]).cost.shared_peak == 1000 * X.nbytes
+    assert tally(pushed, X, X, varying=[False, True]).cost.shared_peak <= 3 * X.nbytes

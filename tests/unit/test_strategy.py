@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -231,3 +232,16 @@ def test_a_batch_is_cut_for_all_workers() -> None:
 def test_a_batch_without_a_price_is_planned_all_the_same(derivative: Derivative) -> None:
     made = strategy.batch(problem(30, 20), Survey(VALUE, REFUSED, REFUSED), derivative, 7, workers=2)
     assert (made.passes, made.seconds > 0) == (7, True)
+
+
+def test_a_mode_that_a_worker_has_no_memory_for_gives_way_to_one_that_fits() -> None:
+    large, larger = replace(REVERSE, shared_peak=1 << 30), replace(FORWARD, shared_peak=1 << 40)
+    tall = Survey(VALUE, FORWARD, large)
+    assert plan(100, 3, tall).mode is Mode.REVERSE
+    fits = strategy.within(tall, 1 << 20)
+    made = plan(100, 3, fits)
+    assert made.mode is Mode.FORWARD
+    assert made.considered[1].verdict == "not available: its passes share 1,073,741,824 bytes, and a worker may use 1,048,576"
+    assert plan(3, 100, strategy.within(Survey(VALUE, larger, REVERSE), 1 << 20)).mode is Mode.REVERSE
+    for survey, memory in ((tall, None), (tall, 1 << 30), (Survey(VALUE, larger, large), 1 << 20), (Survey(VALUE, REFUSED, large), 1 << 20)):
+        assert strategy.within(survey, memory) is survey, "where no other fits, the workers are asked"

@@ -30,6 +30,8 @@ class Tally:
     seed_bytes: float = 0.0
     seed_peak: int = 0
     """Most bytes alive at once among values that depend on the seed."""
+    shared_peak: int = 0
+    """The same among those that do not, inputs left out."""
 
     def add(self, other: Tally, times: float = 1.0) -> None:
         """Adds the work of a part that runs ``times`` times. Peaks are not sums: the caller places them."""
@@ -41,7 +43,7 @@ class Tally:
     @property
     def cost(self) -> Cost:
         """What one seed costs, and what all seeds share."""
-        return Cost(self.seed_flops, self.seed_bytes, self.seed_peak, self.shared_flops, self.shared_bytes)
+        return Cost(self.seed_flops, self.seed_bytes, self.seed_peak, self.shared_flops, self.shared_bytes, self.shared_peak)
 
 
 def price(jaxpr: Jaxpr, varying: Sequence[bool]) -> Tally:
@@ -75,8 +77,10 @@ class _Walk:
         """What is computed for one operation alone, element by element. XLA does so within that operation, and if that varies, then for each seed
         again: measured, ``cos(y) * t`` takes 11 ns for each element of each ``t``, as if there were nothing to share."""
         total = Tally()
-        alive = sum(nbytes(variable) for variable in varies)
+        alive, shared = sum(nbytes(variable) for variable in varies), 0
         total.seed_peak = alive
+        made: set[Var] = set()
+        """What does not vary, and is no input."""
         for index, eqn in enumerate(jaxpr.eqns):
             flags = tuple(not isinstance(operand, Literal) and operand in varies for operand in eqn.invars)
             part, results = self._equation(eqn, flags)
@@ -88,14 +92,15 @@ class _Walk:
                 elif eqn.outvars[0] in alone:
                     pending[eqn.outvars[0]], part = part, Tally()
             total.add(part)
-            total.seed_peak = max(total.seed_peak, alive + part.seed_peak)
+            total.seed_peak, total.shared_peak = max(total.seed_peak, alive + part.seed_peak), max(total.shared_peak, shared + part.shared_peak)
             for variable, flag in zip(eqn.outvars, results, strict=True):
-                if flag:
-                    varies.add(variable)
-                    alive += nbytes(variable) if variable in last else 0
-            total.seed_peak = max(total.seed_peak, alive)
+                (varies if flag else made).add(variable)
+                size = nbytes(variable) if variable in last else 0
+                alive, shared = (alive + size, shared) if flag else (alive, shared + size)
+            total.seed_peak, total.shared_peak = max(total.seed_peak, alive), max(total.shared_peak, shared)
             dying = {operand for operand in eqn.invars if not isinstance(operand, Literal) and last.get(operand) == index}
             alive -= sum(nbytes(variable) for variable in dying if variable in varies)
+            shared -= sum(nbytes(variable) for variable in dying if variable in made)
         for each in pending.values():
             total.add(each)
         return total, tuple(not isinstance(atom, Literal) and atom in varies for atom in jaxpr.outvars)
@@ -137,7 +142,7 @@ class _Walk:
         params = eqn.params
         constants, carries = scan_counts(params)
         body, results = self._loop(_open(params["jaxpr"]), flags, constants, constants + carries, carries)
-        total = Tally(seed_peak=body.seed_peak)
+        total = Tally(seed_peak=body.seed_peak, shared_peak=body.shared_peak)
         total.add(body, times=params["length"])
         return total, results
 
@@ -154,7 +159,7 @@ class _Walk:
             if not going or all(results):
                 break
             state = (True,) * carries
-        total = Tally(seed_peak=max(stepped.seed_peak, tested.seed_peak))
+        total = Tally(seed_peak=max(stepped.seed_peak, tested.seed_peak), shared_peak=max(stepped.shared_peak, tested.shared_peak))
         total.add(stepped, times=LOOP_GUESS)
         total.add(tested, times=LOOP_GUESS)
         return total, results
@@ -171,7 +176,7 @@ class _Walk:
     def _cond(self, eqn: JaxprEqn, flags: tuple[bool, ...]) -> tuple[Tally, tuple[bool, ...]]:
         parts = [self.tally(_open(branch), flags[1:]) for branch in eqn.params["branches"]]
         results = tuple(flags[0] or any(column) for column in zip(*(found for _, found in parts), strict=True))
-        total = Tally(seed_peak=max(part.seed_peak for part, _ in parts))
+        total = Tally(seed_peak=max(part.seed_peak for part, _ in parts), shared_peak=max(part.shared_peak for part, _ in parts))
         if flags[0]:
             # Seeds that choose for themselves have all branches computed and one selected.
             for part, _ in parts:
@@ -192,7 +197,7 @@ def _inside(body: Tally, eqn: JaxprEqn, flags: tuple[bool, ...]) -> Tally:
     """Returns a callee's sums with its peak counted over and above its operands, which the caller holds already."""
     operands = {operand for operand, flag in zip(eqn.invars, flags, strict=True) if flag}
     peak = max(0, body.seed_peak - sum(nbytes(operand) for operand in operands))
-    return Tally(body.shared_flops, body.shared_bytes, body.seed_flops, body.seed_bytes, peak)
+    return Tally(body.shared_flops, body.shared_bytes, body.seed_flops, body.seed_bytes, peak, body.shared_peak)
 
 
 def _last_uses(jaxpr: Jaxpr) -> dict[Var, int]:

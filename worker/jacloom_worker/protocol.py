@@ -171,13 +171,15 @@ class Cost:
     """Operations that all seeds of a tile have in common: the function's own value, and what follows from it alone."""
     shared_bytes: float = 0.0
     """Bytes moved likewise."""
+    shared_peak: int = 0
+    """Bytes alive at once that all seeds of a tile have in common, such as what going back through a loop needs of each of its steps."""
     measured: bool = False
 
     def times(self, factor: float, *, measured: bool) -> Cost:
         """Returns what it costs if it takes so many times as long."""
         work = (factor * each for each in (self.flops, self.bytes, self.shared_flops, self.shared_bytes))
         flops, moved, shared_flops, shared_bytes = work
-        return Cost(flops, moved, self.peak, shared_flops, shared_bytes, measured)
+        return Cost(flops, moved, self.peak, shared_flops, shared_bytes, self.shared_peak, measured)
 
 
 @dataclass(frozen=True, slots=True)
