@@ -288,7 +288,7 @@ def weighed(candidates: Sequence[Candidate], chosen: str, value: float, *, asked
     """
     best = next(candidate for candidate in candidates if candidate.strategy == chosen)
     assert not isinstance(best.seconds, Fault)
-    found = []
+    found, least = [], min(each.seconds for each in candidates if each.exact and not isinstance(each.seconds, Fault))
     for candidate in sorted(candidates, key=lambda each: each is not best):
         if isinstance(candidate.seconds, Fault):
             refusal = candidate.seconds
@@ -297,7 +297,8 @@ def weighed(candidates: Sequence[Candidate], chosen: str, value: float, *, asked
         ratio = times(candidate.seconds / max(best.seconds, 1e-12))
         verdict = ratio if candidate.exact else f"at least so many passes, {ratio}"
         if candidate is best:
-            verdict = "asked for" if asked else "cheapest"
+            # Colourings are weighed by their passes, before they are cut into tiles: another may come out a little cheaper.
+            verdict = "asked for" if asked else "cheapest" if best.seconds <= NEAR * least else "fewest passes for their price"
         if candidate.measured:
             verdict += " (measured)"
         price = candidate.seconds / max(1, candidate.passes) / max(value, 1e-12)
