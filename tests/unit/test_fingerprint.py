@@ -13,13 +13,16 @@ import pytest
 from jax import lax
 from jax.extend.core import Primitive
 
-from jacloom._trace.fingerprint import fingerprint
+from jacloom._trace.fingerprint import Values, fingerprint
 
 X = np.ones(30)
 
 
+VALUES: Values = {}
+
+
 def of(fun: Callable[[Any], Any], x: Any = X) -> str:
-    return fingerprint(jax.make_jaxpr(fun)(x))
+    return fingerprint(jax.make_jaxpr(fun)(x), VALUES)
 
 
 def bound(value: Any) -> Callable[[Any], Any]:
@@ -45,6 +48,14 @@ class Abbreviated:
         return "..."
 
 
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Leafless:
+    """A pytree that is all static, which is in no hash of its structure."""
+
+    value: Abbreviated
+
+
 def inverse(x: Any) -> Any:
     return -x
 
@@ -64,6 +75,8 @@ def inverse(x: Any) -> Any:
         (bound(((1,), 2)), bound((1, (2,)))),
         (bound(Abbreviated(1)), bound(Abbreviated(2))),
         (bound((Abbreviated(1),)), bound((Abbreviated(2),))),
+        (bound(Abbreviated(-1)), bound(Abbreviated(-2))),  # of one hash in CPython
+        (bound(jax.tree.structure(Leafless(Abbreviated(1)))), bound(jax.tree.structure(Leafless(Abbreviated(2))))),
         (bound(abs), bound(inverse)),
         (bound(1), bound(True)),
         (bound("1"), bound(1)),

@@ -8,6 +8,7 @@ be read in two ways.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -20,21 +21,43 @@ from jacloom._trace.types import constant
 _CUSTOM = {"custom_jvp_call", "custom_vjp_call"}
 
 
-def fingerprint(closed: core.ClosedJaxpr, exact: bool = False) -> str:
+Values = dict[tuple[type, Hashable], int]
+"""Numbers of the parameters met so far, equal ones having one: neither text nor hash tells them apart for sure. A ``PyTreeDef``, say, leaves what is
+static out of its hash, and abbreviates it in its text."""
+
+
+def fingerprint(closed: core.ClosedJaxpr, values: Values, exact: bool = False) -> str:
     """Returns a hash of a jaxpr, good for as long as it lives.
 
     Args:
         closed: What is hashed.
+        values: Of the trace; hashes are to be compared with others of the same.
         exact: Whether rules count: equal hashes then mean equal derivatives of every order, and unequal ones little, as a rule that was made anew is
             another. Else calls with custom rules count by the function they call, whatever their rule: a rule that comes back to its own function
             finds it under the next rule.
     """
-    digest = hashlib.sha256()
+    digest = _Digest(values)
     _hash_closed(digest, closed, exact)
-    return digest.hexdigest()
+    return digest.sum.hexdigest()
 
 
-def _hash_closed(digest: Any, closed: core.ClosedJaxpr | core.Jaxpr, exact: bool) -> None:
+class _Digest:
+    """A hash that grows."""
+
+    def __init__(self, values: Values) -> None:
+        self.sum = hashlib.sha256()
+        self.update = self.sum.update
+        self._values = values
+
+    def number(self, value: Any) -> str:
+        """Returns the number of a parameter, or its identity if it cannot be compared."""
+        try:
+            return f"#{self._values.setdefault((type(value), value), len(self._values))}"
+        except Exception:  # whatever its hash or comparison raises, as that of an array does
+            return str(id(value))
+
+
+def _hash_closed(digest: _Digest, closed: core.ClosedJaxpr | core.Jaxpr, exact: bool) -> None:
     consts = getattr(closed, "consts", ())
     digest.update(f"{len(consts)}{{".encode())
     for value in consts:
@@ -42,7 +65,7 @@ def _hash_closed(digest: Any, closed: core.ClosedJaxpr | core.Jaxpr, exact: bool
     _hash_jaxpr(digest, open_jaxpr(closed), exact)
 
 
-def _hash_jaxpr(digest: Any, jaxpr: core.Jaxpr, exact: bool) -> None:
+def _hash_jaxpr(digest: _Digest, jaxpr: core.Jaxpr, exact: bool) -> None:
     number = {var: index for index, var in enumerate((*jaxpr.constvars, *jaxpr.invars))}
     digest.update(f"{len(number)},{len(jaxpr.eqns)},{len(jaxpr.outvars)};".encode())
     for var in number:
@@ -66,7 +89,7 @@ def _hash_jaxpr(digest: Any, jaxpr: core.Jaxpr, exact: bool) -> None:
         _hash_atom(digest, atom, number)
 
 
-def _hash_atom(digest: Any, atom: Any, number: dict[Any, int]) -> None:
+def _hash_atom(digest: _Digest, atom: Any, number: dict[Any, int]) -> None:
     if isinstance(atom, core.Literal):
         digest.update(b"#")
         _hash_constant(digest, atom.val)
@@ -74,13 +97,13 @@ def _hash_atom(digest: Any, atom: Any, number: dict[Any, int]) -> None:
         digest.update(b"%" + number[atom].to_bytes(4, "little"))
 
 
-def _hash_constant(digest: Any, value: Any) -> None:
+def _hash_constant(digest: _Digest, value: Any) -> None:
     stored = constant(value, weak=False)
     digest.update(f"{stored.type};".encode())
     digest.update(np.ascontiguousarray(stored.data).tobytes())
 
 
-def _hash_param(digest: Any, value: Any, exact: bool, nameless: bool) -> None:
+def _hash_param(digest: _Digest, value: Any, exact: bool, nameless: bool) -> None:
     if isinstance(value, (core.ClosedJaxpr, core.Jaxpr)):
         _hash_closed(digest, value, exact)
     elif isinstance(value, (tuple, list)):
@@ -90,15 +113,8 @@ def _hash_param(digest: Any, value: Any, exact: bool, nameless: bool) -> None:
     elif callable(value) and not isinstance(value, type) and _by_identity(value):
         digest.update(b"function;" if nameless else f"function {id(value)};".encode())
     else:
-        digest.update(f"{type(value)} {value!r} {_own_hash(value)};".encode())
-
-
-def _own_hash(value: Any) -> int:
-    """Returns what says more of a value than its text where that is abbreviated: its hash, or its identity if it has none."""
-    try:
-        return hash(value)
-    except TypeError:
-        return id(value)
+        # The text, too: zeros of either sign are equal.
+        digest.update(f"{type(value)} {value!r} {digest.number(value)};".encode())
 
 
 def _by_identity(value: Any) -> bool:

@@ -13,6 +13,7 @@ from jax.extend.core import primitives
 
 from jacloom._trace.activity import Activity, Flags
 from jacloom._trace.closures import variable, with_inputs
+from jacloom._trace.fingerprint import Values as ValuesMet
 from jacloom._trace.known import Specialised, Values, values
 from jacloom._trace.once import Once
 from jacloom._trace.params import attributes
@@ -83,6 +84,7 @@ class Lowering:
         self.activity = Activity()
         self.uses = Uses()
         self.once = Once()
+        self.values_met: ValuesMet = {}
         self._specialised = Specialised()
         self._meant: dict[Any, Any] = {}
         """Of inputs that stand for variables further out, those variables."""
