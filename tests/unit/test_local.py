@@ -41,6 +41,7 @@ Install = Callable[[str], None]
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Puts a program in the place of the server."""
+    assert _local._current is None, "another test left its service running"
 
     def install(program: str) -> None:
         (tmp_path / "stand_in.py").write_text(program)
