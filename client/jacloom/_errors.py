@@ -85,6 +85,14 @@ class FunctionNotFoundError(JacloomError, LookupError):
     """The service holds no function of that id."""
 
 
+class JobNotFoundError(JacloomError, LookupError):
+    """The service has no job of that name."""
+
+
+class JobError(JacloomError):
+    """A job cannot do this: the service keeps none, it has or has not ended, its id stands for another, or its results are not there (yet)."""
+
+
 class BlobNotFoundError(JacloomError, LookupError):
     """The service no longer holds an uploaded array."""
 
@@ -172,6 +180,12 @@ BY_REASON: Mapping[Reason, type[JacloomError]] = MappingProxyType(
         Reason.DRAINING: UnavailableError,
         Reason.UNAUTHENTICATED: AuthenticationError,
         Reason.INTERNAL: InternalError,
+        Reason.JOB_NOT_FOUND: JobNotFoundError,
+        Reason.JOBS_UNAVAILABLE: JobError,
+        Reason.JOB_NOT_ENDED: JobError,
+        Reason.REQUEST_CONFLICT: JobError,
+        Reason.RESULT_NOT_READY: JobError,
+        Reason.STORE_UNAVAILABLE: UnavailableError,
     }
 )
 """The exception that each reason becomes."""

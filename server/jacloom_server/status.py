@@ -42,6 +42,12 @@ CODES: Final = MappingProxyType(
         Reason.DRAINING: grpc.StatusCode.UNAVAILABLE,
         Reason.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
         Reason.INTERNAL: grpc.StatusCode.INTERNAL,
+        Reason.JOB_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+        Reason.JOBS_UNAVAILABLE: grpc.StatusCode.FAILED_PRECONDITION,
+        Reason.JOB_NOT_ENDED: grpc.StatusCode.FAILED_PRECONDITION,
+        Reason.REQUEST_CONFLICT: grpc.StatusCode.ALREADY_EXISTS,
+        Reason.RESULT_NOT_READY: grpc.StatusCode.FAILED_PRECONDITION,
+        Reason.STORE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     }
 )
 """The code of each reason. A client may try again what is UNAVAILABLE or, after the delay in RetryInfo, RESOURCE_EXHAUSTED; all else fails again."""

@@ -60,6 +60,10 @@ class Kernel:
     """HVP and HESSIAN: the one output is the sum of weights times the entries of ``outputs``; weights are arguments after the input leaves."""
     coloured: bool = False
     """Tile kinds: each seed is the sum of those that have one colour, and seeds number the colours. Of a HESSIAN there is one scalar output."""
+    points: int = 0
+    """Points per call, which the arguments in ``varying`` have along a further first axis, as all results do; 0 for one point without that axis."""
+    varying: tuple[int, ...] = ()
+    """The arguments that each of several points has of its own, by index: input leaves, and after them the seeds of single passes."""
 
     @property
     def batched(self) -> bool:
@@ -394,5 +398,5 @@ class Hello:
     """The device in words."""
 
 
-PROTOCOL = 8
+PROTOCOL = 9
 """Version of this module's messages; server and workers must agree."""

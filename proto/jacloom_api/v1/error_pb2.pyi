@@ -60,6 +60,18 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """The call has no valid token."""
     INTERNAL: _Reason.ValueType  # 17
     """A defect of the service. The text carries an id under which the service's log has the details."""
+    JOB_NOT_FOUND: _Reason.ValueType  # 18
+    """No job of that name exists."""
+    JOBS_UNAVAILABLE: _Reason.ValueType  # 19
+    """The service keeps no jobs: it has no data folder."""
+    JOB_NOT_ENDED: _Reason.ValueType  # 20
+    """The job runs, and must have ended for this."""
+    REQUEST_CONFLICT: _Reason.ValueType  # 21
+    """A request with the same id asked for something else."""
+    RESULT_NOT_READY: _Reason.ValueType  # 22
+    """The results asked for are not there: not computed yet, failed, or damaged and being computed again."""
+    STORE_UNAVAILABLE: _Reason.ValueType  # 23
+    """Results cannot be written: the disk is full, or does not take them."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a call failed."""
@@ -100,4 +112,16 @@ UNAUTHENTICATED: Reason.ValueType  # 16
 """The call has no valid token."""
 INTERNAL: Reason.ValueType  # 17
 """A defect of the service. The text carries an id under which the service's log has the details."""
+JOB_NOT_FOUND: Reason.ValueType  # 18
+"""No job of that name exists."""
+JOBS_UNAVAILABLE: Reason.ValueType  # 19
+"""The service keeps no jobs: it has no data folder."""
+JOB_NOT_ENDED: Reason.ValueType  # 20
+"""The job runs, and must have ended for this."""
+REQUEST_CONFLICT: Reason.ValueType  # 21
+"""A request with the same id asked for something else."""
+RESULT_NOT_READY: Reason.ValueType  # 22
+"""The results asked for are not there: not computed yet, failed, or damaged and being computed again."""
+STORE_UNAVAILABLE: Reason.ValueType  # 23
+"""Results cannot be written: the disk is full, or does not take them."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
