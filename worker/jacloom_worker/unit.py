@@ -7,9 +7,11 @@ are whole chunks of the job's arrays, so that no two units ever write to the sam
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from jacloom_graph.tensor import DTYPES, storage
 from jacloom_graph.types import Type
 from jacloom_worker.protocol import Kernel
 
@@ -130,3 +132,9 @@ class Pace:
     """0: one at a time, tile by tile."""
     seconds: float
     """Per point, then."""
+
+
+def stored(type_: Type) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Returns dtype and shape of the array in a store that holds a value of a type: that of its bytes on the wire, but float32 for bfloat16."""
+    dtype, shape = storage(type_)
+    return (DTYPES["float32"] if type_.dtype == "bfloat16" else dtype), shape
