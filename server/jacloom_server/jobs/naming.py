@@ -28,6 +28,15 @@ def leaf_names(of: Tree) -> tuple[str, ...]:
     return tuple(f"{name}-{at}" if count[name] > 1 else name for at, name in enumerate(names))
 
 
+def relative(names: Sequence[str], leaves: Sequence[int]) -> tuple[str, ...]:
+    """Returns the names of some leaves, without the steps that lead to all of them alike: a single leaf has the empty name."""
+    steps = [names[leaf].split(".") for leaf in leaves]
+    alike = 0
+    while steps and all(len(each) > alike and each[alike] == steps[0][alike] for each in steps):
+        alike += 1
+    return tuple(".".join(each[alike:]) for each in steps)
+
+
 def array_paths(found: Sequence[Array], outputs: Sequence[str], inputs: Sequence[str]) -> tuple[str, ...]:
     """Returns the path of each array of an answer: what it is, then the leaves that it belongs to.
 
