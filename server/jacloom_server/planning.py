@@ -16,7 +16,7 @@ from jacloom_server.blobs import Blobs
 from jacloom_server.call import SINGLE, Call, Sparsity, pattern_operands
 from jacloom_server.function import Function
 from jacloom_server.functions import Functions
-from jacloom_server.plan import Leg, Mode, Plan, empty
+from jacloom_server.plan import Leg, Mode, Plan, empty, single
 from jacloom_server.pool import Pool
 from jacloom_server.probing import platform_of
 from jacloom_server.strategy import Problem
@@ -86,6 +86,21 @@ async def plan(service: Service, call: Call, function: Function, chosen: Selecti
     workers = service.pool.workers_for_tiles()
     legs = [leg.resized(function.tuner(kernel_of(call, function, chosen, made, leg), platform_of(service.pool), leg).best) for leg in made.legs]
     return replace(made, legs=tuple(legs), workers=min(workers, sum(leg.tiles for leg in legs)))
+
+
+async def gradient(service: Service, call: Call, function: Function, chosen: Selection) -> tuple[Plan, Mode | None]:
+    """Returns how a gradient is computed, and its mode: None for the usual one, reverse.
+
+    Raises:
+        Fault: As ``plan``.
+    """
+    nbytes = total_bytes(arrays(call.derivative, chosen))
+    if function.description.loops:
+        problem = Problem(chosen.wrt_types, chosen.output_types, nbytes, loops=True)
+        survey = await function.survey(service.pool, chosen.wrt, chosen.outputs, call.holomorphic)
+        if problem.n and strategy.gradient(problem, survey) is Mode.FORWARD:
+            return single(nbytes, problem.n, Mode.FORWARD), Mode.FORWARD
+    return single(nbytes), None
 
 
 async def settled(service: Service, call: Call, function: Function, chosen: Selection, point: Sequence[Operand]) -> Plan:

@@ -13,7 +13,7 @@ import ray
 
 from jacloom_graph.answer import Array, Derivative, Part, Selection, Sizes, arrays, sparse_arrays, structure_arrays, total_bytes
 from jacloom_graph.errors import Fault
-from jacloom_server import planning, points, strategy, work
+from jacloom_server import planning, points, work
 from jacloom_server.blocks import whole
 from jacloom_server.call import SINGLE, Call, Sparsity, examined, is_large, operands, select
 from jacloom_server.function import Function
@@ -21,7 +21,6 @@ from jacloom_server.packing import Packing
 from jacloom_server.plan import Mode, Plan, single
 from jacloom_server.planning import Service
 from jacloom_server.reply import Block, Header, Reply, Summary
-from jacloom_server.strategy import Problem
 from jacloom_server.tiling import BLOCK_BYTES
 from jacloom_server.weave import Request, Weaver
 from jacloom_server.work import Desk
@@ -109,11 +108,8 @@ async def _single(
     found = arrays(call.derivative, chosen)
     nbytes = total_bytes(found)
     plan = single(nbytes, passes=int(call.derivative is not Derivative.EVALUATE))
-    if call.derivative is Derivative.GRADIENT and function.description.loops:
-        problem = Problem(chosen.wrt_types, chosen.output_types, nbytes, loops=True)
-        survey = await function.survey(service.pool, chosen.wrt, chosen.outputs, call.holomorphic)
-        if problem.n and strategy.gradient(problem, survey) is Mode.FORWARD:
-            mode, plan = Mode.FORWARD, single(nbytes, problem.n, Mode.FORWARD)
+    if call.derivative is Derivative.GRADIENT:
+        plan, mode = await planning.gradient(service, call, function, chosen)
     kernel = replace(planning.kernel_for(call, function, chosen, SINGLE[call.derivative], mode), values=chosen.values)
     task = Task(kernel, point=await points.name(function.id, call), linearize=call.linearize)
     header = Header(function.name, plan, tuple(found))

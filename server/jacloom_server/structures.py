@@ -83,7 +83,7 @@ class Structures:
         """Returns the pattern that was found for other prices: it is coloured once more, and not looked for. Nothing if there is none."""
         found = (self._found[other] for other in self._others(question))
         known = next((each for each in found if isinstance(each, Structure)), None)
-        return () if known is None else (_operand(known.pointers), _operand(known.indices))
+        return () if known is None else (operand(known.pointers), operand(known.indices))
 
     def _others(self, question: Question) -> list[Question]:
         return [other for other in reversed(self._found) if other != question and replace(other, prices=question.prices) == question]
@@ -92,7 +92,7 @@ class Structures:
         """Returns for each part of a structure the arrays that its tiles take; stored once, where workers share them."""
         found = self._operands.get(structure.digest)
         if found is None:
-            found = tuple(tuple(_operand(array) for array in (part.colours, part.lines, part.along, part.bounds)) for part in structure.parts)
+            found = tuple(tuple(operand(array) for array in (part.colours, part.lines, part.along, part.bounds)) for part in structure.parts)
             self._operands[structure.digest] = found
         return found
 
@@ -125,7 +125,8 @@ class Structures:
         self._operands = {digest: operands for digest, operands in self._operands.items() if digest in digests}
 
 
-def _operand(array: np.ndarray) -> Operand:
+def operand(array: np.ndarray) -> Operand:
+    """Returns an array as it goes to workers: along with each task if it is small, else stored once for all."""
     data: Any = array.tobytes() if array.nbytes <= INLINE_BYTES else ray.put(np.ascontiguousarray(array).view(np.uint8))
     return Operand(Type(array.dtype.name, array.shape), data)
 

@@ -72,6 +72,11 @@ class Ledger:
             raise _unknown(id_)
         return rows.entry(found)
 
+    def of_request(self, request_id: str) -> Entry | None:
+        """Returns the job that a request has made, if it has made one."""
+        found = self._entries("request_id = ?", (request_id,))
+        return found[0] if found else None
+
     def page(self, size: int, token: str, states: Collection[State] = (), function: str = "") -> tuple[list[Entry], str]:
         """Returns some jobs, newest first, and the token of the page after, empty if this is the last.
 

@@ -109,3 +109,15 @@ def _sync(path: str) -> None:
 def unavailable(error: OSError) -> Fault:
     """Returns the fault for results that cannot be written."""
     return Fault(Reason.STORE_UNAVAILABLE, f"results cannot be written: {error.strerror or type(error).__name__}; make room, or look after the disk")
+
+
+def sync_folder(folder: Path) -> None:
+    """Has the names in a folder reach the disk."""
+    _sync(str(folder))
+
+
+def write_status(folder: Path, first: int, status: np.ndarray) -> None:
+    """Writes the status of some points from ``first`` on."""
+    array = opened(folder, write=True)[naming.STATUS]
+    assert isinstance(array, zarr.Array)
+    array[first : first + len(status)] = status
