@@ -24,7 +24,7 @@ from jacloom._returning import returning
 from jacloom._session import AnyFunction, Session
 from jacloom._signature import display_name, label_of, parse_id
 from jacloom._sparsity import Output, Sparsity, check_output, pattern
-from jacloom._transform import Evaluation, Gradient, Transform
+from jacloom._transform import Evaluation, Gradient, Transform, ValueAndGradient
 
 if TYPE_CHECKING:
     from jacloom._operator import DerivativeOperator  # loaded where it is needed: with it comes SciPy's linear algebra
@@ -93,7 +93,7 @@ class Client:
     ) -> Callable[..., Any]:
         """Returns a function that computes ``(value, gradient)``, or with ``has_aux`` ``((value, aux), gradient)``. Arguments as for ``grad``."""
         chosen = _chosen("value_and_grad", f, argnums, has_aux=has_aux, holomorphic=holomorphic, verify=verify)
-        return self._deferred(f, Gradient(chosen, has_aux, holomorphic, value=True), CallOptions(timeout, on_progress, verify))
+        return self._deferred(f, ValueAndGradient(chosen, has_aux, holomorphic), CallOptions(timeout, on_progress, verify))
 
     @returning(lambda f: _label(f))
     def jacobian(

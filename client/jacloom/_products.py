@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from jacloom._binding import Binding
 from jacloom._errors import ArgumentError
 from jacloom._prepared import Arrays, Prepared, Vectors
 from jacloom._query import query
+from jacloom._question import passed
 from jacloom._signature import inexact
 from jacloom._transform import Transform, parts, require_inexact_outputs, require_scalar, values
 from jacloom._vectors import FLOAT0, like_result, tangents
@@ -24,6 +25,7 @@ from jacloom_graph.types import Type
 class Pushforward(Transform):
     """A JVP, with the value."""
 
+    operands: ClassVar = ("primals", "tangents")
     has_aux: bool = False
 
     @property
@@ -31,7 +33,7 @@ class Pushforward(Transform):
         return "jvp"
 
     def prepare(self, binding: Binding) -> Prepared:
-        signature, call = binding.signature, f"client.jvp({binding.signature.label}, primals, tangents)"
+        signature, call = binding.signature, self.spelled(binding.signature.label)
         wrt = _inexact_inputs(binding)
         result, outputs, aux = parts(call, binding, self.has_aux)
         pushed = [leaf for leaf in outputs if inexact(signature.outputs[leaf])]
@@ -54,6 +56,7 @@ class Pushforward(Transform):
 class Pullback(Transform):
     """A VJP, with the value."""
 
+    operands: ClassVar = ("primals", "cotangents")
     has_aux: bool = False
 
     @property
@@ -61,7 +64,7 @@ class Pullback(Transform):
         return "vjp"
 
     def prepare(self, binding: Binding) -> Prepared:
-        signature, call = binding.signature, f"client.vjp({binding.signature.label}, primals, cotangents)"
+        signature, call = binding.signature, self.spelled(binding.signature.label)
         wrt = _inexact_inputs(binding)
         result, outputs, aux = parts(call, binding, self.has_aux)
         moved = [leaf for leaf in outputs if inexact(signature.outputs[leaf])]
@@ -84,7 +87,8 @@ class Pullback(Transform):
 class HessianProduct(Transform):
     """The product of the Hessian of a scalar function, or of the weighted sum of several outputs, and a vector."""
 
-    weighted: bool = False
+    operands: ClassVar = ("primals", "tangents")
+    weighted: bool = passed("weights")
 
     @property
     def call(self) -> str:
@@ -92,7 +96,7 @@ class HessianProduct(Transform):
 
     def prepare(self, binding: Binding) -> Prepared:
         signature, weighted = binding.signature, self.weighted
-        call = f"client.hvp({signature.label}, primals, tangents{', weights' if weighted else ''})"
+        call = self.spelled(signature.label)
         wrt = _inexact_inputs(binding)
         result, outputs, _ = parts(call, binding, has_aux=False)
         if weighted:

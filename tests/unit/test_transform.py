@@ -17,7 +17,7 @@ from jacloom import ArgumentError, OptionError
 from jacloom._matrices import Hessian, Jacobian
 from jacloom._products import HessianProduct, Pullback, Pushforward
 from jacloom._tracing import bind_callable
-from jacloom._transform import Evaluation, Gradient
+from jacloom._transform import Evaluation, Gradient, ValueAndGradient
 from jacloom._vectors import FLOAT0
 from jacloom_graph.answer import Derivative
 
@@ -101,7 +101,7 @@ def test_gradient_and_auxiliary(has_aux: bool, value: bool, argnums: Any) -> Non
 
     transform = jax.value_and_grad if value else jax.grad
     expected = transform(f, argnums, has_aux=has_aux)(PARAMS, X)
-    same(transformed(Gradient(argnums, has_aux, value=value), f, (PARAMS, X)), expected)
+    same(transformed((ValueAndGradient if value else Gradient)(argnums, has_aux), f, (PARAMS, X)), expected)
 
 
 @pytest.mark.parametrize("pair", [tuple, list, lambda parts: State(*parts)], ids=["tuple", "list", "namedtuple"])
@@ -261,7 +261,7 @@ BAD: dict[str, tuple[Any, Any, Any, str]] = {
     ),
     "vector gradient": (Gradient(), lambda x: x, (X,), "must return a scalar, it returns float64[3]"),
     "tree gradient": (
-        Gradient(value=True),
+        ValueAndGradient(),
         lambda x: (x[0], x[1]),
         (X,),
         "`client.value_and_grad(f)`: f must return one scalar, it returns (array, array)",
