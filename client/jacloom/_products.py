@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -49,7 +49,7 @@ class Pushforward(Transform):
             return (value, moved, aux.build(arrays)) if self.has_aux else (value, moved)
 
         seeds = tangents(call, binding)
-        return Prepared(asked, build, (lambda given: Vectors(seeds(given))) if moving else None)
+        return Prepared(asked, build, _sent(moving, lambda given: Vectors(seeds(given))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Pullback(Transform):
             value = values(arrays, binding, result, outputs)
             return (value, pulled, aux.build(arrays)) if self.has_aux else (value, pulled)
 
-        return Prepared(asked, build, (lambda given: Vectors(cotangents(given))) if moving else None)
+        return Prepared(asked, build, _sent(moving, lambda given: Vectors(cotangents(given))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,17 @@ class HessianProduct(Transform):
         def vectors(given: tuple[Any, Any]) -> Vectors:
             return Vectors(seeds(given[0]), weights(given[1]) if weighted else ())
 
-        return Prepared(asked, build, vectors if wrt else None)
+        return Prepared(asked, build, _sent(bool(wrt), vectors))
+
+
+def _sent(moving: bool, vectors: Callable[[Any], Vectors]) -> Callable[[Any], Vectors]:
+    """Returns what makes vectors for a request: where nothing moves along them it only checks those that the user passed."""
+
+    def unsent(given: Any) -> Vectors:
+        vectors(given)
+        return Vectors()
+
+    return vectors if moving else unsent
 
 
 def require_primals(call: str, label: str, primals: Any) -> tuple[Any, ...]:
