@@ -11,7 +11,7 @@ import pytest
 from unit.oracle import transformed
 
 from jacloom import ArgumentError
-from jacloom._examination import Examination
+from jacloom._examination import Checking, Diagnosing
 from jacloom._linear import Linear
 from jacloom._matrices import Hessian, Jacobian
 from jacloom._products import HessianProduct, Pullback, Pushforward
@@ -206,8 +206,8 @@ def test_second_derivatives_need_real_numbers_or_a_holomorphic_function(question
         (Pushforward(has_aux=True), "client.jvp(f, primals, tangents, has_aux=True)"),
         (Pullback(), "client.vjp(f, primals, cotangents)"),
         (HessianProduct(weighted=True), "client.hvp(f, primals, tangents, weights=...)"),
-        (Examination("check", (1,)), "client.check(f, ..., argnums=(1,))"),
-        (Examination("diagnose"), "client.diagnose(f, ...)"),
+        (Checking((1,)), "client.check(f, ..., argnums=(1,))"),
+        (Diagnosing(), "client.diagnose(f, ...)"),
     ],
     ids=str,
 )

@@ -10,7 +10,7 @@ from jacloom._client.methods import Methods, label
 from jacloom._client.options import check_passes, sparse_options
 from jacloom._diagnosis import Diagnosis
 from jacloom._errors import OptionError
-from jacloom._examination import Examination
+from jacloom._examination import Checking, Diagnosing
 from jacloom._matrices import Hessian, Jacobian
 from jacloom._options import CallOptions, Mode, Tile, check_flags
 from jacloom._plan import Plan
@@ -95,7 +95,7 @@ class Questions(Methods):
             'sqrt'
         """
         chosen = None if argnums is None else normal(argnums)
-        return self._session.diagnose(f, args, kwargs, Examination("diagnose", chosen), CallOptions(timeout))
+        return self._session.diagnose(f, args, kwargs, Diagnosing(chosen), CallOptions(timeout))
 
     def check(
         self, f: AnyFunction, *args: Any, argnums: Argnums | None = None, seed: int = 0, timeout: float | None = None, **kwargs: Any
@@ -122,4 +122,4 @@ class Questions(Methods):
             kink
         """
         chosen = None if argnums is None else normal(argnums)
-        return self._session.check(f, args, kwargs, Examination("check", chosen), seed, CallOptions(timeout))
+        return self._session.check(f, args, kwargs, Checking(chosen), seed, CallOptions(timeout))
