@@ -48,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("where")
     group.add_argument("--address", metavar="HOST:PORT", help="listen here (default 127.0.0.1:50051; port 0 takes a free one)", **own)
     group.add_argument("--ray-address", metavar="HOST:PORT", help="join this Ray cluster (default: a Ray of our own on this machine)", **own)
-    group.add_argument("--data", metavar="FOLDER", type=Path, help="keep registered functions here over restarts", **own)
+    group.add_argument("--data", metavar="FOLDER", type=Path, help="keep registered functions and jobs here over restarts", **own)
+    results = "put the results of jobs here; workers on other machines must see the same folder (default: results, in the folder of --data)"
+    group.add_argument("--results", metavar="FOLDER", type=Path, help=results, **own)
     group = parser.add_argument_group("workers")
     group.add_argument("--workers", metavar="N", type=int, help="one-thread workers (default: one per core, none beside GPUs)", **own)
     group.add_argument("--wide", action=argparse.BooleanOptionalAction, help="a worker with all threads for single passes (default: yes)", **own)

@@ -18,6 +18,7 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from jacloom_api.v1 import function_service_pb2_grpc as function_grpc
+from jacloom_api.v1 import job_service_pb2_grpc as job_grpc
 from jacloom_server.blobs import Blobs
 from jacloom_server.cluster import Cluster
 from jacloom_server.config import Config, ConfigError, is_loopback, split_address
@@ -25,8 +26,11 @@ from jacloom_server.edges.blob import BlobServicer
 from jacloom_server.edges.decoding import Decoding
 from jacloom_server.edges.derivative import DerivativeServicer
 from jacloom_server.edges.function import FunctionServicer
+from jacloom_server.edges import job
 from jacloom_server.edges.gate import Gate, read_tokens
 from jacloom_server.functions import Functions
+from jacloom_server.jobs.board import Board
+from jacloom_server.jobs.places import Places
 from jacloom_server.planning import Service
 from jacloom_server.pool import Pool
 from jacloom_server.seats import layout
@@ -36,7 +40,7 @@ from jacloom_worker.launch import Role
 
 _LOG = logging.getLogger(__name__)
 
-SERVICES: Final = tuple(f"jacloom_api.v1.{name}" for name in ("DerivativeService", "FunctionService", "BlobService"))
+SERVICES: Final = tuple(f"jacloom_api.v1.{name}" for name in ("DerivativeService", "FunctionService", "BlobService", "JobService"))
 _UPKEEP_SECONDS: Final = 5.0
 _MOST_FAILURES: Final = 4
 """Times in a row that Ray may not answer before it counts as gone."""
@@ -66,7 +70,7 @@ class Server:
         self._health = HealthServicer()
         self._tasks: set[asyncio.Task[None]] = set()
         if config.data is not None:
-            _require_folder(config.data)
+            _require_folder(config.data, "--data")
         functions = config.data / "functions" if config.data else None
         constants = config.data / "blobs" if config.data else None
         abreast = os.cpu_count() or 1 if cluster.local else 1000
@@ -81,6 +85,13 @@ class Server:
             total_bytes=config.function_bytes,
             folder=functions,
         )
+        self._service = Service(self.pool, self._functions, self._blobs, Structures())
+        self._board: Board | None = None
+        if config.data is not None:
+            results = config.results or config.data / "results"
+            _require_folder(results, "--results")
+            self._board = Board(self._service, Places((config.data / "jobs").resolve(), results.resolve()), job.decoded)
+            self._functions.when_deleted(self._board.require_unused)
 
     async def start(self) -> str:
         """Begins to answer and returns the address with the port that it has got.
@@ -105,10 +116,10 @@ class Server:
                 ("grpc.http2.max_ping_strikes", 0),
             ],
         )
-        service = Service(self.pool, self._functions, self._blobs, Structures())
-        DerivativeServicer(service).add_to(self._grpc)
+        DerivativeServicer(self._service).add_to(self._grpc)
         function_grpc.add_FunctionServiceServicer_to_server(FunctionServicer(self._functions, self.pool), self._grpc)
         BlobServicer(self._blobs).add_to(self._grpc)
+        job_grpc.add_JobServiceServicer_to_server(job.JobServicer(self._board), self._grpc)
         health_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
         await self._set_health()
@@ -123,6 +134,8 @@ class Server:
             raise ConfigError(f"cannot listen on {config.address}: is another server there already?{also}") from error
         await self._grpc.start()
         self._later(self._functions.restore())
+        if self._board is not None:
+            self._later(self._board.start())
         if not is_loopback(host) and config.insecure:
             _LOG.warning("%s can be reached from other machines without %s", config.address, "TLS" if config.token_file else "a token")
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -135,6 +148,8 @@ class Server:
             await asyncio.wait_for(self._health.enter_graceful_shutdown(), 1.0)
         stopping = asyncio.create_task(self._grpc.stop(grace + _LAST_WORDS))
         await asyncio.wait([stopping], timeout=grace)
+        if self._board is not None:
+            await self._board.stop()
         # Calls that are left end now, and say why; gRPC cuts off only those that do not even listen.
         self.pool.close()
         await stopping
@@ -177,13 +192,13 @@ class Server:
         task.add_done_callback(self._tasks.discard)
 
 
-def _require_folder(folder: Path) -> None:
+def _require_folder(folder: Path, flag: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ConfigError(f"--data {folder}: files cannot be kept there: {error.strerror}.") from error
+        raise ConfigError(f"{flag} {folder}: files cannot be kept there: {error.strerror}.") from error
 
 
 def _credentials(config: Config) -> grpc.ServerCredentials | None:

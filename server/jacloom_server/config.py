@@ -61,7 +61,10 @@ class Config:
     object_store: int | None = None
     """Shared memory for arrays on their way between processes, for a Ray of our own. Default: Ray's choice, about 30 % of the machine's memory."""
     data: Path | None = None
-    """Folder that keeps registered functions over restarts. Default: they are kept in memory."""
+    """Folder that keeps registered functions and jobs over restarts, on a local disk. Default: functions are kept in memory, and there are no jobs."""
+    results: Path | None = None
+    """Folder for the results of jobs, which workers write: on all machines the same, such as on a shared file system. Default: ``results`` in
+    ``data``."""
     tls_cert: Path | None = None
     """Certificate chain, PEM."""
     tls_key: Path | None = None
@@ -108,6 +111,8 @@ class Config:
             _require(name, getattr(self, name), least, most)
         for entry in dataclasses.fields(self.graph_limits):
             _require(f"graph_limits.{entry.name}", getattr(self.graph_limits, entry.name), 0, math.inf)
+        if self.results is not None and self.data is None:
+            raise ConfigError("results of jobs need a folder for the jobs themselves: give --data with --results.")
         if self.function_bytes < self.graph_limits.graph_bytes:
             raise ConfigError(
                 f"function_bytes must be at least graph_limits.graph_bytes, {self.graph_limits.graph_bytes:,}, so that any graph finds room, "

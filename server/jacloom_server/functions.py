@@ -62,8 +62,13 @@ class Functions:
         self._numbers = itertools.count(1)
         self._by_digest: dict[bytes, str] = {}
         """Ids by the digest of the bytes that came in: the same bytes need not be read twice. They need not be registered any more."""
+        self._needed: Callable[[str], None] = lambda _: None
         self._adding: dict[tuple[bytes, bool], asyncio.Task[Function]] = {}
         blobs.when_full(self._give_up_blobs)
+
+    def when_deleted(self, check: Callable[[str], None]) -> None:
+        """Has ``check`` called with the id of a function that is to be deleted: it may raise a fault instead."""
+        self._needed = check
 
     async def register(self, graph: bytes, display_name: str = "", field: str = "graph", *, leased: bool = True) -> Function:
         """Returns the function of a graph, new or known.
@@ -134,11 +139,12 @@ class Functions:
         """Forgets a function. Calls under way finish.
 
         Raises:
-            Fault: FUNCTION_NOT_FOUND.
+            Fault: FUNCTION_NOT_FOUND; JOB_NOT_ENDED if a job needs it.
         """
         match = _NAME.fullmatch(name)
         if match is None:
             raise _unknown(name, "name")
+        self._needed(match[1])
         async with self._files:
             function = self._functions.get(match[1])
             removed = self._shelf is not None and self._shelf.remove(match[1])

@@ -75,7 +75,7 @@ class DerivativeServicer:
     async def explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainReply:
         """Returns the plan of a derivative."""
         async with reported(context):
-            return pb.ExplainReply(plan=_plan(await run.explain(self._service, _explained(request))))
+            return pb.ExplainReply(plan=plan_to_message(await run.explain(self._service, _explained(request))))
 
     async def structure(self, request: pb.ExplainRequest, context: Context) -> AsyncIterator[bytes]:
         """Yields the encoded messages with the pattern of a derivative."""
@@ -163,7 +163,7 @@ def encode(reply: Reply) -> bytes:
 
 
 def _header(header: Header) -> pb.Header:
-    message = pb.Header(function=header.function, plan=_plan(header.plan), arrays=map(_array, header.arrays))
+    message = pb.Header(function=header.function, plan=plan_to_message(header.plan), arrays=map(_array, header.arrays))
     sizes, found = header.sizes, header.plan.structure
     if sizes is not None and found is not None:
         message.structure.CopyFrom(
@@ -209,7 +209,8 @@ def _array(array: Array) -> pb.Array:
     )
 
 
-def _plan(plan: Plan) -> pb.Plan:
+def plan_to_message(plan: Plan) -> pb.Plan:
+    """Returns a plan as it travels."""
     considered: Sequence[pb.Considered] = [
         pb.Considered(
             strategy=each.strategy, passes=each.passes, price=each.price, verdict=each.verdict, place=diagnosis.place_to_message(each.place)

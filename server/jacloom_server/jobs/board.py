@@ -8,7 +8,8 @@ import os
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,7 @@ from jacloom_server.jobs.ledger import Ledger
 from jacloom_server.jobs.order import Order
 from jacloom_server.jobs.places import Places
 from jacloom_server.jobs.publishing import Publisher
+from jacloom_server.jobs.recipe import Wanted
 from jacloom_server.jobs.record import Record, decoded
 from jacloom_server.jobs.running import Running
 from jacloom_server.jobs.scheduler import Scheduler
@@ -261,7 +263,7 @@ class Board:
         if folder is not None and folder in self._reserved:
             raise Fault(Reason.INVALID_OPTION, f"{asked.out[:100]!r} is being made for another job; choose another path", field="spec.out")
         incoming = self._places.incoming(id_)
-        with self._reservation(folder):
+        with _reserved(self._reserved, folder):
             try:
                 values = await asyncio.to_thread(order.shared, asked, made.sources(), self._service.blobs)
                 intake = await asyncio.to_thread(Intake, incoming, made.sources(), values, asked.spec)
@@ -280,9 +282,6 @@ class Board:
                 if id_ not in self._lives:
                     await detached(self._publisher.discard(incoming))
         return await self._view(entry)
-
-    def _reservation(self, folder: Path | None) -> _Reservation:
-        return _Reservation(self._reserved, folder)
 
     def _begin(self, id_: str) -> None:
         life = self._lives[id_] = asyncio.create_task(self._live(id_))
@@ -355,12 +354,12 @@ class Board:
             return State.FAILED, "no unit could be computed; see its failures"
         return State.SUCCEEDED_WITH_FAILURES, f"{counts.points_failed:,} points could not be computed; see its failures"
 
-    async def _wanted(self, entry: Entry) -> preparing.Wanted:
+    async def _wanted(self, entry: Entry) -> Wanted:
         asked = self._decode(entry.spec)
         function = await self._service.functions.find(entry.function)
         return order.wanted(asked, function, entry.points)
 
-    async def _planned(self, entry: Entry, wanted: preparing.Wanted, folder: Path) -> Entry:
+    async def _planned(self, entry: Entry, wanted: Wanted, folder: Path) -> Entry:
         """Returns a job with its record, once that can be had."""
         while True:
             try:
@@ -451,20 +450,17 @@ class Board:
             await asyncio.sleep(_EXPIRE_SECONDS)
 
 
-class _Reservation:
+@contextmanager
+def _reserved(reserved: set[Path], folder: Path | None) -> Iterator[None]:
     """Keeps a path for one job while its points come in."""
-
-    def __init__(self, reserved: set[Path], folder: Path | None) -> None:
-        self._reserved = reserved
-        self._folder = folder
-
-    def __enter__(self) -> None:
-        if self._folder is not None:
-            self._reserved.add(self._folder)
-
-    def __exit__(self, *_: object) -> None:
-        if self._folder is not None:
-            self._reserved.discard(self._folder)
+    if folder is None:
+        yield
+        return
+    reserved.add(folder)
+    try:
+        yield
+    finally:
+        reserved.discard(folder)
 
 
 def _entry(id_: str, asked: Order, function: str, points: int, digest: str) -> Entry:

@@ -35,13 +35,9 @@ class Order:
     deadline: float | None = None
     """Seconds since the epoch."""
     ttl: float | None = None
+    request_id: str = ""
     spec: bytes = b""
     """As it came, the same bytes for the same order."""
-
-    @property
-    def request_id(self) -> str:
-        """The caller's id for it."""
-        return self.call.request_id
 
 
 def check(order: Order, now: float) -> None:
