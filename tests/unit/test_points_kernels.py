@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from unit.handmade import LAYER, REVERSE_TWICE, W, X, arrays, fault, task
+from unit.handmade import LAYER, REVERSE_TWICE, SCALAR, W, X, arrays, fault, node, task
 
 from jacloom_graph.errors import Fault, Reason
-from jacloom_graph.types import Type
+from jacloom_graph.types import Function, Type
 from jacloom_worker import compiling, infer, kernels, requirements
 from jacloom_worker.engine import Engine
 from jacloom_worker.kernels import Subject
@@ -173,12 +174,15 @@ class TestEngine:
             np.testing.assert_allclose(block[point], jacobian[:, :count] if kind is Kind.FORWARD else jacobian[:count], rtol=1e-12)
         assert block.flags.c_contiguous
 
-    def test_a_derivative_in_reverse_twice(self) -> None:
-        """Its rule leaves a JVP behind that there is not, and that nothing comes of: JAX would refuse to batch it."""
-        points = np.array([0.5, 2.0])
-        single = arrays(Engine().run(task(REVERSE_TWICE, Kind.GRADIENT), points[1]))[0]
-        (got,) = arrays(Engine().run(task(REVERSE_TWICE, Kind.GRADIENT, points=2, varying=(0,)), points))
-        assert got[1] == single == 2 * 2.0**4
+    @pytest.mark.parametrize("kind", [Kind.HVP, Kind.HESSIAN])
+    def test_a_rule_that_calls_its_function_again(self, kind: Kind) -> None:
+        """It leaves a JVP behind that there is not, and that nothing comes of: JAX refuses to batch it."""
+        entry = Function("entry", (SCALAR,), (node("custom_call", 0, rule=0), node("neg", 1)), (2,))
+        linear = replace(REVERSE_TWICE, functions=(entry, *REVERSE_TWICE.functions[1:]))
+        seeds, options = ((np.ones(2),), {}) if kind is Kind.HVP else ((), {"width": 1, "count": 1})
+        varying = (0, 1) if kind is Kind.HVP else (0,)
+        (got,) = arrays(Engine().run(task(linear, kind, points=2, varying=varying, **options), np.array([2.0, 3.0]), *seeds))
+        assert got.ravel().tolist() == [-1.0, -1.0]
 
     def test_points_of_another_number_are_refused(self) -> None:
         refused = fault(Engine().run(task(LAYER, Kind.VALUE, values=(0,), points=2, varying=(0,)), np.ones((3, 4))))
