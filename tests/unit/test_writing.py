@@ -202,7 +202,7 @@ class TestSparse:
         ],
     )
     def test_jacobians(self, tmp_path: Path, f: Callable[..., Any], prices: Prices, strategy: str, points: int) -> None:
-        batch = Batch(tmp_path, f, {0: normal(POINTS, 9)}, {})
+        batch = Batch(tmp_path, f, {0: normal(POINTS, 19)}, {})
         recipe, structure, operands = batch.sparse(batch.kernel(Kind.FORWARD, (0,), (0,)), 3, (0,), prices)
         assert structure.strategy == strategy
         written = batch.run(recipe.at_once(points) if points else recipe, batch.units(3), *operands)
