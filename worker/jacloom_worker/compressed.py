@@ -13,7 +13,7 @@ from jacloom_graph.tensor import DTYPES, promote
 from jacloom_worker.protocol import Part
 
 Passes = Sequence[np.ndarray]
-"""What passes give: one ``(count, size)`` per output leaf, or in reverse mode per wrt leaf."""
+"""What passes give: one ``(count, size)`` per output leaf, or in reverse mode per wrt leaf; of several points with a further first axis."""
 
 MOST_PASSES: Final = 256
 """Passes that one tile computes for repairs at most."""
@@ -22,7 +22,7 @@ _PATIENCE: Final = 16
 
 
 def entries(passes: Passes, part: Part, start: int, count: int) -> NDArray[np.inexact]:
-    """Returns the entries that some passes yield, one pass after the other.
+    """Returns the entries that some passes yield, one pass after the other; of several points with a further first axis.
 
     Args:
         passes: What they give.
@@ -32,10 +32,10 @@ def entries(passes: Passes, part: Part, start: int, count: int) -> NDArray[np.in
     """
     bounds = part.bounds[start : start + count + 1]
     first = bounds[0]
-    found = np.empty(bounds[-1] - first, _dtype(passes))
+    found = np.empty((*passes[0].shape[:-2], bounds[-1] - first), _dtype(passes))
     for number in range(count):
         here = slice(bounds[number] - first, bounds[number + 1] - first)
-        _line(passes, number).take(part.lines[bounds[number] : bounds[number + 1]], out=found[here], mode="clip")
+        _line(passes, number).take(part.lines[bounds[number] : bounds[number + 1]], axis=-1, out=found[..., here], mode="clip")
     return found
 
 
@@ -96,7 +96,7 @@ def _dtype(passes: Passes) -> np.dtype[Any]:
 def _line(passes: Passes, number: int) -> np.ndarray:
     """Returns all that one pass gives, as one line."""
     if len(passes) == 1:
-        alone: np.ndarray = passes[0][number]
+        alone: np.ndarray = passes[0][..., number, :]
         return alone
     dtype = _dtype(passes)
-    return np.concatenate([one[number].astype(dtype, copy=False) for one in passes])
+    return np.concatenate([one[..., number, :].astype(dtype, copy=False) for one in passes], axis=-1)

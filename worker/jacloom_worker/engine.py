@@ -9,6 +9,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -213,8 +214,32 @@ class Engine:
         started = time.perf_counter()
         run = partial(self._results, task, compiled)
         results = run(arguments)
+        if part is not None and kernel.points:
+            return self._entries_of_points(task, part, arrays, results, started, compile_seconds)
         answer = _trimmed(task, results) if part is None else (_entries(run, task, part, arguments, results),)
         return Done(answer, time.perf_counter() - started, compile_seconds)
+
+    def kernel_bytes(self, kernel: Kernel) -> int | None:
+        """Returns the device memory that one call of a kernel takes; None if it is not compiled, 0 where the backend does not say."""
+        compiled = self._kernels.get((kernel, False))
+        return None if compiled is None else compiled.nbytes
+
+    def _entries_of_points(
+        self, task: Task, part: Part, arrays: Sequence[np.ndarray], results: Sequence[np.ndarray], started: float, compile_seconds: float
+    ) -> Answer:
+        """Returns the entries that a coloured tile yields at several points; those at which its colours spoil some computed once more, one by one."""
+        kernel = task.kernel
+        alone = replace(task, kernel=replace(kernel, points=0, varying=()))
+        found = compressed.entries(results, part, task.start, task.count)
+        for point in np.flatnonzero(np.isnan(found).any(axis=1)):
+            mine = [array[point] if index in kernel.varying else array for index, array in enumerate(arrays[:-1])]
+            answer = self._run(alone, [*mine, part.colours, part.lines, part.along, part.bounds])
+            if not isinstance(answer, Done):
+                return answer
+            found[point] = answer.arrays[0]
+            compile_seconds += answer.compile_seconds
+            started += answer.compile_seconds
+        return Done((found,), time.perf_counter() - started, compile_seconds)
 
     def _compiled(self, subject: Subject, task: Task) -> Compiled | Product:
         """Returns a task's kernel, compiled; as a product from what is kept of the point, where that is wanted and pays.
@@ -224,7 +249,7 @@ class Engine:
         """
         differentiated, within = weighting.weighted(subject, task.kernel)
         requirements.check(within, differentiated.inputs, differentiated.outputs)
-        if task.linearize and task.kernel.kind in linearized.KINDS:
+        if task.linearize and task.kernel.kind in linearized.KINDS and not task.kernel.points:
             try:
                 product = self._linearizer.product(subject, task.kernel)
             except Exception as error:  # where there is no such product, the kernel below says so
@@ -379,5 +404,5 @@ def _trimmed(task: Task, results: list[np.ndarray]) -> tuple[np.ndarray, ...]:
         values = len(results) - len(kernel.values)
         return (*(product[:count] for product in results[:values]), *results[values:])
     if kind is Kind.REVERSE:
-        return tuple(block[:count] for block in results)
-    return tuple(np.ascontiguousarray(block[:, :count]) for block in results)
+        return tuple(np.ascontiguousarray(block[..., :count, :]) for block in results)
+    return tuple(np.ascontiguousarray(block[..., :count]) for block in results)

@@ -1,6 +1,7 @@
 """What each kind of kernel computes, as a function that JAX can compile.
 
-Tiles take the number of their first seed. The function's own value is computed once a tile: seeds are batched by ``vmap``, the point is not.
+Tiles take the number of their first seed. The function's own value is computed once a tile: seeds are batched by ``vmap``, the point is not. A kernel
+of several points is that of one, batched as a whole: see ``several``.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ from typing import Any, assert_never
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr
 
 from jacloom_graph.answer import batched
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.tensor import DTYPES, promote, storage
 from jacloom_graph.types import Type
-from jacloom_worker import seeds
+from jacloom_worker import seeds, several
 from jacloom_worker.infer import Apply, abstract, enter, leave, struct
 from jacloom_worker.protocol import Kernel, Kind
-from jacloom_worker.pruning import pruned
+from jacloom_worker.pruning import without_unused
 
 _REVERSE = frozenset({Kind.VJP, Kind.REVERSE})
 """The kinds that differentiate the function in reverse."""
@@ -61,11 +62,11 @@ class Computation:
     constants: tuple[Any, ...]
     arguments: tuple[Type, ...]
     """One per input leaf, then the seeds: one per wrt leaf or output, of a batch with a first axis, or ``START`` for tiles, with the colours before
-    it if they are coloured. Keys are passed as their raw data."""
+    it if they are coloured. Keys are passed as their raw data. Of several points, ``Kernel.varying`` have a further first axis."""
     leaves: int
     """How many of the arguments are input leaves."""
     results: tuple[Type, ...]
-    """As ``protocol.Done.arrays`` has them, ``count`` being the width."""
+    """As ``protocol.Done.arrays`` has them, ``count`` being the width; of several points with a further first axis."""
 
 
 def computation(subject: Subject, kernel: Kernel) -> Computation:
@@ -76,20 +77,20 @@ def computation(subject: Subject, kernel: Kernel) -> Computation:
     extra: tuple[Type, ...] = (START,)
     method: Callable[..., list[jax.Array]]
 
-    def several(types: tuple[Type, ...]) -> tuple[Type, ...]:
+    def seeded(types: tuple[Type, ...]) -> tuple[Type, ...]:
         return tuple(batched(type_, kernel.width) for type_ in types)
 
     match kernel.kind:
         case Kind.VALUE:
             method, extra, results = _Point.value, (), values
         case Kind.JVP:
-            method, extra, results = _Point.jvp, several(wrt), several(outputs) + values
+            method, extra, results = _Point.jvp, seeded(wrt), seeded(outputs) + values
         case Kind.VJP:
-            method, extra, results = _Point.vjp, several(outputs), several(wrt) + values
+            method, extra, results = _Point.vjp, seeded(outputs), seeded(wrt) + values
         case Kind.GRADIENT:
             method, extra, results = _Point.gradient, (), wrt + values
         case Kind.HVP:
-            method, extra, results = _Point.hvp, several(wrt), several(wrt) + values
+            method, extra, results = _Point.hvp, seeded(wrt), seeded(wrt) + values
         case Kind.FORWARD:
             method, results = _Point.forward, tuple(Type(output.dtype, (output.size, kernel.width)) for output in outputs)
         case Kind.REVERSE:
@@ -107,7 +108,12 @@ def computation(subject: Subject, kernel: Kernel) -> Computation:
         count = len(subject.inputs)
         return method(_Point.of(subject, kernel, constants, arguments[:count]), *arguments[count:])
 
-    return Computation(call, subject.constants, (*subject.inputs, *extra), len(subject.inputs), results)
+    arguments = (*subject.inputs, *extra)
+    if kernel.points:
+        call = several.several(call, arguments, kernel.points, kernel.varying)
+        arguments = tuple(several.repeated(type_, kernel.points) if index in kernel.varying else type_ for index, type_ in enumerate(arguments))
+        results = tuple(several.repeated(type_, kernel.points) for type_ in results)
+    return Computation(call, subject.constants, arguments, len(subject.inputs), results)
 
 
 def linearization(subject: Subject, kernel: Kernel) -> Callable[..., tuple[Any, list[jax.Array]]]:
@@ -278,12 +284,7 @@ class _Point:
     def batched(self, column: Callable[..., Any], batch: tuple[jax.Array, ...], out_axes: Any) -> Any:
         """Returns what one pass yields, for each of some seeds or of their numbers, which lie along first axes: ``jax.vmap``."""
         if self.subject.reverse_rules:
-            # JAX refuses to batch a JVP that there is not, also where nothing comes of it: a rule that calls its function again, say, whose value is
-            # not needed. What is left of one pass has none, if it can be had.
-            one = (jax.ShapeDtypeStruct(several.shape[1:], several.dtype) for several in batch)
-            closed, shapes = jax.make_jaxpr(column, return_shape=True)(*one)
-            flat, structure = jaxpr_as_fun(ClosedJaxpr(pruned(closed.jaxpr), closed.consts)), jax.tree.structure(shapes)
-            column = lambda *seed: jax.tree.unflatten(structure, flat(*seed))  # noqa: E731
+            column = without_unused(column, *(jax.ShapeDtypeStruct(each.shape[1:], each.dtype) for each in batch))
         return jax.vmap(column, out_axes=out_axes)(*batch)
 
     def rows(self, active: tuple[jax.Array, ...], numbers: jax.Array) -> list[jax.Array]:

@@ -70,6 +70,17 @@ class Kernel:
         """Whether it takes a batch of seeds as arrays with a first axis of length ``width``, and gives products with that axis."""
         return self.width > 0 and self.kind in (Kind.JVP, Kind.VJP, Kind.HVP)
 
+    @property
+    def seeds(self) -> int:
+        """How many arrays of seeds it takes: those of single passes, one per wrt leaf or output."""
+        match self.kind:
+            case Kind.JVP | Kind.HVP:
+                return len(self.wrt)
+            case Kind.VJP:
+                return len(self.outputs)
+            case _:
+                return 0
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -115,6 +126,7 @@ class Done:
     REVERSE: one ``(count, size_j)`` per wrt leaf j, dtype of the leaf. HESSIAN: for each output i, for each wrt leaf j, one
     ``(size_i * size_j, count)``, dtype ``np.result_type(output i, leaf j)``. All C-contiguous; where the answer's dtype is wider, the server widens.
     A coloured kernel of any kind gives one array: the entries that these passes yield, one pass after the other, as ``Part`` has them.
+    Of several points, each array has a further first axis.
     """
 
     arrays: tuple[np.ndarray, ...]

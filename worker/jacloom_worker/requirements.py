@@ -25,7 +25,8 @@ def check(kernel: Kernel, inputs: Sequence[Type], outputs: Sequence[Type]) -> No
 
     Raises:
         Fault: INVALID_OPTION for leaves that are not there, are named twice or have no derivative, for a gradient of what is not one scalar,
-            and for a tile without width; MODE_UNAVAILABLE where JAX's conventions for complex numbers leave only the other mode.
+            for a tile without width, and for points that differ in nothing; MODE_UNAVAILABLE where JAX's conventions for complex numbers leave
+            only the other mode.
     """
     leaves.choose(kernel.wrt, inputs, "wrt", differentiated=True)
     chosen = leaves.choose(kernel.outputs, outputs, "outputs", differentiated=True)
@@ -34,7 +35,20 @@ def check(kernel: Kernel, inputs: Sequence[Type], outputs: Sequence[Type]) -> No
         raise Fault(Reason.INVALID_OPTION, f"a tile has at least one seed, got width {kernel.width}", field="options.tile")
     if kernel.kind in _SCALAR:
         leaves.require_scalar(chosen, f"a {kernel.kind.value}")
+    if kernel.points or kernel.varying:
+        _check_points(kernel, len(inputs))
     _check_complex(kernel, inputs, outputs)
+
+
+def _check_points(kernel: Kernel, inputs: int) -> None:
+    """Checks what a kernel of several points says of them."""
+    most = inputs + kernel.seeds
+    if kernel.points < 1 or kernel.batched:
+        what = "a batch of seeds is for one point" if kernel.batched else f"got {kernel.points} points"
+        raise Fault(Reason.INVALID_OPTION, f"a kernel whose arguments vary is for at least one point and one seed of each; {what}", field="points")
+    if not kernel.varying or len(set(kernel.varying)) < len(kernel.varying) or not all(0 <= index < most for index in kernel.varying):
+        text = f"several points differ in some of the {most} arguments, each named once by its index; got {kernel.varying}"
+        raise Fault(Reason.INVALID_OPTION, text, field="points")
 
 
 def _check_complex(kernel: Kernel, inputs: Sequence[Type], outputs: Sequence[Type]) -> None:

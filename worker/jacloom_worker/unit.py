@@ -6,12 +6,13 @@ are whole chunks of the job's arrays, so that no two units ever write to the sam
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
+import google_crc32c
 import numpy as np
 
-from jacloom_graph.tensor import DTYPES, storage
+from jacloom_graph.tensor import DTYPES, Buffer, storage
 from jacloom_graph.types import Type
 from jacloom_worker.protocol import Kernel
 
@@ -43,7 +44,7 @@ class Sink:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One kernel of a unit, and where its results go."""
+    """One kernel of a unit, and where its results go. The kernels of all steps have the same ``points``."""
 
     kernel: Kernel
     """With ``points`` where several are computed at once, and the ``width`` of its tiles."""
@@ -66,6 +67,30 @@ class Recipe:
     """Position of the sink that has the entries of a sparse derivative's pattern, row by row. All coloured steps fill it, each being a part of the
     structure, in order. Beside a unit then travel, as operands, the structure's ``sources`` and the four arrays of each ``Part``."""
 
+    @property
+    def function(self) -> str:
+        """The function's id; empty where nothing is computed, because a derivative is zero whatever the point."""
+        return self.steps[0].kernel.function if self.steps else ""
+
+    @property
+    def points(self) -> int:
+        """How many points are computed at once, by all steps alike; 0: one after the other, tile by tile."""
+        return self.steps[0].kernel.points if self.steps else 0
+
+    @property
+    def leaves(self) -> int:
+        """How many of the sources are input leaves; seeds follow."""
+        return len(self.sources) - max((step.kernel.seeds for step in self.steps), default=0)
+
+    def at_once(self, points: int) -> Recipe:
+        """Returns the same with so many points in each call and all seeds of each, for any recipe that computes one point after the other."""
+
+        def several(step: Step) -> Step:
+            varying = tuple(index for index in range(self.leaves + step.kernel.seeds) if self.sources[index].varies)
+            return replace(step, kernel=replace(step.kernel, points=points, varying=varying, width=step.passes))
+
+        return replace(self, steps=tuple(map(several, self.steps)))
+
 
 @dataclass(frozen=True, slots=True)
 class Unit:
@@ -80,7 +105,8 @@ class Unit:
     seeds: int = 0
     """How many; 0 for all. The steps that have no tiles belong to the unit whose ``start`` is 0."""
     skip: tuple[int, ...] = ()
-    """Points that are not computed, because they keep the others from being: their results stay as they are where nothing was written."""
+    """Points, by their number in the job, that are not computed, because they keep the others from being: their results are as where nothing was
+    written."""
 
     def __str__(self) -> str:
         points = f"point {self.first}" if self.count == 1 else f"points {self.first} to {self.first + self.count - 1}"
@@ -106,8 +132,19 @@ class Chunk:
     path: str
     """Within that folder, and at last within the group: ``"jacobian/c/3/0/0"``."""
     nbytes: int
+    """Of the whole file."""
     checksum: int
-    """CRC-32C of the whole file."""
+    """CRC-32C of the file without its last four bytes, which are this very number as little-endian ``uint32``: so the codec ``crc32c`` ends it.
+    That of the whole file would be the same for all files."""
+
+    @classmethod
+    def of(cls, path: str, data: Buffer) -> Self:
+        """Returns the chunk whose file has these bytes."""
+        return cls(path, memoryview(data).nbytes, _checksum(data))
+
+    def matches(self, data: Buffer) -> bool:
+        """Returns whether these bytes, which a file was found to have, are those that were written."""
+        return len(data) == self.nbytes and bytes(data[-4:]) == self.checksum.to_bytes(4, "little") and _checksum(data) == self.checksum
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,3 +175,9 @@ def stored(type_: Type) -> tuple[np.dtype[Any], tuple[int, ...]]:
     """Returns dtype and shape of the array in a store that holds a value of a type: that of its bytes on the wire, but float32 for bfloat16."""
     dtype, shape = storage(type_)
     return (DTYPES["float32"] if type_.dtype == "bfloat16" else dtype), shape
+
+
+def _checksum(data: Buffer) -> int:
+    # As an array, because the library does not take memory views.
+    value: int = google_crc32c.value(np.frombuffer(data, np.uint8)[:-4])
+    return value
