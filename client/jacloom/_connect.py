@@ -25,7 +25,12 @@ ONE_ATTEMPT_SECONDS = 10.0
 
 
 def connect(
-    address: str | None = None, *, token: str | None = None, tls: bool | str | os.PathLike[str] | None = None, timeout: float | None = None
+    address: str | None = None,
+    *,
+    token: str | None = None,
+    tls: bool | str | os.PathLike[str] | None = None,
+    timeout: float | None = None,
+    data: str | os.PathLike[str] | None = None,
 ) -> Client:
     """Returns a client of a service: the one at ``address``, or a local one that is started now and gone when this program ends.
 
@@ -37,6 +42,8 @@ def connect(
         tls: True for TLS with the usual certificate authorities, a path for those in a PEM file, False for none even with a token. Default: the
             environment variable JACLOOM_TLS (``1`` or a path), and without it none.
         timeout: Seconds until the service must have been reached, trying all the while. Default: one attempt; 60 s for a local service to start.
+        data: Folder in which a local service keeps functions and batch jobs, so that the next one with this folder goes on with them. Default:
+            nothing is kept, and there are no jobs.
 
     Example:
         >>> with jl.connect() as client:
@@ -53,11 +60,14 @@ def connect(
         OptionError: if the address or an option cannot be.
     """
     deadline = Deadline(timeout)
-    address = address if address is not None else os.environ.get("JACLOOM_ADDRESS") or None
+    if address is None and data is None:
+        address = os.environ.get("JACLOOM_ADDRESS") or None
+    if address is not None and data is not None:
+        raise OptionError("data is for a local service: the service at an address has a folder of its own, see `jacloom serve --data`")
     if address is None:
         if token is not None or tls:
             raise OptionError("token and tls need an address: a local service is reached over loopback, by this process alone")
-        return Client(Session(Connection(acquire(timeout))))
+        return Client(Session(Connection(acquire(timeout, None if data is None else Path(data)))))
     token = token if token is not None else os.environ.get("JACLOOM_TOKEN") or None
     session = Session(Connection(_Given(endpoint(address, token, _tls(tls)))))
     try:

@@ -1,4 +1,4 @@
-"""The local service: one subprocess for all clients of this process, started by the first and gone with the last."""
+"""Local services: one subprocess for all clients of this process, and one for each data folder, started by the first and gone with the last."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import tempfile
 import threading
 import weakref
 from importlib.util import find_spec
+from pathlib import Path
 
 from jacloom._connection import Endpoint, close_all
 from jacloom._deadline import Deadline
@@ -43,8 +44,11 @@ def require_server() -> None:
 class LocalService:
     """A server process that ends when its standard input does, and so whenever this process ends, however that happens."""
 
-    def __init__(self) -> None:
+    def __init__(self, data: Path | None = None) -> None:
         """Starts the process and returns at once.
+
+        Args:
+            data: Folder that outlives it, see ``jl.connect``; None for none.
 
         Raises:
             MissingExtraError: if what the server needs is not installed.
@@ -64,6 +68,7 @@ class LocalService:
             token.write(self._token.encode())
             token.flush()
             options = ["--parent", "--address", "127.0.0.1:0", "--token-file", f"/dev/fd/{token.fileno()}"]
+            options += [] if data is None else ["--data", str(data)]
             # A session of its own: Ctrl-C in the terminal reaches this process alone, which then decides. -P: the user's folder may hold a ray.py.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", SERVER_PROGRAM, *options],
@@ -207,35 +212,41 @@ class Lease:
 
 
 _lock = threading.RLock()  # re-entrant: the collector may run _release_in_thread while this thread holds it
-_current: LocalService | None = None
+_running: dict[Path | None, LocalService] = {}
+"""By the folder that they keep."""
 
 
-def acquire(timeout: float | None) -> Lease:
-    """Returns a hold on the local service, starting it if it does not run.
+def acquire(timeout: float | None, data: Path | None = None) -> Lease:
+    """Returns a hold on a local service, starting it if it does not run.
 
     Args:
         timeout: Seconds until it must listen; None for the default.
+        data: Folder that outlives it; None for the service that keeps nothing.
 
     Raises:
         MissingExtraError: if what the server needs is not installed.
     """
-    global _current
+    data = None if data is None else data.resolve()
     with _lock:
-        if _current is None or not _current.running:
-            _current = LocalService()
-        _current.users += 1
-        return Lease(_current, timeout)
+        service = _running.get(data)
+        if service is None or not service.running:
+            service = _running[data] = LocalService(data)
+        service.users += 1
+        return Lease(service, timeout)
 
 
 def _release(service: LocalService) -> None:
-    global _current
     with _lock:
         service.users -= 1
         if service.users:
             return
-        if _current is service:
-            _current = None
+        _forget(service)
     service.stop()
+
+
+def _forget(service: LocalService) -> None:
+    for data in [data for data, running in _running.items() if running is service]:
+        del _running[data]
 
 
 def _release_in_thread(service: LocalService) -> None:
@@ -243,20 +254,17 @@ def _release_in_thread(service: LocalService) -> None:
 
 
 def _stop_at_exit() -> None:
-    global _current
     # Channels first: one whose server goes away under it complains on standard error.
     close_all()
-    service, _current = _current, None
-    if service is not None:
-        service.stop()
+    while _running:
+        _running.popitem()[1].stop()
 
 
 def _forget_in_child() -> None:
-    global _current, _lock
+    global _lock
     _lock = threading.RLock()
-    service, _current = _current, None
-    if service is not None:
-        service.forget_in_child()
+    while _running:
+        _running.popitem()[1].forget_in_child()
 
 
 atexit.register(_stop_at_exit)

@@ -41,7 +41,7 @@ Install = Callable[[str], None]
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Puts a program in the place of the server."""
-    assert _local._current is None, "another test left its service running"
+    assert not _local._running, "another test left its service running"
 
     def install(program: str) -> None:
         (tmp_path / "stand_in.py").write_text(program)
@@ -52,12 +52,12 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.delenv("JACLOOM_ADDRESS", raising=False)
     yield install
-    assert _local._current is None
+    assert not _local._running
 
 
 def process() -> subprocess.Popen[bytes]:
-    assert _local._current is not None
-    return _local._current._process
+    (service,) = _local._running.values()
+    return service._process
 
 
 def test_one_process_for_all_clients(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +84,7 @@ def test_dropped_clients_let_go(install: Install) -> None:
     gc.collect()
     assert child.wait(10) is not None
     deadline = time.monotonic() + 10
-    while _local._current is not None and time.monotonic() < deadline:
+    while _local._running and time.monotonic() < deadline:
         time.sleep(0.01)
 
 
@@ -179,7 +179,7 @@ _local.SERVER_PROGRAM = "stand_in"
 from jacloom._deadline import Deadline
 client = jl.connect()
 client._session.connection.service.endpoint(Deadline(30))
-print(_local._current._process.pid, flush=True)
+print(_local._running[None]._process.pid, flush=True)
 if sys.argv[1] == "fork":
     if os.fork() == 0:
         time.sleep(12)  # inherits the pipe, and must not keep the service
@@ -214,3 +214,26 @@ def _exists(pid: int) -> bool:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
         return False
+
+
+KEEPING = GOOD.replace("sys.stdin.read()", "open(os.path.join(args[args.index('--data') + 1], 'here'), 'w').close(); sys.stdin.read()")
+
+
+def test_each_folder_has_a_service_of_its_own(install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(KEEPING)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JACLOOM_ADDRESS", "10.0.0.7:50051")  # a folder asks for a local service, whatever the usual one is
+    with jl.connect(data="one") as client, jl.connect(data=tmp_path / "one") as same, jl.connect(data="other") as another:
+        one, again, other = (each._session.connection.service for each in (client, same, another))
+        assert one._service is again._service is not other._service
+        for lease in (one, other):
+            lease.endpoint(Deadline(20))
+    assert (tmp_path / "one" / "here").exists()
+    assert (tmp_path / "other" / "here").exists()
+
+
+def test_a_service_elsewhere_has_a_folder_of_its_own() -> None:
+    with pytest.raises(jl.OptionError, match=r"data is for a local service"):
+        jl.connect("127.0.0.1:1", data="folder")
