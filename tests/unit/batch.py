@@ -123,7 +123,7 @@ class Batch:
         return replace(recipe, sinks=sinks, steps=(*recipe.steps, step))
 
     def sparse(
-        self, kernel: Kernel, count: int, values: tuple[int, ...] = (), prices: Prices | None = None, given: Sequence[np.ndarray] = ()
+        self, kernel: Kernel, count: int, values: tuple[int, ...] = (), prices: Prices | None = None, given: Sequence[np.ndarray] = (), width: int = 2
     ) -> tuple[Recipe, Structure, list[np.ndarray]]:
         """Returns the recipe of a sparse derivative, whose entries are called ``data``, its structure, and the operands of its units."""
         found = self.engine.structure(Task(replace(kernel, width=1), self.load), prices or Prices(1.0, 1.0), 1 << 20, *given)
@@ -133,7 +133,7 @@ class Batch:
         steps = []
         for part in found.parts:
             kind = Kind.HESSIAN if kernel.kind is Kind.HESSIAN else Kind.REVERSE if part.mode == "reverse" else Kind.FORWARD
-            steps.append(Step(replace(kernel, kind=kind, coloured=True, width=min(2, part.passes)), part.passes, ()))
+            steps.append(Step(replace(kernel, kind=kind, coloured=True, width=min(width, part.passes)), part.passes, ()))
         recipe = self._with_values(Recipe(self.sources, (sink,), tuple(steps), entries=0), values, count)
         arrays = [array for part in found.parts for array in (part.colours, part.lines, part.along, part.bounds)]
         return recipe, found, [found.sources, *arrays]
