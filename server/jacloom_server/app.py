@@ -22,11 +22,11 @@ from jacloom_api.v1 import job_service_pb2_grpc as job_grpc
 from jacloom_server.blobs import Blobs
 from jacloom_server.cluster import Cluster
 from jacloom_server.config import Config, ConfigError, is_loopback, split_address
+from jacloom_server.edges import job
 from jacloom_server.edges.blob import BlobServicer
 from jacloom_server.edges.decoding import Decoding
 from jacloom_server.edges.derivative import DerivativeServicer
 from jacloom_server.edges.function import FunctionServicer
-from jacloom_server.edges import job
 from jacloom_server.edges.gate import Gate, read_tokens
 from jacloom_server.functions import Functions
 from jacloom_server.jobs.board import Board

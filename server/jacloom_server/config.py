@@ -61,7 +61,7 @@ class Config:
     object_store: int | None = None
     """Shared memory for arrays on their way between processes, for a Ray of our own. Default: Ray's choice, about 30 % of the machine's memory."""
     data: Path | None = None
-    """Folder that keeps registered functions and jobs over restarts, on a local disk. Default: functions are kept in memory, and there are no jobs."""
+    """Folder, on a local disk, that keeps functions and jobs over restarts. Default: functions are kept in memory, and there are no jobs."""
     results: Path | None = None
     """Folder for the results of jobs, which workers write: on all machines the same, such as on a shared file system. Default: ``results`` in
     ``data``."""

@@ -185,7 +185,7 @@ class Pool:
             run.timer.cancel()
         if errand.lane.closed:
             return
-        if errand.deaths >= self._attempts:
+        if errand.deaths >= (errand.assignment.attempts or self._attempts):
             message = (
                 f"{errand.assignment.label} ended {errand.deaths} workers one after the other, so this part of the work is not tried again; "
                 "it may need more memory than a worker has, or meet a defect of the compiler"

@@ -12,6 +12,7 @@ from typing import Any
 
 from jacloom_worker.launch import Handle, Operand, Result
 from jacloom_worker.protocol import Load, Prices, Task
+from jacloom_worker.unit import Recipe, Site, Unit
 
 
 class Desk(Enum):
@@ -36,6 +37,10 @@ class Assignment:
     """Asks a process, given the seconds that it may take and whether the function must go along because the process may not hold it."""
     function: str = ""
     """Id of the function that the process must hold, if any."""
+    background: bool = False
+    """It is sent only to a process that has nothing else to do: whoever waits for an answer is never behind more than one such."""
+    attempts: int | None = None
+    """Processes that it may end before it is given up. Default: as the pool says."""
 
 
 def compute(desk: Desk, task: Task, operands: Sequence[Operand], load: Callable[[], Load], label: str) -> Assignment:
@@ -59,6 +64,20 @@ def structure(task: Task, prices: Prices, most: int, given: Sequence[Operand], l
         return handle.structure(replace(task, load=load()), prices, most, given, lease)
 
     return Assignment(Desk.PASSES, "the sparsity pattern", send)
+
+
+def write(recipe: Recipe, unit: Unit, site: Callable[[], Site], operands: Sequence[Operand], load: Callable[[], Load]) -> Assignment:
+    """Returns a unit of a job as an assignment; its answer is ``Written``. ``site`` yields a place of its own for each attempt."""
+
+    def send(handle: Handle, lease: float, loading: bool) -> Future[Any]:
+        return handle.write(recipe, unit, site(), operands, load() if loading else None, lease)
+
+    return Assignment(Desk.TILES, str(unit), send, recipe.function, background=True, attempts=1)
+
+
+def pace(recipe: Recipe, unit: Unit, site: Site, operands: Sequence[Operand], load: Callable[[], Load]) -> Assignment:
+    """Returns the question how many of a job's points are best computed at once; its answer is a ``Pace``. The function always goes along."""
+    return Assignment(Desk.TILES, "measuring", lambda handle, lease, _: handle.pace(recipe, unit, site, operands, load(), lease))
 
 
 def describe(graph: Load) -> Assignment:

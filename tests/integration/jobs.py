@@ -60,7 +60,8 @@ def spec(
     tensors = [message(value) for value in args]
     for leaf in points:
         tensors[leaf].ClearField("data")
-    call = call_pb.CallRequest(function=function, args=tensors, wrt=wrt, options=call_pb.Options(**options))
+    chosen = {name: fields.pop(name) for name in ("outputs", "values") if name in fields}
+    call = call_pb.CallRequest(function=function, args=tensors, wrt=wrt, options=call_pb.Options(**options), **chosen)
     for seed in seeds:
         call.seeds.append(message(seed))
         call.seeds[-1].ClearField("data")

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from jacloom_graph.errors import Fault
 from jacloom_graph.limits import Limits
 from jacloom_graph.types import OPSET
-from jacloom_worker.envelope import Result, pack_result, unpack_task
+from jacloom_worker.envelope import Result, pack_result, unpack_task, unpack_unit
 from jacloom_worker.notes import Notes
 from jacloom_worker.protocol import PROTOCOL, Hello, Load, Prices
 from jacloom_worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from jacloom_worker.engine import Engine
+    from jacloom_worker.writing import Writer
 
 
 class Process:
@@ -73,6 +74,9 @@ class Worker:
     def __init__(self, threads: int | None, gpu: bool, memory: int | None, limits: Limits) -> None:
         """See ``Process``."""
         self._process = Process(threads, gpu, memory, limits)
+        from jacloom_worker.writing import Writer
+
+        self._writer: Writer = Writer(self._process.engine, memory)
 
     def hello(self) -> Hello:
         """See ``Process.hello``."""
@@ -98,6 +102,21 @@ class Worker:
     def structure(self, packed: bytes, load: Load, prices: Prices, most: int, *buffers: Any) -> Any:
         """Returns the ``Structure`` of a derivative, or ``Dense``, or the fault that it has, packed. ``buffers``: of a given pattern."""
         return self._answer(packed, load, buffers, lambda task, *given: self._process.engine.structure(task, prices, most, *given))
+
+    def write(self, packed: bytes, load: Load | None, *buffers: Any) -> Any:
+        """Returns what was ``Written`` of a unit of a job, packed. ``packed``: from ``envelope.pack_unit``."""
+        return self._unit(packed, load, buffers, self._writer.write)
+
+    def pace(self, packed: bytes, load: Load | None, *buffers: Any) -> Any:
+        """Returns the ``Pace`` of a job, packed. ``packed``: from ``envelope.pack_unit``."""
+        return self._unit(packed, load, buffers, self._writer.pace)
+
+    def _unit(self, packed: bytes, load: Load | None, buffers: Sequence[Any], compute: Callable[..., Result]) -> Any:
+        process = self._process
+        recipe, unit, site, lease, arrays = unpack_unit(packed, buffers)
+        with process.watchdog.within(lease):
+            answer = compute(recipe, unit, site, fetched(load) if load is not None else None, *arrays)
+        return pack_result(answer, process.notes.take())
 
     def _answer(self, packed: bytes, load: Load | None, buffers: Sequence[Any], compute: Callable[..., Result]) -> Any:
         process = self._process

@@ -15,11 +15,12 @@ import numpy as np
 from jacloom_graph.tensor import from_bytes, nbytes
 from jacloom_graph.types import Type
 from jacloom_worker.protocol import Answer, Dense, DerivativeReport, Description, Diagnosis, Done, Structure, Survey, Task, Validation
+from jacloom_worker.unit import Pace, Recipe, Site, Unit, Written
 
 INLINE_BYTES: Final = 100_000
 """Arguments and answers up to this size travel in the message itself; storing them in shared memory would cost more (1.5 ms)."""
 
-Result = Answer | Description | Validation | Survey | DerivativeReport | Diagnosis | Structure | Dense
+Result = Answer | Description | Validation | Survey | DerivativeReport | Diagnosis | Structure | Dense | Written | Pace
 """What a worker or a clerk can answer."""
 
 
@@ -74,6 +75,21 @@ def unpack_task(data: bytes, buffers: Sequence[Any]) -> tuple[Task, float, list[
         elements = memoryview(buffer).cast("B")[offset : offset + nbytes(type_)]
         arrays.append(from_bytes(type_, elements, f"args[{index}]"))
     return task, lease, arrays
+
+
+def pack_unit(recipe: Recipe, unit: Unit, site: Site, lease: float, operands: Sequence[Operand]) -> bytes:
+    """Returns a unit of a job as bytes; arguments as for ``pack_task``."""
+    return pickle.dumps((recipe, unit, site, lease, tuple((operand.type, operand.offset) for operand in operands)), protocol=5)
+
+
+def unpack_unit(data: bytes, buffers: Sequence[Any]) -> tuple[Recipe, Unit, Site, float, list[np.ndarray]]:
+    """Returns what ``pack_unit`` packed, arrays as read-only views of the buffers."""
+    recipe, unit, site, lease, places = pickle.loads(data)
+    arrays = []
+    for index, ((type_, offset), buffer) in enumerate(zip(places, buffers, strict=True)):
+        elements = memoryview(buffer).cast("B")[offset : offset + nbytes(type_)]
+        arrays.append(from_bytes(type_, elements, f"operands[{index}]"))
+    return recipe, unit, site, lease, arrays
 
 
 def pack_result(result: Result, notes: Sequence[Note]) -> Any:

@@ -18,6 +18,7 @@ from jacloom_worker.actor import Worker
 from jacloom_worker.clerk import Clerk
 from jacloom_worker.envelope import INLINE_BYTES, Note, Operand, Result
 from jacloom_worker.protocol import PROTOCOL, Hello, Load, Prices, Task
+from jacloom_worker.unit import Recipe, Site, Unit
 
 __all__ = ["INLINE_BYTES", "Handle", "Node", "Note", "Operand", "Result", "Role", "Seat", "here", "nodes", "open_result", "refusal", "start"]
 
@@ -82,6 +83,16 @@ class Handle:
         """Sends a task and its arrays to a worker."""
         packed = envelope.pack_task(task, lease, operands)
         return _future(self._actor.run.remote(packed, task.load, *(operand.data for operand in operands)))
+
+    def write(self, recipe: Recipe, unit: Unit, site: Site, operands: Sequence[Operand], load: Load | None, lease: float) -> Future[Any]:
+        """Sends a unit of a job to a worker."""
+        packed = envelope.pack_unit(recipe, unit, site, lease, operands)
+        return _future(self._actor.write.remote(packed, load, *(operand.data for operand in operands)))
+
+    def pace(self, recipe: Recipe, unit: Unit, site: Site, operands: Sequence[Operand], load: Load | None, lease: float) -> Future[Any]:
+        """Asks a worker how many points of a job are best computed at once."""
+        packed = envelope.pack_unit(recipe, unit, site, lease, operands)
+        return _future(self._actor.pace.remote(packed, load, *(operand.data for operand in operands)))
 
     def diagnose(self, task: Task, operands: Sequence[Operand], lease: float) -> Future[Any]:
         """Asks a worker what is wrong with a function at a point; the task has its ``load``."""

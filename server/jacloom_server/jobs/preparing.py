@@ -21,7 +21,7 @@ from jacloom_server.planning import Service
 from jacloom_server.structures import operand
 from jacloom_worker.launch import Operand
 from jacloom_worker.protocol import Structure
-from jacloom_worker.unit import Pace, Site
+from jacloom_worker.unit import Pace, Site, Unit
 
 _STRUCTURE: Final = "structure.npz"
 _LONG: Final = 4.0
@@ -44,7 +44,7 @@ async def prepare(service: Service, places: Places, job: str, wanted: Wanted, fo
     plan, inner = await _plan(service, wanted)
     operands = _operands(plan.structure)
     slow, _ = recipe(wanted, plan, together=0, count=1, inner=inner)
-    pace = await service.pool.ask(work.pace(slow, wanted.points, Site(job, str(folder), ""), operands, wanted.function.load))
+    pace = await service.pool.ask(work.pace(slow, Unit(0, 0, wanted.points), Site(job, str(folder), ""), operands, wanted.function.load))
     assert isinstance(pace, Pace)
     workers = max(1, service.pool.workers_for_tiles())
     nbytes = total_bytes([array for array, _ in results(wanted, plan)])
