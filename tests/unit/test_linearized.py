@@ -21,7 +21,7 @@ from jacloom_worker.engine import Engine
 from jacloom_worker.kernels import Subject
 from jacloom_worker.linearized import Linearizer
 from jacloom_worker.modes import equations
-from jacloom_worker.protocol import Kernel, Kind, Task
+from jacloom_worker.protocol import Done, Kernel, Kind, Task
 from jacloom_worker.splitting import Split, split
 
 pytestmark = pytest.mark.usefixtures("worker_jax")
@@ -215,6 +215,25 @@ class TestEngine:
         assert len(kept(here)) == 3
         here._linearizer.make_room(14 * 30 * 8 * N)
         assert [key[1] for key in kept(here)] == ["b", "c"]
+
+    def test_what_is_compiled_where_there_is_no_room_for_a_point_counts_as_compiling_and_must_fit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*_: Any) -> None:
+            raise MemoryError("no room")
+
+        def large(here: Engine, *args: Any) -> Any:
+            return replace(plain(here, *args), nbytes=1 << 40)
+
+        asked, (limited, free), plain = product(SCAN, Kind.JVP, "a"), (Engine(memory_limit=1 << 30), Engine()), Engine._plain
+        for here in (limited, free):
+            arrays(here.run(asked, POINTS[0], seed(Kind.JVP)))
+        monkeypatch.setattr(Linearizer, "run", full)
+        done = free.run(asked, POINTS[0], seed(Kind.JVP))
+        assert isinstance(done, Done)
+        assert done.compile_seconds > 0
+        monkeypatch.setattr(Engine, "_plain", large)
+        found = fault(limited.run(asked, POINTS[0], seed(Kind.JVP)))
+        assert found.reason is Reason.OUT_OF_MEMORY
+        assert "the kernel needs 1,099,511,627,776 bytes" in found.message
 
     def test_without_memory_for_it_a_point_is_not_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*_: Any) -> None:

@@ -118,6 +118,11 @@ class Done:
     """Wall time of the computation alone."""
     compile_seconds: float = 0.0
     """Wall time of tracing and compiling, where this task had to."""
+    repairs: int = 0
+    """Of a coloured kernel: passes computed besides, because entries came out as NaN and other columns (or rows) of their colour may have made them
+    so."""
+    doubtful: int = 0
+    """Entries of which that is still unknown: they are NaN, and were not computed alone because that would have taken too many passes."""
 
 
 @dataclass(frozen=True, slots=True)
