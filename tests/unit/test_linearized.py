@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -199,6 +200,19 @@ class TestEngine:
         here = Engine()
         found = [arrays(here.run(product(REVERSE_ONLY, kind, "a"), np.array(3.0), np.array(5.0)))[0] for kind in (Kind.VJP, Kind.HVP)]
         np.testing.assert_allclose(found, [15.0, 5.0])
+
+    def test_points_that_nobody_asks_for_leave_after_a_while(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        now, here = 1000.0, Engine()
+        monkeypatch.setattr(time, "monotonic", lambda: now)
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # where arguments are kept, too
+        for name in "aba":
+            here.run(product(SCAN, Kind.JVP, name), POINTS["ab".index(name)], seed(Kind.JVP))
+            now += engine_module.IDLE_SECONDS / 2
+        here.tidy()
+        assert [key[1] for key in kept(here)] == list(here._points) == ["a"]
+        now += engine_module.IDLE_SECONDS / 2
+        here.tidy()
+        assert len(kept(here)) == len(here._points) == 0
 
     def test_a_function_takes_its_points_along(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(engine_module, "_FUNCTIONS", 1)

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import jax
 import numpy as np
@@ -65,6 +65,8 @@ _FUNCTIONS, _FUNCTION_BYTES = 128, 4 << 30
 _KERNELS = 512
 _BLUEPRINTS, _BLUEPRINT_BYTES = 128, 128 << 20
 _POINTS, _POINT_BYTES = 64, 2 << 30
+IDLE_SECONDS: Final = 600.0
+"""How long something of a point is kept that nobody asks for: as long as the server by default keeps the point itself."""
 
 
 class Engine:
@@ -105,6 +107,11 @@ class Engine:
             return self._run(task, arrays)
         except Exception as error:
             return explain(error)
+
+    def tidy(self) -> None:
+        """Drops what is kept of points that have not been asked for in a while. Who asks again has it computed once more."""
+        self._points.discard_idle(IDLE_SECONDS)
+        self._linearizer.discard_idle(IDLE_SECONDS)
 
     def diagnose(self, task: Task, *arrays: np.ndarray) -> Diagnosis | Missing | Fault:
         """Returns what is not finite in a function's value and derivatives, and where that begins; see ``diagnosing.diagnose``.
