@@ -108,6 +108,12 @@ class TestSplit:
 
         assert not split(subject_of(function, X + 2), kernel_of(Kind.JVP)).pays
 
+    def test_a_random_number_that_is_tried_for_until_it_fits_is_kept(self) -> None:
+        halves = split(subject_of(lambda x, key: [jax.random.gamma(key, 2.0, (4,)) * x], X, jax.random.key(4)), kernel_of(Kind.JVP))
+        assert "random_gamma" not in names(halves)
+        assert [aval.shape for aval in halves.kept] == [(4,)]
+        assert halves.pays
+
     def test_keys_and_integers_are_leaves(self) -> None:
         def function(x: jax.Array, count: jax.Array, key: jax.Array) -> list[jax.Array]:
             step = lambda carry, _: ((jnp.sin(carry[0]) * jax.random.normal(carry[1], (4,)), jax.random.split(carry[1])[0]), None)  # noqa: E731
