@@ -160,7 +160,7 @@ class Summary:
     """What computing a derivative took."""
 
     passes: int
-    """JVPs or VJPs that were computed."""
+    """JVPs or VJPs that were computed, those of ``repairs`` left out."""
     tiles: int
     retries: int
     """Tiles that were run again because a worker was lost."""
@@ -170,6 +170,11 @@ class Summary:
     """Seeds per tile at the end; tuning may have changed it on the way."""
     seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """Seconds by stage: ``"plan"``, ``"compile"`` and ``"compute"`` (both summed over workers), ``"total"``."""
+    repairs: int = 0
+    """Passes computed besides, because entries came out as NaN and other columns (or rows) of their colour may have made them so."""
+    doubtful: int = 0
+    """Entries of which that is still unknown: they are NaN, and were not computed alone because that would have taken too many passes. With
+    ``sparsity="dense"`` each entry is by itself."""
 
 
 def plan_from_message(message: pb.Plan, function: Function | None = None) -> Plan:
@@ -199,7 +204,9 @@ def _considered(message: pb.Considered, function: Function | None) -> Considered
 def summary_from_message(message: pb.Summary) -> Summary:
     """Returns the summary that a message holds."""
     seconds = MappingProxyType(dict(message.seconds))
-    return Summary(message.passes, message.tiles, message.retries, message.workers, message.tile, seconds)
+    return Summary(
+        message.passes, message.tiles, message.retries, message.workers, message.tile, seconds, repairs=message.repairs, doubtful=message.doubtful
+    )
 
 
 def in_bytes(count: int) -> str:

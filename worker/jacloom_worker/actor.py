@@ -6,12 +6,14 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from jacloom_graph.errors import Fault
 from jacloom_graph.limits import Limits
 from jacloom_graph.types import OPSET
 from jacloom_worker.envelope import Result, pack_result, unpack_task, unpack_unit
+from jacloom_worker.leisure import Leisure
 from jacloom_worker.notes import Notes
 from jacloom_worker.protocol import PROTOCOL, Hello, Load, Prices
 from jacloom_worker.watchdog import Watchdog
@@ -74,9 +76,15 @@ class Worker:
     def __init__(self, threads: int | None, gpu: bool, memory: int | None, limits: Limits) -> None:
         """See ``Process``."""
         self._process = Process(threads, gpu, memory, limits)
+        self._leisure = Leisure(self._process.engine.tidy)
+        self._memory = memory
+
+    @cached_property
+    def _writer(self) -> Writer:
+        # Made for the first unit: the import of Zarr takes half a second, which the first call would wait for.
         from jacloom_worker.writing import Writer
 
-        self._writer: Writer = Writer(self._process.engine, memory)
+        return Writer(self._process.engine, self._memory)
 
     def hello(self) -> Hello:
         """See ``Process.hello``."""
@@ -105,16 +113,16 @@ class Worker:
 
     def write(self, packed: bytes, load: Load | None, *buffers: Any) -> Any:
         """Returns what was ``Written`` of a unit of a job, packed. ``packed``: from ``envelope.pack_unit``."""
-        return self._unit(packed, load, buffers, self._writer.write)
+        return self._unit(packed, load, buffers, lambda *given: self._writer.write(*given))
 
     def pace(self, packed: bytes, load: Load | None, *buffers: Any) -> Any:
         """Returns the ``Pace`` of a job, packed. ``packed``: from ``envelope.pack_unit``."""
-        return self._unit(packed, load, buffers, self._writer.pace)
+        return self._unit(packed, load, buffers, lambda *given: self._writer.pace(*given))
 
     def _unit(self, packed: bytes, load: Load | None, buffers: Sequence[Any], compute: Callable[..., Result]) -> Any:
         process = self._process
         recipe, unit, site, lease, arrays = unpack_unit(packed, buffers)
-        with process.watchdog.within(lease):
+        with process.watchdog.within(lease), self._leisure.interrupted():
             answer = compute(recipe, unit, site, fetched(load) if load is not None else None, *arrays)
         return pack_result(answer, process.notes.take())
 
@@ -124,7 +132,7 @@ class Worker:
             task, lease, arrays = unpack_task(packed, buffers)
         except Fault as fault:
             return pack_result(fault, process.notes.take())
-        with process.watchdog.within(lease):
+        with process.watchdog.within(lease), self._leisure.interrupted():
             # Fetched on the clock: an object that is lost with its machine would keep this process waiting.
             answer = compute(replace(task, load=fetched(load) if load is not None else None), *arrays)
         return pack_result(answer, process.notes.take())
