@@ -88,6 +88,7 @@ class Server:
             await asyncio.gather(*(self.settle(number, tried.get(number, 0)) for number in now))
             late = [number for number in now if not fails(number) and self.random.random() < 0.1]
             assert not any(await asyncio.gather(*(self.publisher.publish(self.compute(number, wrong=True)) for number in late)))
+        await self.publisher.discard(self.asides)
         self.ledger.end(JOB, State.SUCCEEDED_WITH_FAILURES, "", 3.0)
         self.publisher.close()
         self.ledger.close()

@@ -68,8 +68,7 @@ def fault(outcome: object, reason: Reason, *texts: str) -> None:
 async def test_a_unit_is_in_place_when_it_is_counted(publisher: Publisher, ledger: Ledger, results: Path) -> None:
     one = landed.landing(results, JOB, 3, b"x", b"yy")
     assert await publisher.publish(one) is True
-    assert files(results) == {f"{JOB}/jacobian/c/3/0": b"x", f"{JOB}/jacobian/c/3/1": b"yy"}
-    assert not one.aside.exists()
+    assert files(results / JOB) == {"jacobian/c/3/0": b"x", "jacobian/c/3/1": b"yy"}
     (row,) = ledger.units(JOB)
     assert (row.number, row.chunks) == (3, one.landed.chunks)
     assert ledger.get(JOB).counts == Counts(points_done=2, units_done=1)
@@ -84,8 +83,7 @@ async def test_a_late_attempt_overwrites_nothing(publisher: Publisher, ledger: L
     await publisher.publish(landed.landing(results, JOB, 3, b"first"))
     late = landed.landing(results, JOB, 3, b"other", attempt="b")
     assert await publisher.publish(late) is False
-    assert files(results) == {f"{JOB}/jacobian/c/3/0": b"first"}
-    assert not late.aside.exists()
+    assert files(results / JOB) == {"jacobian/c/3/0": b"first"}
     assert ledger.get(JOB).counts == Counts(points_done=2, units_done=1)
 
 
@@ -93,14 +91,14 @@ async def test_an_attempt_at_a_unit_that_was_given_up_is_late_too(publisher: Pub
     ledger.attempt(JOB, 3, "POISONED", "m")
     ledger.fail(JOB, 3, Counts(units_failed=1))
     assert await publisher.publish(landed.landing(results, JOB, 3, b"late")) is False
-    assert files(results) == {}
+    assert files(results / JOB) == {}
     assert ledger.get(JOB).counts == Counts(units_failed=1, retries=1)
 
 
 def test_of_two_attempts_in_one_batch_the_first_counts(ledger: Ledger, results: Path) -> None:
     attempts = [landed.landing(results, JOB, 3, content, attempt=attempt) for attempt, content in (("a", b"first"), ("b", b"other"))]
     assert put(ledger, attempts) == [True, False]
-    assert files(results) == {f"{JOB}/jacobian/c/3/0": b"first"}
+    assert files(results / JOB) == {"jacobian/c/3/0": b"first"}
 
 
 def test_what_an_attempt_has_left_in_place_without_being_counted_is_replaced(ledger: Ledger, results: Path) -> None:
@@ -145,8 +143,7 @@ async def test_a_landing_that_is_cancelled_before_its_turn_leaves_nothing(publis
 
     first = asyncio.create_task(publisher.publish(replace(landed.landing(results, JOB, 0, b"x"), counts=counts)))
     assert await asyncio.to_thread(begun.wait, 60)
-    waiting = landed.landing(results, JOB, 1, b"y")
-    second = asyncio.create_task(publisher.publish(waiting))
+    second = asyncio.create_task(publisher.publish(landed.landing(results, JOB, 1, b"y")))
     await asyncio.sleep(0)
     second.cancel()
     await asyncio.wait([second])
@@ -156,9 +153,10 @@ async def test_a_landing_that_is_cancelled_before_its_turn_leaves_nothing(publis
     go_on.set()
     assert await publisher.publish(landed.landing(results, JOB, 2, b"z")) is True
     assert (first.cancelled(), second.cancelled()) == (True, True)
+    await publisher.discard(results / "nothing")
     assert ledger.settled(JOB, [0, 1, 2]) == {0, 2}
+    # Nor is anything left aside.
     assert files(results) == {f"{JOB}/jacobian/c/0/0": b"x", f"{JOB}/jacobian/c/2/0": b"z"}
-    assert not waiting.aside.exists()
 
 
 def test_directories_are_synced_after_all_renames_and_before_anything_counts(ledger: Ledger, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +210,6 @@ def test_a_chunk_that_is_not_as_the_worker_said_keeps_out_its_unit_alone(ledger:
     assert other is True
     # Nothing of it, not even the chunk that was whole.
     assert files(results / JOB) == {"jacobian/c/4/0": b"z"}
-    assert not bad.aside.exists()
     assert ledger.settled(JOB, [3, 4]) == {4}
     assert put(ledger, [landed.landing(results, JOB, 3, b"x", b"yyyy", attempt="b")]) == [True]
 
@@ -223,7 +220,8 @@ def test_a_chunk_stays_within_its_group(ledger: Ledger, results: Path, path: str
     climbing = replace(bad, landed=Landed(3, "a", (Chunk(path, 1, 0),), bad.landed.finite))
     (outcome,) = put(ledger, [climbing])
     fault(outcome, Reason.INTERNAL, repr(path))
-    assert files(results) == {}
+    assert files(results / JOB) == {}
+    assert not (results / "other").exists()
 
 
 @pytest.mark.parametrize(
@@ -251,7 +249,6 @@ def test_a_store_that_takes_nothing_is_said_to_be_so_for_units_it_did_not_take(
     fault(outcome, Reason.STORE_UNAVAILABLE, "unit 3", str(results / JOB), *texts)
     assert other is True
     assert ledger.settled(JOB, [3, 4]) == {4}
-    assert not bad.aside.exists()
     monkeypatch.undo()
     # One chunk of it is in place, and is replaced.
     assert put(ledger, [landed.landing(results, JOB, 3, b"xx", b"yy", attempt="b")]) == [True]
@@ -311,7 +308,6 @@ def test_a_ledger_that_takes_nothing_keeps_units_from_counting(ledger: Ledger, r
     with ledger._database.reading() as connection:
         connection.execute("PRAGMA query_only = OFF")
     assert ledger.settled(JOB, [3]) == set()
-    assert not one.aside.exists()
 
 
 async def test_units_of_a_job_that_was_deleted_go_nowhere(publisher: Publisher, ledger: Ledger, results: Path) -> None:
@@ -319,7 +315,6 @@ async def test_units_of_a_job_that_was_deleted_go_nowhere(publisher: Publisher, 
     unknown, known = await asyncio.gather(publisher.publish(one), publisher.publish(other), return_exceptions=True)
     fault(unknown, Reason.JOB_NOT_FOUND)
     assert known is True
-    assert not one.aside.exists()
 
 
 async def test_a_superseded_server_touches_nothing(publisher: Publisher, ledger: Ledger, results: Path, tmp_path: Path) -> None:
@@ -331,6 +326,7 @@ async def test_a_superseded_server_touches_nothing(publisher: Publisher, ledger:
         with pytest.raises(Superseded):
             await publisher.publish(one)
     assert files(results / JOB) == {"jacobian/c/3/0": b"newer"}
+    await publisher.discard(results / "nothing")
     assert all(one.aside.exists() for one in old)
     newer.close()
 
@@ -340,6 +336,17 @@ async def test_a_mistake_in_counting_reaches_who_waits_and_the_thread_goes_on(pu
         await publisher.publish(replace(landed.landing(results, JOB, 3, b"x"), counts=lambda new: Counts(1 // 0)))
     assert ledger.settled(JOB, [3]) == set()
     assert await publisher.publish(landed.landing(results, JOB, 3, b"x", attempt="b")) is True
+
+
+async def test_an_attempts_folder_is_removed_however_it_ends(publisher: Publisher, ledger: Ledger, results: Path) -> None:
+    first, late, short = (landed.landing(results, JOB, number, b"xx", attempt=attempt) for number, attempt in ((3, "a"), (3, "b"), (4, "a")))
+    (short.aside / "jacobian" / "c" / "4" / "0").write_bytes(b"x")
+    unknown = landed.landing(results, "f" * 20, 3, b"x")
+    outcomes = await asyncio.gather(*map(publisher.publish, (first, late, short, unknown)), return_exceptions=True)
+    assert outcomes[:2] == [True, False]
+    assert all(isinstance(outcome, Fault) for outcome in outcomes[2:])
+    await publisher.discard(results / "nothing")
+    assert [one.aside.exists() for one in (first, late, short, unknown)] == [False] * 4
 
 
 async def test_attempts_that_nobody_waits_for_are_removed(publisher: Publisher, results: Path) -> None:
