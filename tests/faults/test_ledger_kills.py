@@ -98,6 +98,10 @@ class History:
     def counted(self) -> list[int]:
         return [int(number) for what, number in (line.split() for line in self._log()) if what == "counted"]
 
+    def quiet(self) -> bool:
+        """Whether nothing was said since the last check."""
+        return len(self._log()) == self.lines
+
     def _settled(self) -> set[int]:
         path = self.folder / "data" / "jobs.sqlite3"
         if not path.exists():
@@ -186,13 +190,16 @@ def test_servers_that_are_killed_at_any_time(nurseries: list[Nursery]) -> None:
 
     def killed(started: Nursery, seed: int) -> None:
         chance = Random(seed)
-
-        def kill(pid: int) -> None:
-            time.sleep(chance.uniform(0, 0.2))
-            os.kill(pid, signal.SIGKILL)
-
         with place() as folder:
             history = History(folder)
+
+            def kill(pid: int) -> None:
+                # Every other time not before it is at work, which on a busy machine may take long.
+                while seed % 2 and len(history.settled) < committing.UNITS and history.quiet():
+                    time.sleep(0.001)
+                time.sleep(chance.uniform(0, 0.2))
+                os.kill(pid, signal.SIGKILL)
+
             for attempt in range(4):
                 # It lingers when it is done, so that the signal always meets it.
                 assert started.run(folder, f"{seed} {attempt}", linger=60, then=kill) == -signal.SIGKILL
