@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import socket
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -114,7 +115,7 @@ class Database:
                 self._connection.close()
                 raise
         except BaseException as error:
-            os.close(self._hold)
+            self._hold.close()
             if isinstance(error, sqlite3.Error):
                 raise ConfigError(
                     f"the ledger of jobs, {path}, cannot be used: {error}. Mend that; or move the file away: its jobs are then forgotten, and their "
@@ -123,10 +124,10 @@ class Database:
             raise
 
     def close(self) -> None:
-        """Gives the file up; another process may have it then."""
+        """Gives the file up; another process may have it then. May be called again."""
         with self._lock:
             self._connection.close()
-            os.close(self._hold)
+            self._hold.close()
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -171,22 +172,21 @@ class Database:
             )
 
 
-def _taken(path: Path) -> int:
-    """Returns the descriptor of a lock file that is ours until it is closed, as it is when the process ends in whatever way."""
-    hold = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(hold, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(hold, 256).decode(errors="replace").strip() or "a process that has not said which"
-        os.close(hold)
-        raise ConfigError(
-            f"{path} is held by {holder}: one server at a time may have a data folder. Stop that one, or give this one another data folder."
-        ) from None
-    except BaseException:
-        os.close(hold)
-        raise
-    os.ftruncate(hold, 0)
-    os.pwrite(hold, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+def _taken(path: Path) -> io.FileIO:
+    """Returns a lock file that is ours until it is closed, as it is when the process ends in whatever way."""
+    with ExitStack() as failing:
+        hold = failing.enter_context(io.FileIO(path, "a+"))
+        try:
+            fcntl.flock(hold, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            hold.seek(0)
+            holder = hold.read().decode(errors="replace").strip() or "a process that has not said which"
+            raise ConfigError(
+                f"{path} is held by {holder}: one server at a time may have a data folder. Stop that one, or give this one another data folder."
+            ) from None
+        hold.truncate(0)
+        hold.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        failing.pop_all()
     return hold
 
 

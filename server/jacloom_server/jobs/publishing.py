@@ -14,7 +14,6 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -41,18 +40,22 @@ class Landing:
     store: Path
     """Folder of the job's group."""
     aside: Path
-    """Folder of this attempt alone. It is gone when the unit is in place, or cannot be put there."""
+    """Folder of this attempt alone. It is removed when the unit is in place, or cannot be put there."""
     landed: Landed
     counts: Callable[[Sequence[Landed]], Counts]
     """As for ``Ledger.commit``: what is to be added for units of this job that are newly counted. Called in the publisher's thread."""
 
 
 class Publisher:
-    """Puts units in place, in a thread of its own. What comes while it works is taken together in the next batch."""
+    """Puts units in place, in a thread of its own. What comes while it works is taken together in the next batch.
+
+    Attempts' folders are removed in another thread: that takes longer than all the rest on some file systems, and nobody need wait for it.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._thread = ThreadPoolExecutor(1, "publisher")
+        self._sweeper = ThreadPoolExecutor(1, "sweeper")
         self._waiting: deque[tuple[Landing, Future[bool]]] = deque()
 
     async def publish(self, landing: Landing) -> bool:
@@ -62,7 +65,7 @@ class Publisher:
 
         Raises:
             Fault: INTERNAL if a chunk is not as the worker said; STORE_UNAVAILABLE if it cannot be put in place, or be counted; JOB_NOT_FOUND. The
-                unit does not count then, and its attempt's folder is gone.
+                unit does not count then.
             Superseded: Another server has the ledger. Nothing was touched, or what was is not counted.
         """
         future: Future[bool] = Future()
@@ -71,12 +74,16 @@ class Publisher:
         return await asyncio.wrap_future(future)
 
     async def discard(self, folder: Path) -> None:
-        """Removes a folder, such as that of an attempt that nobody waits for, or of all attempts of a job. It may be gone already."""
-        await asyncio.wrap_future(self._thread.submit(shutil.rmtree, folder, ignore_errors=True))
+        """Removes a folder, such as that of an attempt that nobody waits for, or of all attempts of a job. It may be gone already.
+
+        Folders of attempts that were published before are gone then, too.
+        """
+        await asyncio.wrap_future(self._sweeper.submit(_remove, folder))
 
     def close(self) -> None:
-        """Ends the thread when it is done with all that has come; blocks until then."""
+        """Ends the threads when all that has come is in place; blocks until then. Folders that are still to be removed are left there."""
         self._thread.shutdown()
+        self._sweeper.shutdown(cancel_futures=True)
 
     def _take(self) -> None:
         batch: list[tuple[Landing, Future[bool]]] = []
@@ -85,13 +92,16 @@ class Publisher:
             if future.set_running_or_notify_cancel():
                 batch.append((landing, future))
             else:
-                _remove(landing)
+                self._sweeper.submit(_remove, landing.aside)
         try:
             outcomes = put(self._ledger, [landing for landing, _ in batch])
         except BaseException as error:
             # Whatever it is, nobody shall wait for ever.
             outcomes = [error] * len(batch)
-        for (_, future), outcome in zip(batch, outcomes, strict=True):
+        for (landing, future), outcome in zip(batch, outcomes, strict=True):
+            # The server that has the ledger now looks after what this one leaves.
+            if not isinstance(outcome, Superseded):
+                self._sweeper.submit(_remove, landing.aside)
             if isinstance(outcome, BaseException):
                 future.set_exception(outcome)
             else:
@@ -109,10 +119,6 @@ def put(ledger: Ledger, landings: Sequence[Landing]) -> list[bool | BaseExceptio
     outcomes: dict[Landing, bool | BaseException] = {}
     for job, of_job in by_job.items():
         outcomes |= _put(ledger, job, of_job)
-    for landing, outcome in outcomes.items():
-        # The server that has the ledger now looks after what this one leaves.
-        if not isinstance(outcome, Superseded):
-            _remove(landing)
     return [outcomes[landing] for landing in landings]
 
 
@@ -207,10 +213,9 @@ def _sync(directories: Iterable[Path]) -> None:
             os.close(descriptor)
 
 
-def _remove(landing: Landing) -> None:
+def _remove(folder: Path) -> None:
     failpoints.reached("before-removal")
-    with suppress(OSError):
-        shutil.rmtree(landing.aside)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fault(error: Exception, landing: Landing) -> Exception:
