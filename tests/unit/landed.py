@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 
 from jacloom_server.jobs.publishing import Landing
@@ -20,7 +20,7 @@ def entry(number: int = 0, **changes: Any) -> Entry:
 
 
 def chunk(path: str, data: bytes) -> Chunk:
-    return Chunk(path, len(data), google_crc32c.value(data))
+    return Chunk(path, len(data), zlib.crc32(data))
 
 
 def unit(number: int, *data: bytes, attempt: str = "a", finite: Sequence[bool] = (True, True)) -> Landed:

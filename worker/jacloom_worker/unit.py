@@ -6,10 +6,10 @@ are whole chunks of the job's arrays, so that no two units ever write to the sam
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-import google_crc32c
 import numpy as np
 
 from jacloom_graph.tensor import DTYPES, Buffer, storage
@@ -134,17 +134,16 @@ class Chunk:
     nbytes: int
     """Of the whole file."""
     checksum: int
-    """CRC-32C of the file without its last four bytes, which are this very number as little-endian ``uint32``: so the codec ``crc32c`` ends it.
-    That of the whole file would be the same for all files."""
+    """CRC-32 of the whole file, as ``zlib`` has it. Not the CRC-32C that Zarr ends a chunk with: with that end it is the same for all."""
 
     @classmethod
     def of(cls, path: str, data: Buffer) -> Self:
         """Returns the chunk whose file has these bytes."""
-        return cls(path, memoryview(data).nbytes, _checksum(data))
+        return cls(path, memoryview(data).nbytes, zlib.crc32(data))
 
     def matches(self, data: Buffer) -> bool:
         """Returns whether these bytes, which a file was found to have, are those that were written."""
-        return len(data) == self.nbytes and bytes(data[-4:]) == self.checksum.to_bytes(4, "little") and _checksum(data) == self.checksum
+        return (memoryview(data).nbytes, zlib.crc32(data)) == (self.nbytes, self.checksum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +174,3 @@ def stored(type_: Type) -> tuple[np.dtype[Any], tuple[int, ...]]:
     """Returns dtype and shape of the array in a store that holds a value of a type: that of its bytes on the wire, but float32 for bfloat16."""
     dtype, shape = storage(type_)
     return (DTYPES["float32"] if type_.dtype == "bfloat16" else dtype), shape
-
-
-def _checksum(data: Buffer) -> int:
-    # As an array, because the library does not take memory views.
-    value: int = google_crc32c.value(np.frombuffer(data, np.uint8)[:-4])
-    return value

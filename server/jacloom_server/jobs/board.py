@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from jacloom_graph.errors import Fault, Reason
-from jacloom_server.detached import detached
+from jacloom_server.detached import detached, to_its_end
 from jacloom_server.jobs import order, preparing, store
 from jacloom_server.jobs.database import Superseded
 from jacloom_server.jobs.intake import Intake
@@ -265,18 +265,17 @@ class Board:
         incoming = self._places.incoming(id_)
         with _reserved(self._reserved, folder):
             try:
-                values = await asyncio.to_thread(order.shared, asked, made.sources(), self._service.blobs)
-                intake = await asyncio.to_thread(Intake, incoming, made.sources(), values, asked.spec)
+                values = await to_its_end(order.shared, asked, made.sources(), self._service.blobs)
+                intake = await to_its_end(Intake, incoming, made.sources(), values, asked.spec)
                 async for count, leaves in points:
-                    await asyncio.to_thread(intake.add, count, leaves)
-                digest = await asyncio.to_thread(intake.finish)
+                    await to_its_end(intake.add, count, leaves)
+                digest = await to_its_end(intake.finish)
                 # Kept, so that the job finds it after a restart.
                 await self._service.functions.register(function.graph, leased=False)
                 entry = _entry(id_, asked, made.function.id, intake.points, digest)
-                entry = await asyncio.to_thread(self._ledger.create, entry)
+                entry = await to_its_end(self._ledger.create, entry)
                 if entry.id == id_:
                     # From here on there is a job: it ends in this or a later server, whoever waits for it.
-                    await asyncio.to_thread(_install, incoming, self._places.store(entry.out))
                     self._begin(id_)
             finally:
                 if id_ not in self._lives:
@@ -411,14 +410,19 @@ class Board:
         """Has committed units computed again."""
         if not numbers:
             return
+        _LOG.warning("%d units of the job %s have damaged chunks", len(numbers), view.entry.id)
+        again = view.entry.state in (State.SUCCEEDED, State.SUCCEEDED_WITH_FAILURES)
         tally = await self.tally(view)
-        _LOG.warning("%d units of the job %s have damaged chunks and are computed again", len(numbers), view.entry.id)
+        if again:
+            # First, so that the job goes on even if this server ends before the units are lost, and finds them damaged once more.
+            await asyncio.to_thread(self._ledger.reopen, view.entry.id)
         await asyncio.to_thread(lambda: self._ledger.lose(view.entry.id, numbers, tally.lost(numbers)))
         running = self._running.get(view.entry.id)
         if running is not None:
             running.lose(numbers)
-        elif view.entry.state.ended:
-            await self._reopen(view.entry.id)
+        elif again:
+            self._tallies.pop(view.entry.id, None)
+            self._begin(view.entry.id)
 
     async def _view(self, entry: Entry) -> View:
         running = self._running.get(entry.id)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-
-import google_crc32c
 
 from jacloom_graph.errors import Fault, Reason
 from jacloom_server.jobs.states import UnitRow
@@ -58,7 +57,7 @@ def _intact(store: Path, chunk: Chunk) -> bool:
     try:
         with (store / chunk.path).open("rb") as file:
             while piece := file.read(_PIECE_BYTES):
-                checksum = google_crc32c.extend(checksum, piece)
+                checksum = zlib.crc32(piece, checksum)
                 nbytes += len(piece)
     except OSError as error:
         if error.errno in _LOST:
