@@ -18,7 +18,7 @@ def detached(work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
 
 
 async def to_its_end(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Returns what a function that blocks returns, called in a thread. Whoever is cancelled meanwhile waits for its end: then nothing of it goes on."""
+    """Returns what a function that blocks returns, called in a thread. Whoever is cancelled meanwhile waits for its end, so that nothing goes on."""
     task = detached(asyncio.to_thread(function, *args, **kwargs))
     try:
         return await asyncio.shield(task)
