@@ -294,10 +294,12 @@ class TestUnits:
     def test_the_function_must_be_held_or_come_along(self, batch: Batch) -> None:
         recipe = batch.tiles(batch.kernel(Kind.FORWARD, WRT, OUTPUTS, width=3), 5)
         unit = Unit(0, 0, 5)
-        assert batch.writer.write(recipe, unit, batch.site(), None) == Missing()
-        assert batch.writer.pace(recipe, unit, batch.site(), None) == Missing()
-        assert isinstance(batch.writer.write(recipe, unit, batch.site(), batch.load), Written)
-        assert isinstance(batch.writer.write(recipe, unit, batch.site(), None), Written)
+        order = batch.order(recipe, unit)
+        without = replace(order, load=None)
+        assert batch.writer.write(without) == Missing()
+        assert batch.writer.pace(without) == Missing()
+        assert isinstance(batch.writer.write(order), Written)
+        assert isinstance(batch.writer.write(without), Written)
 
     def test_what_is_wrong_with_the_kernel_is_the_answer(self, batch: Batch) -> None:
         recipe = batch.tiles(batch.kernel(Kind.FORWARD, WRT, OUTPUTS, width=3), 5)

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from jacloom_graph.errors import Fault
@@ -18,6 +19,7 @@ from jacloom_worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from jacloom_worker.engine import Engine
+    from jacloom_worker.writing import Writer
 
 
 class Process:
@@ -47,6 +49,7 @@ class Process:
             memory_.limit(memory)
         memory_.collect_rarely()
         self.engine: Engine = Engine(limits, memory)
+        self.memory = memory
         self.watchdog = Watchdog()
         self.notes = Notes()
         logging.getLogger().addHandler(self.notes)
@@ -98,6 +101,30 @@ class Worker:
     def structure(self, packed: bytes, load: Load, prices: Prices, most: int, *buffers: Any) -> Any:
         """Returns the ``Structure`` of a derivative, or ``Dense``, or the fault that it has, packed. ``buffers``: of a given pattern."""
         return self._answer(packed, load, buffers, lambda task, *given: self._process.engine.structure(task, prices, most, *given))
+
+    def write(self, packed: bytes, load: Load | None, *buffers: Any) -> Any:
+        """Computes a unit of a job and writes it aside.
+
+        Args:
+            packed: The order, from ``envelope.pack_task``.
+            load: The function, where this worker may not hold it.
+            *buffers: Elements of the order's arrays.
+
+        Returns:
+            ``envelope.pack_result`` of ``Written``, ``Missing`` or the fault.
+        """
+        return self._answer(packed, load, buffers, lambda order, *given: self._writer.write(order, *given))
+
+    def pace(self, packed: bytes, load: Load | None, *buffers: Any) -> Any:
+        """Returns how many of an order's points are best computed at once: ``Pace``, ``Missing`` or the fault, packed. Arguments as for ``write``."""
+        return self._answer(packed, load, buffers, lambda order, *given: self._writer.pace(order, *given))
+
+    @cached_property
+    def _writer(self) -> Writer:
+        # Loaded for the first job: Zarr takes a third of a second, and memory that most workers have better use for.
+        from jacloom_worker.writing import Writer
+
+        return Writer(self._process.engine, self._process.memory)
 
     def _answer(self, packed: bytes, load: Load | None, buffers: Sequence[Any], compute: Callable[..., Result]) -> Any:
         process = self._process
