@@ -21,9 +21,6 @@ from jacloom_worker.protocol import Missing
 from jacloom_worker.sources import Reader
 from jacloom_worker.unit import Order, Pace, Recipe, Unit, Written
 
-_ABREAST = 1
-"""Chunks that are encoded at the same time: each takes twice its size meanwhile."""
-
 
 class Writer:
     """Computes units with an engine, and writes them. One at a time; not thread-safe. Nothing here raises: a failure comes back as a ``Fault``."""
@@ -168,8 +165,7 @@ def _store(array: Any, block: Block, skipped: Sequence[int]) -> None:
     if not math.prod(block.elements.shape):
         return
     block.elements[skipped] = array.fill_value
-    with zarr.config.set({"async.concurrency": _ABREAST}):
-        array[block.selection] = block.elements
+    array[block.selection] = block.elements
 
 
 def _words(selection: Sequence[slice]) -> str:
