@@ -181,8 +181,9 @@ class Pool:
         if errand.lane.closed:
             return
         if errand.deaths >= (errand.assignment.attempts or self._attempts):
+            ended = "its worker" if errand.deaths == 1 else f"{errand.deaths} workers one after the other"
             message = (
-                f"{errand.assignment.label} ended {errand.deaths} workers one after the other, so this part of the work is not tried again; "
+                f"{errand.assignment.label} ended {ended}, so this part of the work is not tried again; "
                 "it may need more memory than a worker has, or meet a defect of the compiler"
             )
             errand.settle(Fault(Reason.POISONED, message))

@@ -81,7 +81,7 @@ class Slot:
         """Returns whether an errand can be sent to the process now."""
         if self.state is not State.READY or self.suspect or len(self.runs) >= CREDITS:
             return False
-        if (errand.deaths or errand.assignment.background) and self.runs:
+        if self.runs and (errand.deaths or errand.assignment.background):
             return False
         if self.reserved is not None and self.reserved is not errand and not self.reserved.future.done():
             return False

@@ -38,9 +38,9 @@ class Assignment:
     function: str = ""
     """Id of the function that the process must hold, if any."""
     background: bool = False
-    """It is sent only to a process that has nothing else to do: whoever waits for an answer is never behind more than one such."""
+    """Only for a process that has nothing else to do: so whoever calls meanwhile waits for one such piece of work at most."""
     attempts: int | None = None
-    """Processes that it may end before it is given up. Default: as the pool says."""
+    """Processes that it may end before it is given up. Default: as many as the pool allows."""
 
 
 def compute(desk: Desk, task: Task, operands: Sequence[Operand], load: Callable[[], Load], label: str) -> Assignment:
@@ -66,18 +66,38 @@ def structure(task: Task, prices: Prices, most: int, given: Sequence[Operand], l
     return Assignment(Desk.PASSES, "the sparsity pattern", send)
 
 
-def write(recipe: Recipe, unit: Unit, site: Callable[[], Site], operands: Sequence[Operand], load: Callable[[], Load]) -> Assignment:
-    """Returns a unit of a job as an assignment; its answer is ``Written``. ``site`` yields a place of its own for each attempt."""
+def write(recipe: Recipe, unit: Unit, attempt: Callable[[], Site], operands: Sequence[Operand], load: Callable[[], Load]) -> Assignment:
+    """Returns a unit of a job; its answer is ``Written``. Attempts are the job's business: what ends a process is not sent to another.
+
+    Args:
+        recipe: What units of the job compute.
+        unit: Which one.
+        attempt: Called each time that it is sent: a process that was thought lost may still write, and must not do so where another does.
+        operands: Of a sparse derivative, see ``Recipe.entries``.
+        load: Yields the function for processes that do not hold it.
+    """
 
     def send(handle: Handle, lease: float, loading: bool) -> Future[Any]:
-        return handle.write(recipe, unit, site(), operands, load() if loading else None, lease)
+        return handle.write(recipe, unit, attempt(), operands, load() if loading else None, lease)
 
     return Assignment(Desk.TILES, str(unit), send, recipe.function, background=True, attempts=1)
 
 
 def pace(recipe: Recipe, unit: Unit, site: Site, operands: Sequence[Operand], load: Callable[[], Load]) -> Assignment:
-    """Returns the question how many of a job's points are best computed at once; its answer is a ``Pace``. The function always goes along."""
-    return Assignment(Desk.TILES, "measuring", lambda handle, lease, _: handle.pace(recipe, unit, site, operands, load(), lease))
+    """Returns the question how many points of a job are best computed at once; its answer is a ``Pace``. See ``write``.
+
+    Args:
+        recipe: For one point after the other, tile by tile.
+        unit: The points to try.
+        site: Where they are.
+        operands: As for ``write``.
+        load: As for ``write``.
+    """
+
+    def send(handle: Handle, lease: float, loading: bool) -> Future[Any]:
+        return handle.pace(recipe, unit, site, operands, load() if loading else None, lease)
+
+    return Assignment(Desk.TILES, "measuring how many points to compute at once", send, recipe.function, background=True)
 
 
 def describe(graph: Load) -> Assignment:

@@ -7,10 +7,14 @@ import contextlib
 import os
 import signal
 import time
+from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from integration import graphs
+from unit.batch import Batch
 
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.types import Graph, Type
@@ -21,6 +25,7 @@ from jacloom_server.work import Desk, Lane
 from jacloom_worker import launch
 from jacloom_worker.launch import Operand, Role, Seat
 from jacloom_worker.protocol import Description, Done, Kernel, Kind, Load, Survey, Task
+from jacloom_worker.unit import Pace, Recipe, Site, Unit, Written
 
 CLERK, NARROW, SECOND, WIDE = Seat(Role.CLERK, 0), Seat(Role.NARROW, 0), Seat(Role.NARROW, 1), Seat(Role.WIDE, 0)
 
@@ -276,3 +281,91 @@ async def test_a_worker_that_cannot_be_reached_is_passed_over_and_replaced(pool:
             os.kill(before.pid, signal.SIGKILL)
     assert not slot.suspect
     assert isinstance(await pool.ask(tile(graphs.sine(3), 3, function="7" * 64)), Done)
+
+
+@pytest.fixture
+def batch(worker_jax: None, tmp_path: Path) -> Batch:
+    """A job whose points take as many steps as they say."""
+
+    def f(x: jax.Array, steps: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, steps, lambda _, y: y + 1e-6 * jnp.sin(y), x)
+
+    return Batch(tmp_path, f, {0: np.arange(12.0).reshape(4, 3), 1: np.array([10, 20, 300_000_000, 40])}, {})
+
+
+class Attempts:
+    """Makes sites, each with a folder of its own, and remembers them."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch, self.sites = batch, list[Site]()
+
+    def __call__(self) -> Site:
+        self.sites.append(self.batch.site())
+        return self.sites[-1]
+
+
+def values(batch: Batch) -> Recipe:
+    return batch.single(batch.kernel(Kind.VALUE, (), (), values=(0,)), 1, batch.outputs)
+
+
+def unit(batch: Batch, recipe: Recipe, point: int, attempts: Attempts | None = None) -> work.Assignment:
+    return work.write(recipe, Unit(point, point, 1), attempts or Attempts(batch), [], lambda: batch.load)
+
+
+async def test_units_are_written_and_paces_measured(pool: Pool, batch: Batch) -> None:
+    await seated(pool, NARROW)
+    columns = batch.tiles(batch.kernel(Kind.FORWARD, (0,), (0,), width=2), 2)
+    measured = await pool.ask(work.pace(columns, Unit(0, 0, 2), batch.site(), [], lambda: batch.load))
+    assert isinstance(measured, Pace)
+    assert measured.points in (1, 2)
+    attempts = Attempts(batch)
+    done = await pool.ask(work.write(columns.at_once(2), Unit(0, 0, 2), attempts, [], lambda: batch.load))
+    assert isinstance(done, Written)
+    (site,) = attempts.sites
+    (chunk,) = done.chunks
+    data = (Path(site.aside) / chunk.path).read_bytes()
+    assert chunk.matches(data)
+    expected = [np.diag((1 + 1e-6 * np.cos(x)) ** steps) for x, steps in zip(np.arange(6.0).reshape(2, 3), (10, 20), strict=True)]
+    np.testing.assert_allclose(np.frombuffer(data[:-4]).reshape(2, 3, 3), expected, atol=1e-9)
+
+
+async def test_a_call_waits_for_one_unit_at_most(pool: Pool, batch: Batch) -> None:
+    await seated(pool, NARROW)
+    await pool.ask(tile(graphs.sine(3), 3))
+    recipe, order = values(batch), list[str]()
+    with pool.lane() as job, pool.lane() as call:
+        slow = pool.submit(call, tile(graphs.decay(4, 5_000_000), 4, function="a" * 64))
+        await until_computing(call)
+        futures = {"unit 0": pool.submit(job, unit(batch, recipe, 0)), "unit 1": pool.submit(job, unit(batch, recipe, 1))}
+        futures |= {"tile 0": pool.submit(call, tile(graphs.sine(3), 3)), "tile 1": pool.submit(call, tile(graphs.sine(3), 3))}
+        for name, future in futures.items():
+            future.add_done_callback(lambda _, name=name: order.append(name))
+        await asyncio.gather(slow, *futures.values())
+        assert all(isinstance(future.result(), Written if "unit" in name else Done) for name, future in futures.items())
+    # Neither unit is sent while there is something to compute, and never both.
+    assert order == ["tile 0", "tile 1", "unit 0", "unit 1"]
+
+
+async def test_a_unit_that_ends_its_worker_is_the_jobs_business(pool: Pool, batch: Batch) -> None:
+    await seated(pool, NARROW)
+    (hello,) = pool.processes()
+    recipe, attempts = values(batch), Attempts(batch)
+    with pool.lane() as lane:
+        future = pool.submit(lane, unit(batch, recipe, 2, attempts))
+        await until_computing(lane)
+        os.kill(hello.pid, signal.SIGKILL)
+        async with asyncio.timeout(30):
+            fault = await future
+    assert isinstance(fault, Fault)
+    assert (fault.reason, len(attempts.sites)) == (Reason.POISONED, 1)
+    assert fault.message.startswith("point 2 ended its worker, ")
+
+
+async def test_each_time_that_a_unit_is_sent_is_another_attempt(pool: Pool, batch: Batch) -> None:
+    await seated(pool, NARROW)
+    # As if the process had held the function and then made room.
+    pool._crew.slots[0].functions.add(batch.function)
+    attempts = Attempts(batch)
+    assert isinstance(await pool.ask(unit(batch, values(batch), 0, attempts)), Written)
+    assert len({site.aside for site in attempts.sites}) == 2
+    assert [Path(site.aside).exists() for site in attempts.sites] == [False, True]

@@ -21,7 +21,7 @@ from jacloom_graph.types import Type
 from jacloom_worker.engine import Engine
 from jacloom_worker.functions import draft
 from jacloom_worker.protocol import Kernel, Kind, Load, Prices, Structure, Task
-from jacloom_worker.unit import Recipe, Sink, Site, Source, Step, Unit, Written, stored
+from jacloom_worker.unit import Order, Recipe, Sink, Site, Source, Step, Unit, Written, stored
 from jacloom_worker.writing import Writer
 
 JOB = "jobs/0123456789abcdef0123"
@@ -144,7 +144,10 @@ class Batch:
         return Site(JOB, str(self.folder / "results"), str(self.folder / "aside" / str(self.attempts)))
 
     def write(self, recipe: Recipe, unit: Unit, *operands: np.ndarray) -> Any:
-        return self.writer.write(recipe, unit, self.site(), self.load, *operands)
+        return self.writer.write(self.order(recipe, unit), *operands)
+
+    def order(self, recipe: Recipe, unit: Unit) -> Order:
+        return Order(recipe, unit, self.site(), self.load)
 
     def run(self, recipe: Recipe, units: Sequence[Unit], *operands: np.ndarray) -> list[Written]:
         """Computes units, compares what they say with the files, and puts these in place."""

@@ -51,7 +51,7 @@ def jacobian(batch: Batch, width: int = 2) -> Recipe:
 
 
 def paced(batch: Batch, recipe: Recipe, points: int = 40, *operands: np.ndarray) -> Pace:
-    answer = batch.writer.pace(recipe, Unit(0, 0, points), batch.site(), batch.load, *operands)
+    answer = batch.writer.pace(batch.order(recipe, Unit(0, 0, points)), *operands)
     assert isinstance(answer, Pace), answer
     assert not (batch.folder / "aside").exists(), "nothing is written"
     return answer
@@ -128,7 +128,7 @@ def test_a_matrix_too_large_for_the_memory_goes_tile_by_tile(tmp_path: Path, mem
 @pytest.mark.parametrize("width", [1, 6])
 def test_what_does_not_even_fit_so_is_a_fault(tmp_path: Path, width: int) -> None:
     batch = cramped(tmp_path, 1 << 20)
-    answer = batch.writer.pace(jacobian(batch, width=width), Unit(0, 0, 8), batch.site(), batch.load)
+    answer = batch.writer.pace(batch.order(jacobian(batch, width=width), Unit(0, 0, 8)))
     assert isinstance(answer, Fault)
     assert answer.reason is Reason.OUT_OF_MEMORY
 
@@ -182,6 +182,6 @@ def test_tiles_of_several_steps_add_up(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_function_without_such_a_derivative_is_a_fault(tmp_path: Path) -> None:
     batch = Batch(tmp_path, lambda z: jnp.abs(z), {0: np.ones((3, 2), np.complex128)}, {})
     recipe = batch.tiles(batch.kernel(Kind.FORWARD, (0,), (0,), width=2), 3)
-    answer = batch.writer.pace(recipe, Unit(0, 0, 3), batch.site(), batch.load)
+    answer = batch.writer.pace(batch.order(recipe, Unit(0, 0, 3)))
     assert isinstance(answer, Fault)
     assert answer.reason is Reason.MODE_UNAVAILABLE

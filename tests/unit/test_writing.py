@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,6 @@ from scipy.sparse import csr_array
 from unit.batch import Batch
 
 from jacloom_graph.errors import Fault, Reason
-from jacloom_graph.types import Type
 from jacloom_worker.protocol import Inner, Kind, Missing, Prices
 from jacloom_worker.unit import Unit, Written
 
@@ -294,10 +294,12 @@ class TestUnits:
     def test_the_function_must_be_held_or_come_along(self, batch: Batch) -> None:
         recipe = batch.tiles(batch.kernel(Kind.FORWARD, WRT, OUTPUTS, width=3), 5)
         unit = Unit(0, 0, 5)
-        assert batch.writer.write(recipe, unit, batch.site(), None) == Missing()
-        assert batch.writer.pace(recipe, unit, batch.site(), None) == Missing()
-        assert isinstance(batch.writer.write(recipe, unit, batch.site(), batch.load), Written)
-        assert isinstance(batch.writer.write(recipe, unit, batch.site(), None), Written)
+        order = batch.order(recipe, unit)
+        without = replace(order, load=None)
+        assert batch.writer.write(without) == Missing()
+        assert batch.writer.pace(without) == Missing()
+        assert isinstance(batch.writer.write(order), Written)
+        assert isinstance(batch.writer.write(without), Written)
 
     def test_what_is_wrong_with_the_kernel_is_the_answer(self, batch: Batch) -> None:
         recipe = batch.tiles(batch.kernel(Kind.FORWARD, WRT, OUTPUTS, width=3), 5)
@@ -341,8 +343,17 @@ class TestSources:
         assert str(batch.folder) not in answer.message
 
 
-def test_types_in_a_store() -> None:
-    from jacloom_worker.unit import stored
-
-    assert stored(Type("bfloat16", (2,))) == (np.dtype("float32"), (2,))
-    assert stored(Type("key<rbg>", (2,))) == (np.dtype("uint32"), (2, 4))
+def test_a_unit_takes_the_room_of_its_results_and_one_chunk_more(tmp_path: Path) -> None:
+    x = np.ones((2, 50_000))
+    batch = Batch(tmp_path, lambda x: tuple(x * scale for scale in range(1, 9)), {0: x}, {})
+    recipe = batch.single(batch.kernel(Kind.VALUE, (), (), values=tuple(range(8))), 2, batch.outputs)
+    (first,) = batch.run(recipe, batch.units(2))
+    tracemalloc.start()
+    try:
+        assert isinstance(batch.write(recipe, Unit(0, 0, 2)), Written)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    results = sum(chunk.nbytes for chunk in first.chunks)
+    chunk, arguments = first.chunks[0].nbytes, x.nbytes
+    assert most < results + 3 * chunk + arguments + (1 << 20)

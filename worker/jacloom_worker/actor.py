@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jacloom_graph.errors import Fault
 from jacloom_graph.limits import Limits
 from jacloom_graph.types import OPSET
-from jacloom_worker.envelope import Result, pack_result, unpack_task, unpack_unit
+from jacloom_worker.envelope import Result, pack_result, unpack_task
 from jacloom_worker.leisure import Leisure
 from jacloom_worker.notes import Notes
 from jacloom_worker.protocol import PROTOCOL, Hello, Load, Prices
@@ -50,6 +50,7 @@ class Process:
             memory_.limit(memory)
         memory_.collect_rarely()
         self.engine: Engine = Engine(limits, memory)
+        self.memory = memory
         self.watchdog = Watchdog()
         self.notes = Notes()
         logging.getLogger().addHandler(self.notes)
@@ -77,14 +78,6 @@ class Worker:
         """See ``Process``."""
         self._process = Process(threads, gpu, memory, limits)
         self._leisure = Leisure(self._process.engine.tidy)
-        self._memory = memory
-
-    @cached_property
-    def _writer(self) -> Writer:
-        # Made for the first unit: the import of Zarr takes half a second, which the first call would wait for.
-        from jacloom_worker.writing import Writer
-
-        return Writer(self._process.engine, self._memory)
 
     def hello(self) -> Hello:
         """See ``Process.hello``."""
@@ -112,19 +105,28 @@ class Worker:
         return self._answer(packed, load, buffers, lambda task, *given: self._process.engine.structure(task, prices, most, *given))
 
     def write(self, packed: bytes, load: Load | None, *buffers: Any) -> Any:
-        """Returns what was ``Written`` of a unit of a job, packed. ``packed``: from ``envelope.pack_unit``."""
-        return self._unit(packed, load, buffers, lambda *given: self._writer.write(*given))
+        """Computes a unit of a job and writes it aside.
+
+        Args:
+            packed: The order, from ``envelope.pack_task``.
+            load: The function, where this worker may not hold it.
+            *buffers: Elements of the order's arrays.
+
+        Returns:
+            ``envelope.pack_result`` of ``Written``, ``Missing`` or the fault.
+        """
+        return self._answer(packed, load, buffers, lambda order, *given: self._writer.write(order, *given))
 
     def pace(self, packed: bytes, load: Load | None, *buffers: Any) -> Any:
-        """Returns the ``Pace`` of a job, packed. ``packed``: from ``envelope.pack_unit``."""
-        return self._unit(packed, load, buffers, lambda *given: self._writer.pace(*given))
+        """Returns how many of an order's points are best computed at once: ``Pace``, ``Missing`` or the fault, packed. Arguments as for ``write``."""
+        return self._answer(packed, load, buffers, lambda order, *given: self._writer.pace(order, *given))
 
-    def _unit(self, packed: bytes, load: Load | None, buffers: Sequence[Any], compute: Callable[..., Result]) -> Any:
-        process = self._process
-        recipe, unit, site, lease, arrays = unpack_unit(packed, buffers)
-        with process.watchdog.within(lease), self._leisure.interrupted():
-            answer = compute(recipe, unit, site, fetched(load) if load is not None else None, *arrays)
-        return pack_result(answer, process.notes.take())
+    @cached_property
+    def _writer(self) -> Writer:
+        # Loaded for the first job: Zarr takes a third of a second, and memory that most workers have better use for.
+        from jacloom_worker.writing import Writer
+
+        return Writer(self._process.engine, self._process.memory)
 
     def _answer(self, packed: bytes, load: Load | None, buffers: Sequence[Any], compute: Callable[..., Result]) -> Any:
         process = self._process

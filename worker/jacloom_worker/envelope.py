@@ -8,20 +8,22 @@ from __future__ import annotations
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
 from jacloom_graph.tensor import from_bytes, nbytes
 from jacloom_graph.types import Type
 from jacloom_worker.protocol import Answer, Dense, DerivativeReport, Description, Diagnosis, Done, Structure, Survey, Task, Validation
-from jacloom_worker.unit import Pace, Recipe, Site, Unit, Written
+from jacloom_worker.unit import Order, Pace, Written
 
 INLINE_BYTES: Final = 100_000
 """Arguments and answers up to this size travel in the message itself; storing them in shared memory would cost more (1.5 ms)."""
 
 Result = Answer | Description | Validation | Survey | DerivativeReport | Diagnosis | Structure | Dense | Written | Pace
 """What a worker or a clerk can answer."""
+Question = TypeVar("Question", Task, Order)
+"""What arrays travel beside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,8 @@ class Note:
     text: str
 
 
-def pack_task(task: Task, lease: float, operands: Sequence[Operand]) -> bytes:
-    """Returns a task, without its ``load``, as bytes.
+def pack_task(task: Question, lease: float, operands: Sequence[Operand]) -> bytes:
+    """Returns a task, or a job's order, without its ``load``, as bytes.
 
     Args:
         task: The task.
@@ -63,8 +65,8 @@ def pack_task(task: Task, lease: float, operands: Sequence[Operand]) -> bytes:
     return pickle.dumps((replace(task, load=None), lease, tuple((operand.type, operand.offset) for operand in operands)), protocol=5)
 
 
-def unpack_task(data: bytes, buffers: Sequence[Any]) -> tuple[Task, float, list[np.ndarray]]:
-    """Returns the task without its ``load``, its lease in seconds, and its arrays as read-only views of the buffers.
+def unpack_task(data: bytes, buffers: Sequence[Any]) -> tuple[Any, float, list[np.ndarray]]:
+    """Returns the task, or the order, without its ``load``, its lease in seconds, and its arrays as read-only views of the buffers.
 
     Raises:
         Fault: ARGUMENT_MISMATCH if a buffer does not have the bytes of its array.
@@ -75,21 +77,6 @@ def unpack_task(data: bytes, buffers: Sequence[Any]) -> tuple[Task, float, list[
         elements = memoryview(buffer).cast("B")[offset : offset + nbytes(type_)]
         arrays.append(from_bytes(type_, elements, f"args[{index}]"))
     return task, lease, arrays
-
-
-def pack_unit(recipe: Recipe, unit: Unit, site: Site, lease: float, operands: Sequence[Operand]) -> bytes:
-    """Returns a unit of a job as bytes; arguments as for ``pack_task``."""
-    return pickle.dumps((recipe, unit, site, lease, tuple((operand.type, operand.offset) for operand in operands)), protocol=5)
-
-
-def unpack_unit(data: bytes, buffers: Sequence[Any]) -> tuple[Recipe, Unit, Site, float, list[np.ndarray]]:
-    """Returns what ``pack_unit`` packed, arrays as read-only views of the buffers."""
-    recipe, unit, site, lease, places = pickle.loads(data)
-    arrays = []
-    for index, ((type_, offset), buffer) in enumerate(zip(places, buffers, strict=True)):
-        elements = memoryview(buffer).cast("B")[offset : offset + nbytes(type_)]
-        arrays.append(from_bytes(type_, elements, f"operands[{index}]"))
-    return recipe, unit, site, lease, arrays
 
 
 def pack_result(result: Result, notes: Sequence[Note]) -> Any:

@@ -18,7 +18,7 @@ from jacloom_worker.actor import Worker
 from jacloom_worker.clerk import Clerk
 from jacloom_worker.envelope import INLINE_BYTES, Note, Operand, Result
 from jacloom_worker.protocol import PROTOCOL, Hello, Load, Prices, Task
-from jacloom_worker.unit import Recipe, Site, Unit
+from jacloom_worker.unit import Order, Recipe, Site, Unit
 
 __all__ = ["INLINE_BYTES", "Handle", "Node", "Note", "Operand", "Result", "Role", "Seat", "here", "nodes", "open_result", "refusal", "start"]
 
@@ -84,16 +84,6 @@ class Handle:
         packed = envelope.pack_task(task, lease, operands)
         return _future(self._actor.run.remote(packed, task.load, *(operand.data for operand in operands)))
 
-    def write(self, recipe: Recipe, unit: Unit, site: Site, operands: Sequence[Operand], load: Load | None, lease: float) -> Future[Any]:
-        """Sends a unit of a job to a worker."""
-        packed = envelope.pack_unit(recipe, unit, site, lease, operands)
-        return _future(self._actor.write.remote(packed, load, *(operand.data for operand in operands)))
-
-    def pace(self, recipe: Recipe, unit: Unit, site: Site, operands: Sequence[Operand], load: Load | None, lease: float) -> Future[Any]:
-        """Asks a worker how many points of a job are best computed at once."""
-        packed = envelope.pack_unit(recipe, unit, site, lease, operands)
-        return _future(self._actor.pace.remote(packed, load, *(operand.data for operand in operands)))
-
     def diagnose(self, task: Task, operands: Sequence[Operand], lease: float) -> Future[Any]:
         """Asks a worker what is wrong with a function at a point; the task has its ``load``."""
         packed = envelope.pack_task(task, lease, operands)
@@ -103,6 +93,16 @@ class Handle:
         """Asks a worker for the pattern of a derivative and how to colour it; the task has its ``load``."""
         packed = envelope.pack_task(task, lease, given)
         return _future(self._actor.structure.remote(packed, task.load, prices, most, *(operand.data for operand in given)))
+
+    def write(self, recipe: Recipe, unit: Unit, site: Site, operands: Sequence[Operand], load: Load | None, lease: float) -> Future[Any]:
+        """Has a worker compute a unit of a job and write it aside."""
+        packed = envelope.pack_task(Order(recipe, unit, site), lease, operands)
+        return _future(self._actor.write.remote(packed, load, *(operand.data for operand in operands)))
+
+    def pace(self, recipe: Recipe, unit: Unit, site: Site, operands: Sequence[Operand], load: Load | None, lease: float) -> Future[Any]:
+        """Asks a worker how many points of a job are best computed at once, to be tried on those of the unit."""
+        packed = envelope.pack_task(Order(recipe, unit, site), lease, operands)
+        return _future(self._actor.pace.remote(packed, load, *(operand.data for operand in operands)))
 
     def describe(self, load: Load, lease: float) -> Future[Any]:
         """Asks a clerk for the description of a graph."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from jacloom_graph.tensor import DTYPES, Buffer, storage
 from jacloom_graph.types import Type
-from jacloom_worker.protocol import Kernel
+from jacloom_worker.protocol import Kernel, Load
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +123,20 @@ class Site:
     """Folder of its Zarr group."""
     aside: str
     """Folder, to be made, for the chunks of this attempt alone, on the same file system. They are put in place by who counts them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a worker is asked: to compute a unit and write it, or to find out how many points are best computed at once.
+
+    Beside it travel, as operands, the arrays of a sparse derivative's structure; see ``Recipe.entries``.
+    """
+
+    recipe: Recipe
+    unit: Unit
+    site: Site
+    load: Load | None = None
+    """The function, where the worker may not hold it yet."""
 
 
 @dataclass(frozen=True, slots=True)

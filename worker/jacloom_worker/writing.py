@@ -17,12 +17,9 @@ from jacloom_worker.calling import Caller, NotHeld
 from jacloom_worker.engine import Engine
 from jacloom_worker.faults import explain
 from jacloom_worker.pacing import pace
-from jacloom_worker.protocol import Load, Missing
+from jacloom_worker.protocol import Missing
 from jacloom_worker.sources import Reader
-from jacloom_worker.unit import Pace, Recipe, Site, Unit, Written
-
-_ABREAST = 1
-"""Chunks that are encoded at the same time: each takes twice its size meanwhile."""
+from jacloom_worker.unit import Order, Pace, Recipe, Unit, Written
 
 
 class Writer:
@@ -39,14 +36,11 @@ class Writer:
         self._memory_limit = memory_limit
         self._reader = Reader(memory_limit)
 
-    def write(self, recipe: Recipe, unit: Unit, site: Site, load: Load | None, *operands: np.ndarray) -> Written | Missing | Fault:
+    def write(self, order: Order, *operands: np.ndarray) -> Written | Missing | Fault:
         """Computes a unit and writes its chunks aside.
 
         Args:
-            recipe: What units of the job compute.
-            unit: Which one.
-            site: Where its arguments come from and its results go.
-            load: The function, where the worker may not hold it.
+            order: The unit, with the function where the worker may not hold it.
             *operands: Of a sparse derivative, see ``Recipe.entries``.
 
         Returns:
@@ -54,42 +48,44 @@ class Writer:
             of the system that the store is on; what was written before that is of no use.
         """
         try:
-            return self._write(recipe, unit, site, Caller(self._engine, load, operands), operands)
+            return self._write(order, operands)
         except NotHeld:
             return Missing()
         except Exception as error:
             return explain(error)
 
-    def pace(self, recipe: Recipe, unit: Unit, site: Site, load: Load | None, *operands: np.ndarray) -> Pace | Missing | Fault:
+    def pace(self, order: Order, *operands: np.ndarray) -> Pace | Missing | Fault:
         """Returns how many points are best computed at once; see ``pacing.pace``.
 
         Args:
-            recipe: For one point after the other, tile by tile.
-            unit: The points to try, all of the job if it likes.
-            site: Where arguments come from.
-            load: As for ``write``.
+            order: The recipe for one point after the other, tile by tile; the unit has the points to try, all of the job if it likes.
             *operands: As for ``write``.
         """
 
         def arguments(count: int) -> list[np.ndarray]:
-            return self._reader.read(site, recipe.sources, unit.first, count)
+            return self._reader.read(order.site, order.recipe.sources, order.unit.first, count)
+
+        def caller() -> Caller:
+            return Caller(self._engine, order.load, operands)
 
         try:
-            return pace(self._engine, lambda: Caller(self._engine, load, operands), recipe, unit.count, arguments, self._memory_limit)
+            return pace(self._engine, caller, order.recipe, order.unit.count, arguments, self._memory_limit)
         except NotHeld:
             return Missing()
         except Exception as error:
             return explain(error)
 
-    def _write(self, recipe: Recipe, unit: Unit, site: Site, caller: Caller, operands: Sequence[np.ndarray]) -> Written:
+    def _write(self, order: Order, operands: Sequence[np.ndarray]) -> Written:
+        recipe, unit, site = order.recipe, order.unit, order.site
         started = time.perf_counter()
+        caller = Caller(self._engine, order.load, operands)
         store = Aside(site.store, site.aside)
         blocks = Blocks(recipe, unit, operands)
         targets = [_opened(store, block) for block in blocks.filled]
         computed = _computed(unit)
         if len(computed):
             arguments = self._reader.read(site, recipe.sources, unit.first, unit.count)
-            self._compute(recipe, unit, site, caller, _chosen(recipe, arguments, computed), blocks)
+            _compute(order, caller, _chosen(recipe, arguments, computed), blocks)
         skipped = [point - unit.first for point in unit.skip]
         blocks.finite[skipped] = False
         middle = time.perf_counter()
@@ -98,14 +94,16 @@ class Writer:
         ended = time.perf_counter()
         return Written(store.chunks, blocks.finite, middle - started - caller.compile_seconds, caller.compile_seconds, ended - middle)
 
-    def _compute(self, recipe: Recipe, unit: Unit, site: Site, caller: Caller, arguments: Sequence[np.ndarray], blocks: Blocks) -> None:
-        seeds = (unit.start, unit.seeds) if unit.seeds else None
-        for at in range(0, unit.count, max(1, recipe.points)):
-            # Of one point the worker may keep the arguments on its device from tile to tile, and from unit to unit.
-            name = "" if recipe.points else f"{site.job}, point {unit.first + at}"
-            for step, start, results in caller.results(recipe, group(recipe, arguments, at), seeds, name):
-                blocks.put(at, step, start, results)
-            blocks.finish(at)
+
+def _compute(order: Order, caller: Caller, arguments: Sequence[np.ndarray], blocks: Blocks) -> None:
+    recipe, unit = order.recipe, order.unit
+    seeds = (unit.start, unit.seeds) if unit.seeds else None
+    for at in range(0, unit.count, max(1, recipe.points)):
+        # Of one point the worker may keep the arguments on its device from tile to tile, and from unit to unit.
+        name = "" if recipe.points else f"{order.site.job}, point {unit.first + at}"
+        for step, start, results in caller.results(recipe, group(recipe, arguments, at), seeds, name):
+            blocks.put(at, step, start, results)
+        blocks.finish(at)
 
 
 def group(recipe: Recipe, arguments: Sequence[np.ndarray], at: int) -> list[np.ndarray]:
@@ -167,8 +165,7 @@ def _store(array: Any, block: Block, skipped: Sequence[int]) -> None:
     if not math.prod(block.elements.shape):
         return
     block.elements[skipped] = array.fill_value
-    with zarr.config.set({"async.concurrency": _ABREAST}):
-        array[block.selection] = block.elements
+    array[block.selection] = block.elements
 
 
 def _words(selection: Sequence[slice]) -> str:
