@@ -14,6 +14,7 @@ from jacloom._diagnosis import Diagnosis
 from jacloom._errors import ArgumentError, OptionError
 from jacloom._examination import Examination
 from jacloom._function import Function
+from jacloom._jobs.methods import Jobs
 from jacloom._linear import Linear
 from jacloom._matrices import Hessian, Jacobian
 from jacloom._options import CallOptions, Mode, OnProgress, Tile, check_flags, check_mode, check_tile
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from jacloom._operator import DerivativeOperator  # loaded where it is needed: with it comes SciPy's linear algebra
 
 
-class Client:
+class Client(Jobs):
     """Derivatives from a service. Made by ``jl.connect``; safe to share between threads, not between forked processes.
 
     In all methods, ``f`` is a callable that JAX can trace, a ``jl.Function``, a ``jl.RemoteFunction``, or a function's id. Arguments are pytrees of

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 import grpc
 from google.protobuf import empty_pb2
@@ -16,7 +16,6 @@ from jacloom._errors import ArgumentError
 from jacloom._jobs.record import STATES, JobRecord, JobState, record_from_message
 from jacloom_api.v1 import job_service_pb2 as pb
 
-_Request = TypeVar("_Request")
 _NAME: Final = re.compile(r"(?:jobs/)?([0-9a-f]{20})")
 _PAGE: Final = 1000
 
@@ -115,16 +114,9 @@ def retry(connection: Connection, job: str, deadline: Deadline) -> JobRecord:
 
 def verify(connection: Connection, job: str, deadline: Deadline) -> JobVerification:
     """Compares all finished chunks with their checksums."""
-
-    def attempt() -> pb.VerifyJobReply:
-        # All results are read, which may take longer than other calls without a limit of the user's.
-        with connection.stubs(deadline) as stubs:
-            reply: pb.VerifyJobReply = stubs.jobs.Verify(
-                pb.VerifyJobRequest(name=f"jobs/{job}"), timeout=deadline.remaining(), metadata=stubs.metadata
-            )
-            return reply
-
-    reply = attempt()
+    # All results are read, which may take longer than other calls are given where the user sets no limit.
+    with connection.stubs(deadline) as stubs:
+        reply = stubs.jobs.Verify(pb.VerifyJobRequest(name=f"jobs/{job}"), timeout=deadline.remaining(), metadata=stubs.metadata)
     return JobVerification(reply.chunks, reply.damaged)
 
 
@@ -157,12 +149,10 @@ def failures(connection: Connection, job: str, deadline: Deadline) -> Iterator[J
 
 def watched(connection: Connection, job: str, deadline: Deadline) -> Iterator[JobRecord]:
     """Yields a job whenever it has come further, for as long as one stream lasts."""
-    stream: Callable[..., Iterator[pb.Job]]
     with connection.stubs(deadline) as stubs:
-        stream = stubs.jobs.Watch
-        replies = stream(pb.WatchJobRequest(name=f"jobs/{job}"), timeout=deadline.remaining(), metadata=stubs.metadata)
+        stream = stubs.jobs.Watch(pb.WatchJobRequest(name=f"jobs/{job}"), timeout=deadline.remaining(), metadata=stubs.metadata)
         try:
-            for message in replies:
+            for message in stream:
                 yield record_from_message(message)
         finally:
-            replies.cancel()  # type: ignore[attr-defined]  # does nothing to one that is done
+            stream.cancel()  # type: ignore[no-untyped-call]  # does nothing to one that is done

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -82,7 +84,7 @@ class ArrayColumn(Column):
 class ZarrColumn(Column):
     """A Zarr array. A chunk of it is decoded once, however many blocks it becomes."""
 
-    array: zarr.Array
+    array: zarr.Array[Any]
 
     @property
     def count(self) -> int:
@@ -113,69 +115,79 @@ class NpzColumn(Column):
     member: str
 
     @cached_property
-    def _header(self) -> tuple[tuple[int, ...], bool, np.dtype]:
-        with self._opened() as (_, *header):
-            return header[0], header[1], header[2]
+    def _header(self) -> _Header:
+        with self._opened() as (_, header):
+            return header
 
     @property
     def count(self) -> int:
-        shape = self._header[0]
-        if not shape:
-            raise ArgumentError(f"{self.path}: {self.member} is a scalar, and has no axis of points; save it with one")
-        return shape[0]
+        return self._header.shape[0]
 
     @cached_property
     def type(self) -> Type:
-        shape, _, dtype = self._header
-        return _type_of(dtype, shape[1:])
+        return _type_of(self._header.dtype, self._header.shape[1:])
 
     @property
     def first(self) -> Any:
         return next(self.blocks(1))[0]
 
     def blocks(self, rows: int) -> Iterator[np.ndarray]:
-        shape, columns_first, dtype = self._header
-        if columns_first:
+        shape, dtype = self._header.shape, self._header.dtype
+        if self._header.columns_first:
             # Rows of such an array lie all over it.
             with np.load(self.path) as file:
                 yield from ArrayColumn(file[self.member]).blocks(rows)
             return
         nbytes = self.type.size * dtype.itemsize
-        with self._opened() as (stream, *_):
+        with self._opened() as (stream, _):
             for start in range(0, self.count, rows):
                 count = min(rows, self.count - start)
-                try:
-                    data = stream.read(count * nbytes)
-                except (OSError, EOFError, zipfile.BadZipFile) as error:
-                    raise _damaged(self.path, error) from None
-                if len(data) != count * nbytes:
-                    raise _damaged(self.path, f"{self.member} ends early")
+                data = _exactly(stream, count * nbytes, self.path)
                 yield np.frombuffer(data, dtype).reshape(count, *shape[1:])
 
-    def _opened(self) -> _Opened:
-        return _Opened(self.path, self.member)
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[IO[bytes], _Header]]:
+        """Yields the member, open behind its header, and this."""
+        with ExitStack() as opened:
+            try:
+                file = opened.enter_context(zipfile.ZipFile(self.path))
+                stream = opened.enter_context(file.open(f"{self.member}.npy"))
+                header = _header(stream)
+            except _DAMAGES as error:
+                raise _damaged(self.path, error) from None
+            if not header.shape:
+                raise ArgumentError(f"{self.path}: {self.member} is a scalar, and has no axis of points; save it with one")
+            yield stream, header
 
 
-class _Opened:
-    """A member of a file, open behind its header."""
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What an ``.npy`` file says of its array."""
 
-    def __init__(self, path: Path, member: str) -> None:
-        self._path = path
-        self._member = member
+    shape: tuple[int, ...]
+    columns_first: bool
+    dtype: np.dtype
 
-    def __enter__(self) -> tuple[IO[bytes], tuple[int, ...], bool, np.dtype]:
-        try:
-            self._file = zipfile.ZipFile(self._path)
-            stream = self._file.open(f"{self._member}.npy")
-            version = np.lib.format.read_magic(stream)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, columns_first, dtype = read(stream)
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            raise _damaged(self._path, error) from None
-        return stream, shape, columns_first and len(shape) > 1, dtype
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+_DAMAGES = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+"""What reading a file raises that is none, or no longer."""
+
+
+def _header(stream: IO[bytes]) -> _Header:
+    version = np.lib.format.read_magic(stream)  # type: ignore[arg-type, unused-ignore]
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, columns_first, dtype = read(stream)  # type: ignore[arg-type, unused-ignore]
+    return _Header(shape, columns_first and len(shape) > 1, dtype)
+
+
+def _exactly(stream: IO[bytes], nbytes: int, path: Path) -> bytes:
+    try:
+        data = stream.read(nbytes)
+    except _DAMAGES as error:
+        raise _damaged(path, error) from None
+    if len(data) != nbytes:
+        raise _damaged(path, "it ends early")
+    return data
 
 
 def _damaged(path: Path, error: object) -> ArgumentError:

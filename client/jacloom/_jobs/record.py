@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
@@ -175,4 +175,4 @@ def _array(message: pb.ResultArray) -> JobArray:
 
 
 def _moment(message: Timestamp) -> datetime:
-    return message.ToDatetime(timezone.utc)
+    return message.ToDatetime(UTC)

@@ -1,0 +1,207 @@
+"""The client's methods about jobs."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from jacloom._deadline import Deadline
+from jacloom._errors import OptionError
+from jacloom._function import Function
+from jacloom._jobs import calls
+from jacloom._jobs.calls import parse_job
+from jacloom._jobs.create import Order
+from jacloom._jobs.job import Job
+from jacloom._jobs.kinds import JobDerivative, check_derivative, transform
+from jacloom._jobs.record import JobState
+from jacloom._jobs.submit import Wanted, submit
+from jacloom._options import Mode, check_flags, check_mode
+from jacloom._outline import outline
+from jacloom._remote import RemoteFunction
+from jacloom._session import AnyFunction, Session
+from jacloom._signature import display_name, label_of, parse_id
+from jacloom._sparsity import Sparsity, pattern
+
+_HIGHEST = 100
+_LONGEST_ID = 64
+_LONGEST_PATH = 512
+
+
+class Jobs:
+    """Durable batches: one function, many points."""
+
+    _session: Session
+
+    def submit(
+        self,
+        f: AnyFunction,
+        points: Any,
+        *args: Any,
+        derivative: JobDerivative = "jacobian",
+        seeds: Any = None,
+        mode: Mode = "auto",
+        sparsity: Sparsity = "auto",
+        holomorphic: bool = False,
+        values: bool = True,
+        out: str | None = None,
+        name: str | None = None,
+        priority: int = 0,
+        deadline: float | timedelta | datetime | None = None,
+        ttl: float | timedelta | None = None,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> Job:
+        """Has the service compute something of ``f(point, *args)`` at each of many points, and returns the job once the points are stored there.
+
+        The job runs by itself from then on, whatever happens to this program, and whatever dies of the service. Differentiated is with respect to
+        the point. All points have the types of the first one; they are sent as they are read, never held in memory as a whole.
+
+        Args:
+            f: The function, as for all methods; its first argument is the point.
+            points: An array, or a pytree of arrays, whose first axis is that of the points; an iterator of single points; the path of a ``.npy`` or
+                ``.npz`` file or of a Zarr store; a Zarr array or group. Files and groups with names are dicts. Pass ``iter(points)`` for a list of
+                points, which is a pytree otherwise.
+            *args: Further arguments, the same for all points.
+            derivative: ``"value"``, ``"gradient"``, ``"jacobian"``, ``"hessian"``, ``"jvp"`` or ``"vjp"``.
+            seeds: For a JVP one tangent for each point, like the points; for a VJP one cotangent, like the results. Anything that points can be.
+            mode: Of a Jacobian, as for ``jacobian``.
+            sparsity: Of a Jacobian or a Hessian, as for ``jacobian``; a pattern is held against the function's own passes at the first point.
+            holomorphic: As for ``jacobian``.
+            values: Whether the function's own values are stored as well.
+            out: Path of the results below the service's folder for them; must not exist. Default: ``jobs/<id>``.
+            name: For people, at most 128 characters. Default: the function's own.
+            priority: From -100 to 100; jobs with a higher one go first.
+            deadline: When the job is stopped, what it has finished being kept: a moment, or seconds from now. Default: never.
+            ttl: Seconds for which the results are kept after its end. Default: until they are deleted.
+            request_id: Of 1 to 64 characters. Submitting again with the same one makes no second job. Default: a new one.
+            timeout: Seconds for sending the points; no job is made if it takes longer.
+
+        Raises:
+            ArgumentError: if points do not fit the function or each other, naming the first that does not.
+            JobError: if the service keeps no jobs, or another job has the ``request_id``.
+            MissingExtraError: if points are a Zarr store and Zarr is not installed.
+
+        Example:
+            >>> job = client.submit(lambda x: x**2, np.arange(6.0).reshape(3, 2))
+            >>> job.wait().result()[0]
+            array([[0., 0.],
+                   [0., 2.]])
+        """
+        call = f"client.submit({_label(f)}, points"
+        given = {
+            "seeds": seeds is not None,
+            "mode": not (isinstance(mode, str) and mode == "auto"),
+            "sparsity": not (isinstance(sparsity, str) and sparsity == "auto"),
+            "holomorphic": holomorphic is not False,
+        }
+        check_derivative(call, derivative, given)
+        check_flags(f"{call})", holomorphic=holomorphic, values=values)
+        check_mode(f"{call}, mode=...)", mode)
+        read = pattern(f"{call}, sparsity=...)", sparsity)
+        order = Order(
+            out=_text(call, "out", out, _LONGEST_PATH),
+            display_name=display_name(_default_name(f) if name is None else name, f"{call}, name=...)"),
+            priority=_priority(call, priority),
+            deadline=_moment(call, deadline),
+            ttl=_seconds(call, "ttl", ttl),
+            request_id=_text(call, "request_id", request_id, _LONGEST_ID) or uuid.uuid4().hex,
+        )
+        asked = transform(derivative, mode=mode, sparsity=sparsity if read is None else read, holomorphic=holomorphic)
+        return Job(self._session, submit(self._session, f, points, args, seeds, Wanted(derivative, asked, values), order, Deadline(timeout)))
+
+    def job(self, job_id: str, *, timeout: float | None = None) -> Job:
+        """Returns a job by its id, also one that another program submitted.
+
+        Raises:
+            JobNotFoundError: if the service has none of that id.
+        """
+        return Job(self._session, calls.get(self._session.connection, parse_job(job_id), Deadline(timeout)))
+
+    def jobs(
+        self,
+        *,
+        states: Iterable[JobState | str] = (),
+        function: RemoteFunction | Function | str | None = None,
+        limit: int | None = None,
+        timeout: float | None = None,
+    ) -> list[Job]:
+        """Returns the service's jobs, newest first.
+
+        Args:
+            states: Only those in one of these, such as ``["running", "queued"]``. Default: all.
+            function: Only those of this function. Default: of any.
+            limit: At most so many. Default: all.
+            timeout: Seconds; see the class.
+        """
+        wanted = _states(states)
+        function_id = "" if function is None else function.id if isinstance(function, RemoteFunction | Function) else parse_id(function)
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+            raise OptionError(f"`client.jobs(limit={outline(limit)})`: limit must be a positive integer, or None for all.")
+        found = calls.listed(self._session.connection, wanted, function_id, limit, Deadline(timeout))
+        return [Job(self._session, record) for record in found]
+
+    def expire_jobs(self, *, dry_run: bool = False, timeout: float | None = None) -> list[Job]:
+        """Deletes the jobs whose ``ttl`` is over, with their results, and returns them; the service also does so by itself.
+
+        Args:
+            dry_run: Whether they are only returned.
+            timeout: Seconds; see the class.
+        """
+        check_flags("client.expire_jobs()", dry_run=dry_run)
+        return [Job(self._session, record) for record in calls.expire(self._session.connection, dry_run, Deadline(timeout))]
+
+
+def _label(f: AnyFunction) -> str:
+    return "f" if isinstance(f, str | Function | RemoteFunction) else label_of(f)
+
+
+def _default_name(f: AnyFunction) -> str:
+    return f.display_name if isinstance(f, RemoteFunction) else f.label if isinstance(f, Function) else _label(f)
+
+
+def _states(given: Iterable[JobState | str]) -> list[JobState]:
+    possible = ", ".join(repr(state.value) for state in JobState)
+    try:
+        return [JobState(state) for state in ([given] if isinstance(given, str) else given)]
+    except (ValueError, TypeError):
+        raise OptionError(f"`client.jobs(states={outline(given)})`: states must be among {possible}.") from None
+
+
+def _text(call: str, option: str, given: object, most: int) -> str:
+    if given is None:
+        return ""
+    if not isinstance(given, str) or not 1 <= len(given) <= most or not given.isprintable():
+        raise OptionError(f"`{call}, {option}=...)`: {option} must be a str of 1 to {most} printable characters, got {outline(given)}.")
+    return given
+
+
+def _priority(call: str, given: object) -> int:
+    if isinstance(given, bool) or not isinstance(given, int) or not -_HIGHEST <= given <= _HIGHEST:
+        raise OptionError(f"`{call}, priority=...)`: priority must be an integer from {-_HIGHEST} to {_HIGHEST}, got {outline(given)}.")
+    return given
+
+
+def _moment(call: str, given: object) -> datetime | None:
+    if isinstance(given, datetime):
+        return given.astimezone(UTC)  # one without a zone is local time, as everywhere in Python
+    seconds = _seconds(call, "deadline", given)
+    return None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+def _seconds(call: str, option: str, given: object) -> float | None:
+    if given is None:
+        return None
+    seconds = given.total_seconds() if isinstance(given, timedelta) else given
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf or seconds > _LONGEST_SECONDS:
+        moment = ", or a datetime" if option == "deadline" else ""
+        raise OptionError(
+            f"`{call}, {option}=...)`: {option} must be a positive number of seconds, a timedelta{moment}, or None; got {outline(given)}."
+        )
+    return float(seconds)
+
+
+_LONGEST_SECONDS = 100 * 365 * 86_400
+"""A hundred years: messages hold no times that are much longer."""
