@@ -190,12 +190,15 @@ def hang(script: Script) -> Step:
 
 
 @contextmanager
-def serving(script: Script, port: int = 0, credentials: grpc.ServerCredentials | None = None) -> Iterator[int]:
-    """Runs the service on a port of this machine and yields it."""
+def serving(
+    script: Script, port: int = 0, credentials: grpc.ServerCredentials | None = None, further: Callable[[grpc.Server], None] = lambda server: None
+) -> Iterator[int]:
+    """Runs the service on a port of this machine and yields it; ``further`` puts more onto the server."""
     server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
     pb_grpc.add_DerivativeServiceServicer_to_server(_Derivatives(script), server)
     function_grpc.add_FunctionServiceServicer_to_server(_Functions(script), server)
     blob_grpc.add_BlobServiceServicer_to_server(_Blobs(script), server)
+    further(server)
     address = f"127.0.0.1:{port}"
     port = server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
     server.start()

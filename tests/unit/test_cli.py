@@ -22,6 +22,9 @@ from jacloom_graph import wire
 from jacloom_graph.types import Type
 from jacloom_server import __main__ as server
 
+JOBS = ("submit", "jobs", "watch", "cancel", "retry", "verify", "fetch", "expire")
+"""The commands about jobs, which test_cli_jobs tries."""
+
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -80,11 +83,19 @@ def test_version(run: Run) -> None:
 def test_help_names_every_command(run: Run) -> None:
     status, out, _ = run("--help")
     assert status == 0
-    assert [command for command in ("serve", "demo", "doctor", "explain", "functions") if command not in out] == []
+    assert [command for command in ("serve", "demo", "doctor", "explain", "functions", *JOBS) if command not in out] == []
 
 
 def test_every_command_speaks_json(run: Run) -> None:
-    for command in (["demo"], ["doctor"], ["explain"], ["functions", "list"], ["functions", "show"], ["functions", "delete"]):
+    for command in (
+        ["demo"],
+        ["doctor"],
+        ["explain"],
+        ["functions", "list"],
+        ["functions", "show"],
+        ["functions", "delete"],
+        *([name] for name in JOBS),
+    ):
         assert "--json" in run(*command, "--help")[1]
 
 
