@@ -87,6 +87,7 @@ class _Service(pb_grpc.JobServiceServicer):
         context.add_callback(told.ended.set)
         told.calls.append("Create")
         points: list[pb.Points] = []
+        last = False
         for number, request in enumerate(requests):
             assert request.HasField("spec") == (number == 0)
             told.sizes.append(request.ByteSize())
@@ -98,8 +99,10 @@ class _Service(pb_grpc.JobServiceServicer):
                 if not points and told.at_points:
                     told.at_points.pop(0)(context)
                 points.append(request.points)
-        if not context.is_active():
-            return pb.Job()
+            assert not last
+            last = request.last
+        if not last:
+            return pb.Job()  # to nobody
         told.points.append(points)
         spec = told.specs[-1]
         known = [job for job in told.jobs.values() if job.request_id == spec.request_id]

@@ -33,14 +33,13 @@ class JobBar:
             self._open(record)
         progress = record.progress
         planned = progress.points if progress.units else None
-        self._display.update(
-            self._task, description=title(record), completed=progress.points_done + progress.points_failed, total=planned, details=details(record)
-        )
+        done = progress.points_done + progress.points_failed
+        self._display.update(self._task, description=title(record), completed=done, total=planned, details=details(record), refresh=True)
 
     def lost(self) -> None:
         """Shows that the service cannot be reached just now."""
         if self._display is not None:
-            self._display.update(self._task, details="the service cannot be reached; trying again")
+            self._display.update(self._task, details="the service cannot be reached; trying again", refresh=True)
 
     def _open(self, record: JobRecord) -> None:
         from rich.console import Console

@@ -88,6 +88,11 @@ def points_message(leaves: Sequence[np.ndarray]) -> bytes:
     return b"".join(field(pb.CreateJobRequest.POINTS_FIELD_NUMBER, count, *pieces))
 
 
+def last_message() -> bytes:
+    """Returns the message that completes the stream. A server cannot tell for sure a stream that was cancelled from one that has ended."""
+    return pb.CreateJobRequest(last=True).SerializeToString()
+
+
 def create(connection: Connection, messages: Iterator[bytes], deadline: Deadline) -> JobRecord:
     """Returns the job that a stream of messages makes, once the service has all of it durably.
 

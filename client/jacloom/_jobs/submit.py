@@ -13,7 +13,7 @@ from jacloom import _leaves, _upload
 from jacloom._binding import Binding
 from jacloom._deadline import Deadline
 from jacloom._errors import ArgumentError, BlobNotFoundError, FunctionNotFoundError, ModeUnavailableError
-from jacloom._jobs.create import Order, Parts, create, points_message, spec_message, typed
+from jacloom._jobs.create import Order, Parts, create, last_message, points_message, spec_message, typed
 from jacloom._jobs.kinds import JobDerivative
 from jacloom._jobs.points import Points, read
 from jacloom._jobs.record import JobRecord
@@ -167,6 +167,7 @@ def _create(
             taken = True
             for block in _together(groups):
                 yield points_message(block)
+            yield last_message()
 
         try:
             return create(session.connection, messages(), deadline)

@@ -200,6 +200,11 @@ class CreateJobRequest(_message.Message):
 
     SPEC_FIELD_NUMBER: _builtins.int
     POINTS_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    last: _builtins.bool
+    """In the last message, and only there. A server of gRPC's cannot tell for sure a stream that was cancelled from one that has ended: without this, the
+    points that had come until a caller was interrupted could become a job.
+    """
     @_builtins.property
     def spec(self) -> Global___JobSpec:
         """In the first message, and only there."""
@@ -213,10 +218,11 @@ class CreateJobRequest(_message.Message):
         *,
         spec: Global___JobSpec | None = ...,
         points: Global___Points | None = ...,
+        last: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["points", b"points", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["points", b"points", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last", b"last", "points", b"points", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
