@@ -49,6 +49,8 @@ class Jobs:
     """Cuts what was asked for into boxes."""
     breaks: list[int] = field(default_factory=list)
     """For each reading stream, the pieces after which it breaks."""
+    answer: pb.ReadResultReply | None = None
+    """What each reading stream says instead."""
     reads: list[pb.ReadResultRequest] = field(default_factory=list)
     watches: list[Sequence[pb.Job | Act]] = field(default_factory=list)
     """What each watching stream says or does, in order."""
@@ -175,6 +177,9 @@ class _Service(pb_grpc.JobServiceServicer):
     def ReadResult(self, request: pb.ReadResultRequest, context: Any) -> Iterator[pb.ReadResultReply]:
         told = self.told
         told.reads.append(request)
+        if told.answer is not None:
+            yield told.answer
+            return
         self._job(request.name, context)
         if request.path not in told.results:
             fail(context, Reason.RESULT_NOT_READY, f"{request.path} is not there yet", grpc.StatusCode.FAILED_PRECONDITION)

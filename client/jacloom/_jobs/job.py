@@ -10,6 +10,7 @@ from typing import Any
 
 from jacloom._deadline import Deadline
 from jacloom._errors import ClientStateError
+from jacloom._function import Function
 from jacloom._jobs import calls, fetching
 from jacloom._jobs.bar import JobBar
 from jacloom._jobs.calls import JobFailure, JobVerification
@@ -26,9 +27,11 @@ class Job:
     service: after ``refresh``, ``wait``, and the methods that change it. ``print`` it.
     """
 
-    def __init__(self, session: Session, record: JobRecord) -> None:
+    def __init__(self, session: Session, record: JobRecord, function: Function | None = None) -> None:
         """Wraps what the service says; use ``client.submit`` or ``client.job`` instead."""
         self._session = session
+        # While this process has the graph, results have the containers of the user's own classes.
+        self._function = function
         self.record = record
         """All that the service told when it was last asked."""
 

@@ -110,7 +110,8 @@ class Jobs:
             request_id=_text(call, "request_id", request_id, _LONGEST_ID) or uuid.uuid4().hex,
         )
         asked = transform(derivative, mode=mode, sparsity=sparsity if read is None else read, holomorphic=holomorphic)
-        return Job(self._session, submit(self._session, f, points, args, seeds, Wanted(derivative, asked, values), order, Deadline(timeout)))
+        record, function = submit(self._session, f, points, args, seeds, Wanted(derivative, asked, values), order, Deadline(timeout))
+        return Job(self._session, record, function)
 
     def job(self, job_id: str, *, timeout: float | None = None) -> Job:
         """Returns a job by its id, also one that another program submitted.

@@ -13,6 +13,7 @@ from jacloom import _leaves, _upload
 from jacloom._binding import Binding
 from jacloom._deadline import Deadline
 from jacloom._errors import ArgumentError, BlobNotFoundError, FunctionNotFoundError, ModeUnavailableError
+from jacloom._function import Function
 from jacloom._jobs.create import Order, Parts, create, last_message, points_message, spec_message, typed
 from jacloom._jobs.kinds import JobDerivative
 from jacloom._jobs.points import Points, read
@@ -64,8 +65,8 @@ class _Group:
 
 def submit(
     session: Session, f: AnyFunction, points: Any, args: tuple[Any, ...], seeds: Any, wanted: Wanted, order: Order, deadline: Deadline
-) -> JobRecord:
-    """Returns the job that computes something of ``f(point, *args)`` at each point.
+) -> tuple[JobRecord, Function | None]:
+    """Returns the job that computes something of ``f(point, *args)`` at each point, and the function's graph where this process has it.
 
     Args:
         session: With the service.
@@ -88,13 +89,13 @@ def submit(
     again = given.again and not isinstance(seeds, Iterator)
     refused: list[ModeUnavailableError] = []
 
-    def step(binding: Binding, leaves: list[Any]) -> JobRecord:
+    def step(binding: Binding, leaves: list[Any]) -> tuple[JobRecord, Function | None]:
         if refused and not again:
             raise refused[0]
         query = _asked(wanted, binding)
         groups = _groups(given, seeds, binding, query)
         try:
-            return _create(session, binding, leaves, query, wanted.derivative, groups, order, deadline)
+            return _create(session, binding, leaves, query, wanted.derivative, groups, order, deadline), binding.function
         except ModeUnavailableError as error:
             refused.append(error)
             raise
