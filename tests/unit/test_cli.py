@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from unit.conftest import Run
 from unit.scripted import Script, serving
 
 import jacloom as jl
 from jacloom._version import VERSION
-from jacloom.cli import app as cli
 from jacloom.cli import doctor
 from jacloom_api.v1 import derivative_service_pb2 as derivative_pb
 from jacloom_api.v1 import function_service_pb2 as pb
@@ -24,26 +24,6 @@ from jacloom_server import __main__ as server
 
 JOBS = ("submit", "jobs", "watch", "cancel", "retry", "verify", "fetch", "expire")
 """The commands about jobs, which test_cli_jobs tries."""
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command in this process and returns its status, standard output and standard error."""
-    monkeypatch.delenv("JACLOOM_ADDRESS", raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("TERM", "dumb")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["jacloom", *arguments])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        said = capsys.readouterr()
-        code = left.value.code
-        return (code if isinstance(code, int) else int(code is not None), said.out, said.err)
-
-    return run
 
 
 @pytest.fixture
