@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
 from jacloom._binding import Binding
 from jacloom._question import Question
@@ -16,17 +16,9 @@ from jacloom_graph.answer import Selection
 class Examination(Question):
     """A question about a function's derivatives as such. No arrays come back."""
 
-    method: Literal["diagnose", "check"]
+    operands: ClassVar = ("...",)
     argnums: int | tuple[int, ...] | None = None
     """None: every positional argument, as far as it has derivatives."""
-
-    @property
-    def call(self) -> str:
-        return self.method
-
-    def spelled(self, label: str) -> str:
-        given = "" if self.argnums is None else f", argnums={self.argnums!r}"
-        return f"client.{self.method}({label}, ...{given})"
 
     def chosen(self, binding: Binding) -> Selection:
         signature = binding.signature
@@ -38,3 +30,21 @@ class Examination(Question):
         outputs = tuple(leaf for leaf, type_ in enumerate(signature.outputs) if inexact(type_))
         types = tuple(signature.inputs[leaf] for leaf in wrt), tuple(signature.outputs[leaf] for leaf in outputs)
         return Selection(wrt, outputs, (), *types, ())
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosing(Examination):
+    """What is wrong with them at a point."""
+
+    @property
+    def call(self) -> str:
+        return "diagnose"
+
+
+@dataclass(frozen=True, slots=True)
+class Checking(Examination):
+    """Whether they are right at a point."""
+
+    @property
+    def call(self) -> str:
+        return "check"

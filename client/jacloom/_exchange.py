@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ from jacloom._sparsity import Structure
 from jacloom_graph.answer import ArrayKey, Derivative, Part, Selection
 from jacloom_graph.framing import Pieces
 from jacloom_graph.types import Type
+
+_Answer = TypeVar("_Answer")
 
 _REVIVALS = 4
 """Times that a call sends its function again before it is given up: on a crowded service others may need the room at once."""
@@ -72,7 +74,7 @@ class Exchange:
             with Watch(title, options.on_progress) as watch:
                 return _call.compute(self.connection, message, query, deadline, watch, known)
 
-        answer: _call.Answer = self._sent(binding, list(chain.from_iterable(groups)), types, deadline, send)
+        answer = self._sent(binding, list(chain.from_iterable(groups)), types, deadline, send)
         if answer.structure is not None:
             self._keep(key, answer.structure)
         return _read(answer, query)
@@ -85,7 +87,7 @@ class Exchange:
         def send(pattern: list[Pieces]) -> Structure:
             return _call.structure(self.connection, _call.typed(binding.signature, query, known), query, deadline, pattern, known)
 
-        found: Structure = self._sent(binding, *_pattern(query), deadline, send)
+        found = self._sent(binding, *_pattern(query), deadline, send)
         self._keep(key, found)
         return found
 
@@ -95,8 +97,7 @@ class Exchange:
         def send(pattern: list[Pieces]) -> Plan:
             return _call.explain(self.connection, _call.typed(binding.signature, query), query.derivative, deadline, pattern, binding.function)
 
-        plan: Plan = self._sent(binding, *_pattern(query), deadline, send)
-        return plan
+        return self._sent(binding, *_pattern(query), deadline, send)
 
     def diagnosis(self, binding: Binding, chosen: Selection, point: Sequence[np.ndarray], deadline: Deadline) -> Diagnosis:
         """Returns what the service finds wrong with a function at a point."""
@@ -105,8 +106,7 @@ class Exchange:
             message = _call.serialized(_call.request(binding.signature.name, chosen), tensors)
             return from_message(_call.diagnose(self.connection, message, deadline), binding, chosen)
 
-        found: Diagnosis = self._sent(binding, point, binding.signature.inputs, deadline, send)
-        return found
+        return self._sent(binding, point, binding.signature.inputs, deadline, send)
 
     def product(
         self,
@@ -148,16 +148,15 @@ class Exchange:
             finally:
                 _upload.release(self.connection, leased)
 
-        found: Mapping[ArrayKey, np.ndarray] = self._reviving(binding, attempt)
-        return found
+        return self._reviving(binding, attempt)
 
     def _sent(
-        self, binding: Binding, arrays: Sequence[np.ndarray], types: Sequence[Type], deadline: Deadline, send: Callable[[list[Pieces]], Any]
-    ) -> Any:
+        self, binding: Binding, arrays: Sequence[np.ndarray], types: Sequence[Type], deadline: Deadline, send: Callable[[list[Pieces]], _Answer]
+    ) -> _Answer:
         """Returns what ``send`` returns, given arrays as messages, once the service holds the function and those of them that are large."""
         self._release_discarded()
 
-        def attempt() -> Any:
+        def attempt() -> _Answer:
             self._ensure(binding, deadline)
             tensors, leased = _upload.tensors(self.connection, arrays, types, deadline)
             try:
@@ -171,7 +170,7 @@ class Exchange:
         if binding.function is not None:
             self.registry.registered(binding.function, deadline)
 
-    def _reviving(self, binding: Binding, attempt: Callable[[], Any]) -> Any:
+    def _reviving(self, binding: Binding, attempt: Callable[[], _Answer]) -> _Answer:
         """Runs an attempt, and again if the service has lost what was sent to it before, as a restart makes it do, or others who needed the room."""
         for _ in range(_REVIVALS):
             try:

@@ -8,10 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from jacloom._binding import Binding
-from jacloom._errors import ArgumentError
-from jacloom._question import Question
-from jacloom._signature import is_complex
-from jacloom._transform import differentiated, parts, require_field, require_inexact_outputs, require_scalar
+from jacloom._question import Question, passed
+from jacloom._transform import differentiated, parts, require_field, require_inexact_outputs, require_scalar, require_second
 from jacloom._vectors import like_result
 from jacloom_graph.answer import Derivative, Part, Selection
 from jacloom_graph.types import Type
@@ -25,7 +23,7 @@ class Linear(Question):
     has_aux: bool = False
     derivative: Literal["jacobian", "hessian"] = "jacobian"
     holomorphic: bool = False
-    weighted: bool = False
+    weighted: bool = passed("weights")
 
     @property
     def call(self) -> str:
@@ -41,8 +39,7 @@ class Linear(Question):
         if self.derivative == "hessian":
             if not self.weighted:
                 require_scalar(call, binding, result, outputs)
-            if not self.holomorphic and any(map(is_complex, (*wrt_types, *output_types))):
-                raise ArgumentError(f"`{call}`: second derivatives need real inputs and outputs, or holomorphic=True for a holomorphic function.")
+            require_second(call, binding, wrt, outputs, self.holomorphic)
         chosen = Selection(wrt, tuple(outputs), (), wrt_types, output_types, ())
         return chosen.weighted() if self.weighted else chosen
 
@@ -57,9 +54,6 @@ class Linear(Question):
         call = self.spelled(binding.signature.label)
         result, outputs, _ = parts(call, binding, self.has_aux)
         return like_result(call, binding, result, outputs, "weights")(given)
-
-    def spelled(self, label: str) -> str:
-        return Question.spelled(self, label).replace("weighted=True", "weights=...")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from jacloom._binding import Binding
-from jacloom._errors import ArgumentError, OptionError
+from jacloom._errors import OptionError
 from jacloom._options import Mode, Tile
 from jacloom._prepared import Arrays, Prepared, Vectors
 from jacloom._query import Query, query
-from jacloom._question import Question
+from jacloom._question import passed
 from jacloom._signature import is_complex
 from jacloom._sparsity import Output, Pattern, check_shape, formatted
 from jacloom._structure import Structure
-from jacloom._transform import HOLOMORPHIC, Transform, differentiated, parts, require_field, require_inexact_outputs
+from jacloom._transform import HOLOMORPHIC, Transform, differentiated, parts, require_field, require_inexact_outputs, require_second
 from jacloom._vectors import like_result
 from jacloom_graph.answer import Derivative, Part
 
@@ -121,21 +121,14 @@ class Hessian(Matrix):
     """All second derivatives, of each output or of their weighted sum."""
 
     derivative: ClassVar = Derivative.HESSIAN
-    weighted: bool = False
+    weighted: bool = passed("weights")
 
     @property
     def call(self) -> str:
         return "hessian"
 
-    def spelled(self, label: str) -> str:
-        return Question.spelled(self, label).replace("weighted=True", "weights=...")
-
     def further(self, call: str, binding: Binding, wrt: Sequence[int], outputs: Sequence[int]) -> Mapping[str, Any]:
-        signature = binding.signature
-        if not self.holomorphic and any(is_complex(signature.inputs[leaf]) for leaf in wrt):
-            raise ArgumentError(f"`{call}`: second derivatives need real inputs; {HOLOMORPHIC}.")
-        if not self.holomorphic and any(is_complex(signature.outputs[leaf]) for leaf in outputs):
-            raise ArgumentError(f"`{call}`: second derivatives need real outputs; {HOLOMORPHIC}.")
+        require_second(call, binding, wrt, outputs, self.holomorphic)
         return {"weighted": self.weighted}
 
     def tree(self, arrays: Arrays, asked: Query, result: Structure, inner: Inner) -> Any:

@@ -25,11 +25,9 @@ CALL_BYTES: Final = 256 << 20
 
 
 class DerivativeOperator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
-    """The derivative of a function at a point, shape ``(m, n)``; made by ``client.linear_operator``.
+    """The derivative of a function at a point, shape ``(m, n)``; made by ``client.linear_operator``, which says what its products are.
 
-    Rows are the entries of all output leaves one after the other, each in C order, columns those of all leaves that are differentiated. ``matvec``
-    is a JVP and ``rmatvec`` a VJP; ``matmat`` and ``rmatmat`` send their columns in one call. The point stays on the service until ``close``, the end
-    of a ``with`` block, or the end of this object. Safe to share between threads.
+    The point stays on the service until ``close``, the end of a ``with`` block, or the end of this object. Safe to share between threads.
     """
 
     def __init__(

@@ -55,8 +55,8 @@ class Plan:
     """The strategies that were weighed, the chosen one first."""
     forward: int = 0
     """How many of the passes are JVPs, each of one column or of those of one colour; the others are VJPs, of rows."""
-    ask: Callable[[float | None], Structure] | None = field(default=None, compare=False, repr=False)
-    """Asks the service that the plan came from for the pattern, given a limit in seconds; None in another process."""
+    # Asks the service that the plan came from for the pattern, given a limit in seconds; None in another process.
+    _ask: Callable[[float | None], Structure] | None = field(default=None, compare=False, repr=False, kw_only=True)
 
     def pattern(self, *, timeout: float | None = None) -> sparse.csr_array:
         """Returns which entries of the derivative may differ from zero, as a boolean ``scipy.sparse.csr_array`` of the derivative's shape.
@@ -99,12 +99,12 @@ class Plan:
         _spy.write(name, _spy.picture(self._structure(f"spy({os.fspath(path)!r})", timeout)))
 
     def _structure(self, call: str, timeout: float | None) -> Structure:
-        if self.ask is None:
+        if self._ask is None:
             raise ClientStateError(
                 f"`plan.{call}` asks a service for the pattern, and only a plan that client.explain has returned in this process knows one"
             )
         try:
-            return self.ask(timeout)
+            return self._ask(timeout)
         except ClientStateError as error:
             raise ClientStateError(f"`plan.{call}` asks the service for the pattern, and {error.message} and another plan") from None
 
@@ -126,7 +126,7 @@ class Plan:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The way to the service stays in its process.
-        return type(self), tuple(getattr(self, item.name) for item in fields(self) if item.name != "ask")
+        return type(self), tuple(getattr(self, item.name) for item in fields(self) if item.name != "_ask")
 
 
 _MEANINGS = {

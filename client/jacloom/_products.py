@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from jacloom._binding import Binding
 from jacloom._errors import ArgumentError
 from jacloom._prepared import Arrays, Prepared, Vectors
 from jacloom._query import query
+from jacloom._question import passed
 from jacloom._signature import inexact
 from jacloom._transform import Transform, parts, require_inexact_outputs, require_scalar, values
 from jacloom._vectors import FLOAT0, like_result, tangents
@@ -24,6 +25,7 @@ from jacloom_graph.types import Type
 class Pushforward(Transform):
     """A JVP, with the value."""
 
+    operands: ClassVar = ("primals", "tangents")
     has_aux: bool = False
 
     @property
@@ -31,7 +33,7 @@ class Pushforward(Transform):
         return "jvp"
 
     def prepare(self, binding: Binding) -> Prepared:
-        signature, call = binding.signature, f"client.jvp({binding.signature.label}, primals, tangents)"
+        signature, call = binding.signature, self.spelled(binding.signature.label)
         wrt = _inexact_inputs(binding)
         result, outputs, aux = parts(call, binding, self.has_aux)
         pushed = [leaf for leaf in outputs if inexact(signature.outputs[leaf])]
@@ -47,13 +49,14 @@ class Pushforward(Transform):
             return (value, moved, aux.build(arrays)) if self.has_aux else (value, moved)
 
         seeds = tangents(call, binding)
-        return Prepared(asked, build, (lambda given: Vectors(seeds(given))) if moving else None)
+        return Prepared(asked, build, _sent(moving, lambda given: Vectors(seeds(given))))
 
 
 @dataclass(frozen=True, slots=True)
 class Pullback(Transform):
     """A VJP, with the value."""
 
+    operands: ClassVar = ("primals", "cotangents")
     has_aux: bool = False
 
     @property
@@ -61,7 +64,7 @@ class Pullback(Transform):
         return "vjp"
 
     def prepare(self, binding: Binding) -> Prepared:
-        signature, call = binding.signature, f"client.vjp({binding.signature.label}, primals, cotangents)"
+        signature, call = binding.signature, self.spelled(binding.signature.label)
         wrt = _inexact_inputs(binding)
         result, outputs, aux = parts(call, binding, self.has_aux)
         moved = [leaf for leaf in outputs if inexact(signature.outputs[leaf])]
@@ -77,14 +80,15 @@ class Pullback(Transform):
             value = values(arrays, binding, result, outputs)
             return (value, pulled, aux.build(arrays)) if self.has_aux else (value, pulled)
 
-        return Prepared(asked, build, (lambda given: Vectors(cotangents(given))) if moving else None)
+        return Prepared(asked, build, _sent(moving, lambda given: Vectors(cotangents(given))))
 
 
 @dataclass(frozen=True, slots=True)
 class HessianProduct(Transform):
     """The product of the Hessian of a scalar function, or of the weighted sum of several outputs, and a vector."""
 
-    weighted: bool = False
+    operands: ClassVar = ("primals", "tangents")
+    weighted: bool = passed("weights")
 
     @property
     def call(self) -> str:
@@ -92,7 +96,7 @@ class HessianProduct(Transform):
 
     def prepare(self, binding: Binding) -> Prepared:
         signature, weighted = binding.signature, self.weighted
-        call = f"client.hvp({signature.label}, primals, tangents{', weights' if weighted else ''})"
+        call = self.spelled(signature.label)
         wrt = _inexact_inputs(binding)
         result, outputs, _ = parts(call, binding, has_aux=False)
         if weighted:
@@ -114,7 +118,17 @@ class HessianProduct(Transform):
         def vectors(given: tuple[Any, Any]) -> Vectors:
             return Vectors(seeds(given[0]), weights(given[1]) if weighted else ())
 
-        return Prepared(asked, build, vectors if wrt else None)
+        return Prepared(asked, build, _sent(bool(wrt), vectors))
+
+
+def _sent(moving: bool, vectors: Callable[[Any], Vectors]) -> Callable[[Any], Vectors]:
+    """Returns what makes vectors for a request: where nothing moves along them it only checks those that the user passed."""
+
+    def unsent(given: Any) -> Vectors:
+        vectors(given)
+        return Vectors()
+
+    return vectors if moving else unsent
 
 
 def require_primals(call: str, label: str, primals: Any) -> tuple[Any, ...]:

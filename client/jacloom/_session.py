@@ -95,10 +95,9 @@ class Session:
                 with located(binding):
                     return self.exchange.structure(binding, structural(query), Deadline(timeout))
 
-            return replace(self.exchange.plan(binding, query, deadline), ask=structure)
+            return replace(self.exchange.plan(binding, query, deadline), _ask=structure)
 
-        plan: Plan = self._with_activity(f, args, kwargs, transform, deadline, step)
-        return plan
+        return self._with_activity(f, args, kwargs, transform, deadline, step)
 
     def _placeholders(self, f: AnyFunction, deadline: Deadline) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
         """Returns arguments that have the types of those of a function, and no elements; none where it has no types."""
@@ -159,8 +158,7 @@ class Session:
             return self.exchange.product(binding, query, point, seeds, types, title, deadline, options)
 
         args, kwargs = point.arguments
-        found: Mapping[ArrayKey, np.ndarray] = self._narrowing(point.f, args, kwargs, point.binding, question, step)
-        return found
+        return self._narrowing(point.f, args, kwargs, point.binding, question, step)
 
     def check(
         self, f: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any], examination: Examination, seed: int, options: CallOptions
@@ -172,8 +170,7 @@ class Session:
             point = [_leaves.to_array(leaf) for leaf in binding.inputs(leaves)]
             return certify(self._passes(binding, examination.chosen(binding), point, deadline), seed)
 
-        certificate: Certificate = self._with_activity(f, args, kwargs, examination, deadline, step)
-        return certificate
+        return self._with_activity(f, args, kwargs, examination, deadline, step)
 
     def bind(self, f: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any], deadline: Deadline) -> tuple[Binding, list[Any]]:
         """Returns how the arguments become the function's inputs, and their leaves.
@@ -228,8 +225,8 @@ class Session:
         kwargs: Mapping[str, Any],
         question: Question,
         deadline: Deadline,
-        step: Callable[[Binding, list[Any]], Any],
-    ) -> Any:
+        step: Callable[[Binding, list[Any]], _Answer],
+    ) -> _Answer:
         """Binds the arguments and runs a step, as ``_narrowing`` does."""
         binding, leaves = self.bind(f, args, kwargs, deadline)
         return self._narrowing(f, args, kwargs, binding, question, lambda binding: step(binding, leaves))
@@ -241,8 +238,8 @@ class Session:
         kwargs: Mapping[str, Any],
         binding: Binding,
         question: Question,
-        step: Callable[[Binding], Any],
-    ) -> Any:
+        step: Callable[[Binding], _Answer],
+    ) -> _Answer:
         """Runs a step; where custom rules refuse some inputs of the function, with the function traced for those inputs only that matter."""
         binding = binding.narrowed.get(question) or binding
         with located(binding):

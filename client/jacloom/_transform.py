@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from jacloom import _leaves
 from jacloom._argnums import positions
@@ -57,19 +57,17 @@ class Evaluation(Transform):
 
 @dataclass(frozen=True, slots=True)
 class Gradient(Transform):
-    """Gradient of a scalar function, with or without its value."""
+    """Gradient of a scalar function."""
 
+    value: ClassVar[bool] = False
+    """Whether the value comes with it."""
     argnums: int | tuple[int, ...] = 0
     has_aux: bool = False
     holomorphic: bool = False
-    value: bool = False
 
     @property
     def call(self) -> str:
-        return "value_and_grad" if self.value else "grad"
-
-    def spelled(self, label: str) -> str:
-        return Question.spelled(self, label).replace(", value=True", "")
+        return "grad"
 
     def prepare(self, binding: Binding) -> Prepared:
         signature, call = binding.signature, self.spelled(binding.signature.label)
@@ -91,6 +89,17 @@ class Gradient(Transform):
             return ((value, extra), gradient) if self.has_aux else (value, gradient)
 
         return Prepared(asked, build)
+
+
+@dataclass(frozen=True, slots=True)
+class ValueAndGradient(Gradient):
+    """The same with the value."""
+
+    value: ClassVar[bool] = True
+
+    @property
+    def call(self) -> str:
+        return "value_and_grad"
 
 
 HOLOMORPHIC: Final = "pass holomorphic=True if it is a holomorphic function of complex inputs"
@@ -214,3 +223,11 @@ def require_field(call: str, binding: Binding, wrt: Sequence[int], outputs: Sequ
             raise ArgumentError(f"`{call}`: holomorphic=True needs complex inputs and outputs throughout, got {real}.")
     elif any(map(is_complex, inputs)) and any(map(is_complex, results)):
         raise ArgumentError(f"`{call}`: {binding.signature.label} has complex inputs and outputs; {HOLOMORPHIC}, else use client.jvp or client.vjp.")
+
+
+def require_second(call: str, binding: Binding, wrt: Sequence[int], outputs: Sequence[int], holomorphic: bool) -> None:
+    """Raises ArgumentError where complex numbers come in or go out of a function that is not holomorphic: it has first derivatives only."""
+    types = binding.signature.inputs, binding.signature.outputs
+    for what, leaves, of in (("inputs", wrt, types[0]), ("outputs", outputs, types[1])):
+        if not holomorphic and any(is_complex(of[leaf]) for leaf in leaves):
+            raise ArgumentError(f"`{call}`: second derivatives need real {what}; {HOLOMORPHIC}.")

@@ -213,6 +213,15 @@ class TestCommand:
         done = self.run("cubes", "--argnums", "1,2", "--json", "--address", address)
         assert json.loads(done.stdout)["nbytes"] == 7 * 8
 
+    def test_a_weighted_sum_of_outputs(self, client: jl.Client, address: str) -> None:
+        client.register(lambda x: {"sum": energy(x), "moves": x[1:] * x[:-1] ** 2}, np.ones(9), name="lagrangian")
+        options = ["lagrangian", "--derivative", "hessian", "--output", "csr", "--json", "--address", address]
+        done = self.run(*options, "--weighted")
+        found = json.loads(done.stdout)
+        assert (done.returncode, found["strategy"], found["passes"]) == (0, "star-coloured", 3)
+        done = self.run(*options)
+        assert (done.returncode, "give weights of the outputs" in json.loads(done.stdout)["error"]["message"]) == (1, True)
+
     def test_bad_input(self, client: jl.Client, address: str, tmp_path: Path) -> None:
         name = client.register(lambda n, x: x * n, np.int32(2), np.ones(3)).name
         for arguments, text in (

@@ -186,6 +186,39 @@ class TestWeights:
             client.hessian(lambda x: jnp.int64(x.sum()), weights=np.array(1.0))(X)
 
 
+@jax.custom_vjp
+def cubed(x: jax.Array) -> jax.Array:
+    """A function with a rule for reverse mode only, whose backward pass calls it again: it has no second derivative forward over reverse."""
+    return x**3
+
+
+cubed.defvjp(lambda x: (cubed(x), x), lambda x, g: (3 * x**2 * g,))
+
+
+class TestAdvice:
+    TEXT = r"with weights client\.jacobian\(jax\.grad\(lambda x: .*\), mode='reverse'\), or a variant of the function"
+
+    @pytest.mark.parametrize(
+        ("f", "weights", "diagonal"),
+        [
+            (lambda x: cubed(x)[:2] ** 2, np.array([1.0, -2.0]), [1.0, -2.0, 0.0]),
+            (lambda x: (cubed(x) ** 2, {"last": cubed(x)[2] ** 2}), (np.array([1.0, -2.0, 0.5]), {"last": np.array(3.0)}), [1.0, -2.0, 3.5]),
+        ],
+        ids=["two entries", "two outputs"],
+    )
+    def test_a_weighted_hessian_that_is_refused_says_what_works(self, client: jl.Client, f: Any, weights: Any, diagonal: Any) -> None:
+        for refused in (
+            lambda: client.hessian(f, weights=weights)(X[:3]),
+            lambda: client.hvp(f, (X[:3],), (X[:3],), weights=weights),
+            lambda: client.explain(f, X[:3], derivative="hessian", weights=weights),
+        ):
+            with pytest.raises(jl.ModeUnavailableError, match=self.TEXT):
+                refused()
+        # The sum whose Hessian was asked for, as a function that is differentiated in reverse twice.
+        found = client.jacobian(jax.grad(summed(f, weights)), mode="reverse")(X[:3])
+        same(found, np.diag(30 * X[:3] ** 4 * diagonal))
+
+
 class TestGaussNewton:
     def residuals(self, x: Any) -> Any:
         return {"chain": 10 * (x[1:] - x[:-1] ** 2), "rest": 1 - x[:-1]}

@@ -66,17 +66,11 @@ def test_help_names_every_command(run: Run) -> None:
     assert [command for command in ("serve", "demo", "doctor", "explain", "functions", *JOBS) if command not in out] == []
 
 
-def test_every_command_speaks_json(run: Run) -> None:
-    for command in (
-        ["demo"],
-        ["doctor"],
-        ["explain"],
-        ["functions", "list"],
-        ["functions", "show"],
-        ["functions", "delete"],
-        *([name] for name in JOBS),
-    ):
-        assert "--json" in run(*command, "--help")[1]
+def test_every_command_speaks_json_and_to_any_service(run: Run) -> None:
+    of_functions = [["functions", "list"], ["functions", "show"], ["functions", "delete"]]
+    for command in [["demo"], ["doctor"], ["explain"], *of_functions, *([name] for name in JOBS)]:
+        said = run(*command, "--help")[1]
+        assert [option for option in ("--json", "--address", "--token", "--tls", "--ca") if option not in said] == []
 
 
 def test_functions(run: Run, service: tuple[str, jl.RemoteFunction]) -> None:
@@ -173,6 +167,7 @@ def test_explain(run: Run, typed: tuple[str, jl.RemoteFunction]) -> None:
         (["--output", "csr", "--sparsity", "dense"], "OptionError", "sparsity='dense' computes no pattern for it"),
         (["--sparsity", "banded"], "OptionError", "sparsity must be 'auto', 'dense', or a pattern"),
         (["--has-aux"], "ArgumentError", "must return a pair"),
+        (["--weighted"], "OptionError", "weights are for derivative='hessian'; leave them out"),
         (["--spy", "pattern.jpg"], "OptionError", "the path must end with .png"),
     ],
 )

@@ -63,11 +63,11 @@ def test_submit_takes_seeds(run: Run, jobs: Jobs, address: str, files: tuple[str
 ENDS = (pb.JOB_SUCCEEDED, pb.JOB_SUCCEEDED_WITH_FAILURES, pb.JOB_FAILED, pb.JOB_CANCELLED, pb.JOB_DEADLINE_EXCEEDED)
 
 
-@pytest.mark.parametrize(("state", "status"), zip(ENDS, (0, 3, 3, 3, 3), strict=True))
+@pytest.mark.parametrize(("state", "status"), list(zip(ENDS, (0, 3, 3, 3, 3), strict=True)))
 def test_waiting_ends_with_a_status_for_the_jobs_end(run: Run, jobs: Jobs, address: str, files: tuple[str, str], state: int, status: int) -> None:
     made = jobs.add(77, points=5, display_name="seven", message="as it went", request_id="seven")
     jobs.watches = [[at(made, pb.JOB_RUNNING, 2), at(made, state, 4, points_failed=1)] for _ in range(3)]
-    word = jl._jobs.JobState[pb.JobState.Name(state).removeprefix("JOB_")].value
+    word = jl.JobState[pb.JobState.Name(state).removeprefix("JOB_")].value
     text = f"{77:020x} (seven): {word}: as it went; 4/5 points, 1 failed\n"
     assert run("watch", "seven") == (status, text, "")
     assert run("submit", *files, "--request-id", "seven", "--wait") == (status, text, "")

@@ -13,12 +13,12 @@ import pytest
 from jax import lax
 from jax.extend.core import Primitive
 
-from jacloom._trace.fingerprint import Values, fingerprint
+from jacloom._trace.fingerprint import ParameterNumbers, fingerprint
 
 X = np.ones(30)
 
 
-VALUES: Values = {}
+VALUES: ParameterNumbers = {}
 
 
 def of(fun: Callable[[Any], Any], x: Any = X) -> str:

@@ -67,8 +67,8 @@ def test_only_a_plan_of_explain_knows_its_pattern() -> None:
 
 
 def test_a_plan_that_travels_leaves_the_service_behind() -> None:
-    plan = jl.Plan("forward", 3, 2, 2, 2, 216, None, forward=3, ask=lambda timeout: pytest.fail("asked"))
+    plan = jl.Plan("forward", 3, 2, 2, 2, 216, None, forward=3, _ask=lambda timeout: pytest.fail("asked"))
     for other in (pickle.loads(pickle.dumps(plan)), copy.copy(plan)):
         assert other == plan
-        assert other.ask is None
+        assert other._ask is None
     assert "ask" not in repr(plan)

@@ -32,7 +32,7 @@ def structure(matrix: np.ndarray | sparse.csr_array) -> Structure:
 
 def drawn(matrix: np.ndarray | sparse.csr_array, path: Path) -> np.ndarray:
     """Returns the pixels of the PNG, decoded: shape ``(height, width, 3)``."""
-    plan = jl.Plan("bicoloured", 3, 2, 2, 2, 40, None, ask=lambda timeout: structure(matrix))
+    plan = jl.Plan("bicoloured", 3, 2, 2, 2, 40, None, _ask=lambda timeout: structure(matrix))
     plan.spy(path)
     with Image.open(path) as image:
         assert image.format == "PNG"
@@ -107,7 +107,7 @@ def test_colours_are_told_apart_and_repeat(tmp_path: Path) -> None:
 
 
 def test_other_endings_are_refused_before_anything_is_asked() -> None:
-    plan = jl.Plan("forward", 3, 2, 2, 2, 40, None, ask=lambda timeout: pytest.fail("asked"))
+    plan = jl.Plan("forward", 3, 2, 2, 2, 40, None, _ask=lambda timeout: pytest.fail("asked"))
     for name in ("pattern.jpg", "pattern", "png"):
         with pytest.raises(jl.OptionError, match=rf"`plan.spy\('{name}'\)`: the picture is a PNG, so the path must end with .png"):
             plan.spy(name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from jacloom._connection import Connection
 from jacloom._deadline import Deadline
 from jacloom._jobs.feed import Feed
 from jacloom._jobs.kinds import JobDerivative
+from jacloom._jobs.order import Order
 from jacloom._jobs.record import DERIVATIVES, JobRecord, record_from_message
 from jacloom._query import Query
 from jacloom_api.v1 import graph_pb2
@@ -20,21 +20,6 @@ from jacloom_api.v1 import job_service_pb2 as pb
 from jacloom_graph import tensor
 from jacloom_graph.framing import Pieces, field
 from jacloom_graph.types import Type
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What is wanted of a job beside what it computes."""
-
-    out: str
-    """Path below the service's folder for results; empty for the service's choice."""
-    display_name: str
-    priority: int
-    deadline: datetime | None
-    """When the job is stopped."""
-    ttl: float | None
-    """Seconds for which the results are kept after its end; None: until it is deleted."""
-    request_id: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,9 @@ class PointPushforward(Transform):
     def call(self) -> str:
         return "jvp"
 
+    def spelled(self, label: str) -> str:
+        return f"client.submit({label}, points, derivative='jvp')"
+
     def prepare(self, binding: Binding) -> Prepared:
         call = self.spelled(binding.signature.label)
         wrt, _ = differentiated(call, binding, 0)
@@ -40,6 +43,9 @@ class PointPullback(Transform):
     @property
     def call(self) -> str:
         return "vjp"
+
+    def spelled(self, label: str) -> str:
+        return f"client.submit({label}, points, derivative='vjp')"
 
     def prepare(self, binding: Binding) -> Prepared:
         call = self.spelled(binding.signature.label)

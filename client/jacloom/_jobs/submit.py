@@ -14,8 +14,9 @@ from jacloom._binding import Binding
 from jacloom._deadline import Deadline
 from jacloom._errors import ArgumentError, BlobNotFoundError, FunctionNotFoundError, ModeUnavailableError
 from jacloom._function import Function
-from jacloom._jobs.create import Order, Parts, create, last_message, points_message, spec_message, typed
+from jacloom._jobs.create import Parts, create, last_message, points_message, spec_message, typed
 from jacloom._jobs.kinds import JobDerivative
+from jacloom._jobs.order import Order
 from jacloom._jobs.points import Points, read
 from jacloom._jobs.record import JobRecord
 from jacloom._options import CallOptions

@@ -21,22 +21,22 @@ from jacloom._trace.types import constant
 _CUSTOM = {"custom_jvp_call", "custom_vjp_call"}
 
 
-Values = dict[tuple[type, Hashable], int]
+ParameterNumbers = dict[tuple[type, Hashable], int]
 """Numbers of the parameters met so far, equal ones having one: neither text nor hash tells them apart for sure. A ``PyTreeDef``, say, leaves what is
 static out of its hash, and abbreviates it in its text."""
 
 
-def fingerprint(closed: core.ClosedJaxpr, values: Values, exact: bool = False) -> str:
+def fingerprint(closed: core.ClosedJaxpr, numbers: ParameterNumbers, exact: bool = False) -> str:
     """Returns a hash of a jaxpr, good for as long as it lives.
 
     Args:
         closed: What is hashed.
-        values: Of the trace; hashes are to be compared with others of the same.
+        numbers: Of the trace; hashes are to be compared with others of the same.
         exact: Whether rules count: equal hashes then mean equal derivatives of every order, and unequal ones little, as a rule that was made anew is
             another. Else calls with custom rules count by the function they call, whatever their rule: a rule that comes back to its own function
             finds it under the next rule.
     """
-    digest = _Digest(values)
+    digest = _Digest(numbers)
     _hash_closed(digest, closed, exact)
     return digest.sum.hexdigest()
 
@@ -44,15 +44,15 @@ def fingerprint(closed: core.ClosedJaxpr, values: Values, exact: bool = False) -
 class _Digest:
     """A hash that grows."""
 
-    def __init__(self, values: Values) -> None:
+    def __init__(self, numbers: ParameterNumbers) -> None:
         self.sum = hashlib.sha256()
         self.update = self.sum.update
-        self._values = values
+        self._numbers = numbers
 
     def number(self, value: Any) -> str:
         """Returns the number of a parameter, or its identity if it cannot be compared."""
         try:
-            return f"#{self._values.setdefault((type(value), value), len(self._values))}"
+            return f"#{self._numbers.setdefault((type(value), value), len(self._numbers))}"
         except Exception:  # whatever its hash or comparison raises, as that of an array does
             return str(id(value))
 

@@ -19,7 +19,7 @@ from jax.interpreters import ad
 from jacloom._trace.activity import Flags
 from jacloom._trace.calling import call_parameters
 from jacloom._trace.closures import closed_over, variable
-from jacloom._trace.known import Values, ValueWanted
+from jacloom._trace.known import KnownOperands, ValueWanted
 from jacloom._trace.lower import Body, Lowering, unsupported
 from jacloom._trace.lowered import implementation, is_high
 from jacloom._trace.reverse import has_linearization, trace_reverse
@@ -70,31 +70,31 @@ _COMPILED = (
 )
 
 
-def _expanded(lowering: Lowering, eqn: core.JaxprEqn, operands: Sequence[int]) -> tuple[core.ClosedJaxpr, Values]:
+def _expanded(lowering: Lowering, eqn: core.JaxprEqn, operands: Sequence[int]) -> tuple[core.ClosedJaxpr, KnownOperands]:
     """Returns what a primitive computes, and the values of the operands that had to be read for it."""
     try:
         expanded = lowering.once.traced(eqn, "implementation", lambda: _implementation(eqn, {}))
         return lowering.called(expanded, operands), {}
     except jax.errors.ConcretizationTypeError:
         # It reads the value of an operand in Python, which says what to compute. That of a constant is there to be read.
-        known = lowering.values(operands)
+        known = lowering.known(operands)
         return _implementation(eqn, known), known
 
 
-def _implementation(eqn: core.JaxprEqn, known: Values) -> core.ClosedJaxpr:
+def _implementation(eqn: core.JaxprEqn, known: KnownOperands) -> core.ClosedJaxpr:
     # Primitives whose functions are parameters of their own kind (a jaxpr) are called with them bound back.
     functions, params = call_parameters(eqn)
     function = partial(implementation(eqn), *functions, **params)
     return _traced(lambda *args: function(*_with(known, args)), [atom.aval for atom in eqn.invars])
 
 
-def _with(known: Values, args: Sequence[Any]) -> tuple[Any, ...]:
+def _with(known: KnownOperands, args: Sequence[Any]) -> tuple[Any, ...]:
     # A tuple, as JAX hands them to rules: some rules map over them, and lists are other trees.
     return tuple(known.get(index, arg) for index, arg in enumerate(args))
 
 
 def _rule(
-    lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: Sequence[int], expanded: core.ClosedJaxpr, active: Flags, known: Values
+    lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: Sequence[int], expanded: core.ClosedJaxpr, active: Flags, known: KnownOperands
 ) -> tuple[int, list[int]] | None:
     """Returns the number of the rule that the primitive brings, and the operands that the rule needs besides the primitive's own.
 
@@ -158,13 +158,19 @@ def _rule(
     return number, added
 
 
-def _once(lowering: Lowering, eqn: core.JaxprEqn, known: Values, what: Hashable, trace: Callable[[], _Traced]) -> _Traced:
+def _once(lowering: Lowering, eqn: core.JaxprEqn, known: KnownOperands, what: Hashable, trace: Callable[[], _Traced]) -> _Traced:
     """Returns what is traced of an equation; where values of its operands are read for it, it is another for each equation."""
     return trace() if known else lowering.once.traced(eqn, what, trace)
 
 
 def _reverse_rule(
-    lowering: Lowering, eqn: core.JaxprEqn, operands: Sequence[int], expanded: core.ClosedJaxpr, active: Flags, known: Values, missing: Exception
+    lowering: Lowering,
+    eqn: core.JaxprEqn,
+    operands: Sequence[int],
+    expanded: core.ClosedJaxpr,
+    active: Flags,
+    known: KnownOperands,
+    missing: Exception,
 ) -> int:
     """Returns the number of the rule of a primitive whose rule for tangents raises ``missing``."""
     name = eqn.primitive.name
@@ -185,7 +191,7 @@ class _Jvp:
     """The outputs that have a tangent."""
 
 
-def _trace_jvp(eqn: core.JaxprEqn, active: Flags, known: Values) -> _Jvp:
+def _trace_jvp(eqn: core.JaxprEqn, active: Flags, known: KnownOperands) -> _Jvp:
     """Returns the primitive's own rule."""
     avals = [atom.aval for atom in eqn.invars]
     outputs: list[int] = []
@@ -216,7 +222,7 @@ def _body_jvp(expanded: core.ClosedJaxpr, active: Flags) -> _Jvp:
     return _Jvp(_traced(rule, [*avals, *(aval.to_tangent_aval() for aval, flag in zip(avals, active, strict=True) if flag)]), outputs)
 
 
-def _trace_transpose(eqn: core.JaxprEqn, linear: Operands, outputs: tuple[int, ...], known: Values) -> core.ClosedJaxpr | None:
+def _trace_transpose(eqn: core.JaxprEqn, linear: Operands, outputs: tuple[int, ...], known: KnownOperands) -> core.ClosedJaxpr | None:
     """Returns ``(inputs that are not linear.., cotangents of outputs..) -> cotangents of the linear inputs``.
 
     None if it cannot be traced: a batch of calls may be linear in an operand that it shares, and in its rule stand for a batch of other operands,

@@ -14,7 +14,7 @@ from jax.extend import core
 
 from jacloom_graph.types import Constant
 
-Values = Mapping[int, Any]
+KnownOperands = Mapping[int, Any]
 """Arrays that operands are, by position."""
 
 
@@ -22,7 +22,7 @@ class ValueWanted(Exception):
     """An implementation reads the value of an operand that may be a constant further out: lower the program again, with such put in."""
 
 
-def values(operands: Sequence[int], constants: Sequence[Constant]) -> Values:
+def known_operands(operands: Sequence[int], constants: Sequence[Constant]) -> KnownOperands:
     """Returns the arrays of those operands that are constants of the graph. Random keys are none: their data are not what a program sees."""
     found = {index: constants[-1 - operand] for index, operand in enumerate(operands) if operand < 0}
     return {index: constant.data for index, constant in found.items() if constant.data is not None and not constant.type.dtype.startswith("key")}
@@ -35,7 +35,7 @@ class Specialised:
         self._found: dict[object, core.ClosedJaxpr] = {}
         self._alive: list[Any] = []  # keys hold ids, which must not be used again while they count
 
-    def of(self, closed: core.ClosedJaxpr, known: Values) -> core.ClosedJaxpr:
+    def of(self, closed: core.ClosedJaxpr, known: KnownOperands) -> core.ClosedJaxpr:
         """Returns a jaxpr of the same inputs that does not read those whose values are known, but the values."""
         # Tangents that do not exist are booleans in a graph, and of another type in a jaxpr.
         known = {index: value for index, value in known.items() if getattr(closed.in_avals[index], "dtype", None) == value.dtype}
@@ -48,7 +48,7 @@ class Specialised:
         return self._found[key]
 
 
-def _with_values(jaxpr: core.Jaxpr, consts: Sequence[Any], known: Values) -> core.ClosedJaxpr:
+def _with_values(jaxpr: core.Jaxpr, consts: Sequence[Any], known: KnownOperands) -> core.ClosedJaxpr:
     """Returns the jaxpr with variables that nothing reads in place of the inputs that are known, which become its constants."""
     unread: list[Any] = [type(var)(var.aval) if index in known else var for index, var in enumerate(jaxpr.invars)]
     constvars = [*jaxpr.constvars, *(jaxpr.invars[index] for index in known)]

@@ -13,8 +13,8 @@ from jax.extend.core import primitives
 
 from jacloom._trace.activity import Activity, Flags
 from jacloom._trace.closures import variable, with_inputs
-from jacloom._trace.fingerprint import Values as ValuesMet
-from jacloom._trace.known import Specialised, Values, values
+from jacloom._trace.fingerprint import ParameterNumbers
+from jacloom._trace.known import KnownOperands, Specialised, known_operands
 from jacloom._trace.once import Once
 from jacloom._trace.params import attributes
 from jacloom._trace.source import nearest_line, user_line
@@ -84,7 +84,7 @@ class Lowering:
         self.activity = Activity()
         self.uses = Uses()
         self.once = Once()
-        self.values_met: ValuesMet = {}
+        self.parameter_numbers: ParameterNumbers = {}
         self._specialised = Specialised()
         self._meant: dict[Any, Any] = {}
         """Of inputs that stand for variables further out, those variables."""
@@ -117,14 +117,14 @@ class Lowering:
             self._function_number[key] = self._lower(closed, active, name)
         return self._function_number[key]
 
-    def values(self, operands: Sequence[int]) -> Values:
+    def known(self, operands: Sequence[int]) -> KnownOperands:
         """Returns the arrays of those operands that are constants."""
-        return values(operands, self.constants)
+        return known_operands(operands, self.constants)
 
     def called(self, jaxpr: core.ClosedJaxpr | core.Jaxpr, operands: Sequence[int]) -> core.ClosedJaxpr:
         """Returns what a call with these first operands evaluates: where functions are specialised, the constants are in it."""
         closed = jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else core.ClosedJaxpr(jaxpr, ())
-        return self._specialised.of(closed, self.values(operands)) if self.specialise else closed
+        return self._specialised.of(closed, self.known(operands)) if self.specialise else closed
 
     def opened(self, program: core.ClosedJaxpr, values: Sequence[Any], at: int) -> core.ClosedJaxpr:
         """Returns a program that takes traced values as inputs from number ``at`` on; what is within may close over them still."""

@@ -13,7 +13,7 @@ from jax.extend import core
 
 from jacloom._trace.activity import Flags
 from jacloom._trace.calling import call_parameters
-from jacloom._trace.known import Values
+from jacloom._trace.known import KnownOperands
 from jacloom._trace.lower import Lowering
 from jacloom._trace.rules import Reverse, constant_or
 from jacloom._trace.types import example, inexact
@@ -24,7 +24,7 @@ def has_linearization(primitive: core.Primitive) -> bool:
     return primitive in ad.primitive_linearizations
 
 
-def trace_reverse(lowering: Lowering, eqn: core.JaxprEqn, operands: Sequence[int], active: Flags, known: Values) -> Reverse:
+def trace_reverse(lowering: Lowering, eqn: core.JaxprEqn, operands: Sequence[int], active: Flags, known: KnownOperands) -> Reverse:
     """Returns the passes of the primitive's own rule, whatever its interface is: they are those of ``jax.vjp``.
 
     Raises:

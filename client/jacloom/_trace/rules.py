@@ -136,13 +136,13 @@ def tied(
         derivative: Lowers the rule's own functions.
         max_order: How deep in rules it may lie; default: ``lowering.max_rule_order``.
     """
-    values = lowering.values_met
-    key = (active, fingerprint(closed, values), content, *(fingerprint(each, values) for each in programs))
+    numbers = lowering.parameter_numbers
+    key = (active, fingerprint(closed, numbers), content, *(fingerprint(each, numbers) for each in programs))
     if key in lowering.open_rules:
         return lowering.open_rules[key]
     # Derivatives of derivatives apply one function in many places, and each would be followed to the highest order.
     places = lowering.uses.inside(closed.jaxpr).union(*(lowering.uses.inside(program.jaxpr) for program in programs))
-    exact = (active, content, frozenset(lowering.open_rules), places, *(fingerprint(each, values, exact=True) for each in (closed, *programs)))
+    exact = (active, content, frozenset(lowering.open_rules), places, *(fingerprint(each, numbers, exact=True) for each in (closed, *programs)))
     if exact in lowering.closed_rules:
         return lowering.closed_rules[exact]
     most = lowering.max_rule_order if max_order is None else max_order

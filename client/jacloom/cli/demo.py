@@ -11,7 +11,7 @@ from rich.console import Console
 
 from jacloom._errors import MissingExtraError
 from jacloom.cli.output import Json, print_json
-from jacloom.cli.service import Address, Ca, Tls, Token, client_of
+from jacloom.cli.service import Service, on_service
 from jacloom.demo import NAMES
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ _NAMES = f"Problems to run, all unless given: {', '.join(NAMES)}."
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help=_NAMES, show_default=False)]
 
 
-def demo(names: Names = None, address: Address = None, token: Token = None, tls: Tls = False, ca: Ca = None, as_json: Json = False) -> None:
+@on_service
+def demo(names: Names = None, *, service: Service, as_json: Json = False) -> None:
     """Compute real derivatives on a local service, or on the one at the address, and check each."""
     if find_spec("jax") is None:
         raise MissingExtraError('the demo traces its problems with JAX, which is not installed: pip install "jacloom[server]"')
@@ -29,7 +30,7 @@ def demo(names: Names = None, address: Address = None, token: Token = None, tls:
     if unknown:
         raise typer.BadParameter(f"no problem {unknown[0]!r}; there are {', '.join(NAMES)}")
     # Connecting starts a local service, which takes a while: JAX is imported meanwhile.
-    with client_of(address, token, tls, ca) as client:
+    with service.connect() as client:
         from jacloom.demo.catalogue import problems
         from jacloom.demo.measure import measure
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from jacloom._errors import JacloomError
 from jacloom._version import VERSION
 from jacloom.cli.output import Json, print_json
-from jacloom.cli.service import Address, Ca, Tls, Token, client_of
+from jacloom.cli.service import Service, on_service
 
 _PACKAGES = {"numpy": "", "grpcio": "", "protobuf": "", "jax": 'pip install "jacloom[jax]"', "ray": 'pip install "jacloom[server]"'}
 """What an installation has, and how to get what is optional."""
@@ -34,11 +34,12 @@ class Finding:
     detail: str
 
 
-def doctor(address: Address = None, token: Token = None, tls: Tls = False, ca: Ca = None, as_json: Json = False) -> None:
+@on_service
+def doctor(*, service: Service, as_json: Json = False) -> None:
     """Check this installation and a service: the one at the address, or a local one."""
     findings = []
     console = Console()
-    for finding in (*installation(), *service(address, token, tls, ca)):
+    for finding in (*installation(), *answers(service)):
         findings.append(finding)
         if not as_json:
             console.print(f"{_MARKS[finding.state]} {finding.check:<12}", end=" ")
@@ -60,15 +61,15 @@ def installation() -> Iterator[Finding]:
             yield Finding(package, "missing" if remedy else "failed", f"not installed: {remedy or 'install jacloom again'}")
 
 
-def service(address: str | None, token: str | None, tls: bool, ca: Ca) -> Iterator[Finding]:
+def answers(service: Service) -> Iterator[Finding]:
     """Yields whether a service answers and computes correctly."""
-    where = address or "a local service"
-    if address is None and util.find_spec("ray") is None:
+    where = service.address or "a local service"
+    if service.address is None and util.find_spec("ray") is None:
         yield Finding("service", "missing", "no address given, and no Ray to start a local service with")
         return
     try:
         started = time.perf_counter()
-        with client_of(address, token, tls, ca) as client:
+        with service.connect() as client:
             client.functions()
             yield Finding("service", "ok", f"{where} answered after {time.perf_counter() - started:.2f} s")
             started = time.perf_counter()

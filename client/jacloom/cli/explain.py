@@ -12,7 +12,7 @@ import typer
 from jacloom._errors import JacloomError, OptionError
 from jacloom._plan import Plan
 from jacloom.cli.output import Json, print_json
-from jacloom.cli.service import Address, Ca, Tls, Token, remote_client
+from jacloom.cli.service import Service, on_service
 from jacloom.cli.which import Which, function_id
 
 _NUMBERS: Final = re.compile(r"-?\d+(,-?\d+)*")
@@ -24,12 +24,16 @@ Mode = Annotated[str, typer.Option("--mode", metavar="MODE", help="auto, or forw
 Sparsity = Annotated[str, typer.Option("--sparsity", metavar="WORD", help="auto, or dense to use no pattern.")]
 Output = Annotated[str, typer.Option("--output", metavar="FORMAT", help="dense, or csr, csc or coo for a sparse array.")]
 Holomorphic = Annotated[bool, typer.Option("--holomorphic", help="Complex inputs and outputs are those of a holomorphic function.")]
+Weighted = Annotated[
+    bool, typer.Option("--weighted", help="The Hessian is that of a weighted sum of all outputs; plans are the same for all weights.")
+]
 Spy = Annotated[
     Path | None,
     typer.Option("--spy", metavar="FILE", help="Draw the pattern as this PNG, entries that one pass yields in one colour.", show_default=False),
 ]
 
 
+@on_service
 def explain(
     word: Which,
     derivative: Derivative = "jacobian",
@@ -39,11 +43,10 @@ def explain(
     sparsity: Sparsity = "auto",
     output: Output = "dense",
     holomorphic: Holomorphic = False,
+    weighted: Weighted = False,
     spy: Spy = None,
-    address: Address = None,
-    token: Token = None,
-    tls: Tls = False,
-    ca: Ca = None,
+    *,
+    service: Service,
     as_json: Json = False,
 ) -> None:
     """Show how a derivative of a function would be computed, what else was considered, and its pattern. Nothing is computed."""
@@ -55,8 +58,10 @@ def explain(
         "sparsity": sparsity,
         "output": output,
         "holomorphic": holomorphic,
+        # That there are any is all that a plan depends on.
+        "weights": True if weighted else None,
     }
-    with remote_client(address, token, tls, ca) as client:
+    with service.remote() as client:
         found = function_id(client, word)
         plan = client.explain(found, **options)
         if spy is not None:

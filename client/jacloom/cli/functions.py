@@ -10,7 +10,7 @@ from jacloom._derivatives import Derivatives, ModeSupport
 from jacloom._outline import arrow
 from jacloom._remote import RemoteFunction
 from jacloom.cli.output import Json, print_json, print_table
-from jacloom.cli.service import Address, Ca, Tls, Token, remote_client
+from jacloom.cli.service import Service, on_service
 from jacloom.cli.which import SHORT, Which, function_id
 
 app = typer.Typer()
@@ -19,24 +19,28 @@ Full = Annotated[bool, typer.Option("--full", help="Print whole ids.")]
 
 
 @app.callback(invoke_without_command=True)
+@on_service
 def functions(
     context: typer.Context,
-    address: Address = None,
-    token: Token = None,
-    tls: Tls = False,
-    ca: Ca = None,
+    *,
+    service: Service,
     full: Full = False,
     as_json: Json = False,
 ) -> None:
     """List, show and delete the functions of a service; without a command, list them."""
     if context.invoked_subcommand is None:
-        list_functions(address, token, tls, ca, full, as_json)
+        _list(service, full, as_json)
 
 
 @app.command("list")
-def list_functions(address: Address = None, token: Token = None, tls: Tls = False, ca: Ca = None, full: Full = False, as_json: Json = False) -> None:
+@on_service
+def list_functions(*, service: Service, full: Full = False, as_json: Json = False) -> None:
     """List all functions, newest first."""
-    with remote_client(address, token, tls, ca) as client:
+    _list(service, full, as_json)
+
+
+def _list(service: Service, full: bool, as_json: bool) -> None:
+    with service.remote() as client:
         found = client.functions()
     if as_json:
         print_json([_document(function) for function in found])
@@ -49,9 +53,10 @@ def list_functions(address: Address = None, token: Token = None, tls: Tls = Fals
 
 
 @app.command()
-def show(word: Which, address: Address = None, token: Token = None, tls: Tls = False, ca: Ca = None, as_json: Json = False) -> None:
+@on_service
+def show(word: Which, *, service: Service, as_json: Json = False) -> None:
     """Show one function, and in which modes it can be differentiated with respect to each of its leaves."""
-    with remote_client(address, token, tls, ca) as client:
+    with service.remote() as client:
         function = client.function(function_id(client, word))
         document, derivatives = _document(function), function.derivatives()
     if as_json:
@@ -66,9 +71,10 @@ def show(word: Which, address: Address = None, token: Token = None, tls: Tls = F
 
 
 @app.command()
-def delete(word: Which, address: Address = None, token: Token = None, tls: Tls = False, ca: Ca = None, as_json: Json = False) -> None:
+@on_service
+def delete(word: Which, *, service: Service, as_json: Json = False) -> None:
     """Delete one function."""
-    with remote_client(address, token, tls, ca) as client:
+    with service.remote() as client:
         found = function_id(client, word)
         client.delete(found)
     if as_json:

@@ -61,25 +61,3 @@ def on_service(command: Callable[..., None]) -> Callable[..., None]:
     # What typer reads the options from.
     taking_options.__signature__ = written.replace(parameters=parameters)  # type: ignore[attr-defined]
     return taking_options
-
-
-Address = Annotated[str | None, typer.Option("--address", "-a", envvar="JACLOOM_ADDRESS", help="Service, as host:port.", show_default=False)]
-Token = Annotated[str | None, typer.Option("--token", help="Bearer token; JACLOOM_TOKEN unless given.", show_default=False)]
-Tls = Annotated[bool, typer.Option("--tls", help="Use TLS with the usual certificate authorities.")]
-Ca = Annotated[Path | None, typer.Option("--ca", help="Use TLS with the certificate authorities in this PEM file.", show_default=False)]
-
-
-def client_of(address: str | None, token: str | None, tls: bool, ca: Path | None) -> Client:
-    """Returns a client of the service that the options mean: a local one without an address."""
-    return connect(address, token=token, tls=ca or tls or None)
-
-
-def remote_client(address: str | None, token: str | None, tls: bool, ca: Path | None) -> Client:
-    """Returns a client of a service that runs already.
-
-    Raises:
-        OptionError: if no address is given: a local service would start empty.
-    """
-    if address is None:
-        raise OptionError("which service? Give --address host:port, or set JACLOOM_ADDRESS.")
-    return client_of(address, token, tls, ca)

@@ -1,39 +1,32 @@
-"""The client's methods about jobs."""
+"""The methods about jobs."""
 
 from __future__ import annotations
 
-import math
-import uuid
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
+from jacloom._client.methods import Methods, label
 from jacloom._deadline import Deadline
 from jacloom._errors import OptionError
 from jacloom._function import Function
 from jacloom._jobs import calls
 from jacloom._jobs.calls import parse_job
-from jacloom._jobs.create import Order
 from jacloom._jobs.job import Job
 from jacloom._jobs.kinds import JobDerivative, check_derivative, transform
+from jacloom._jobs.order import read_order
 from jacloom._jobs.record import JobState
 from jacloom._jobs.submit import Wanted, submit
 from jacloom._options import Mode, check_flags, check_mode
 from jacloom._outline import outline
 from jacloom._remote import RemoteFunction
-from jacloom._session import AnyFunction, Session
-from jacloom._signature import display_name, label_of, parse_id
+from jacloom._session import AnyFunction
+from jacloom._signature import parse_id
 from jacloom._sparsity import Sparsity, pattern
 
-_HIGHEST = 100
-_LONGEST_ID = 64
-_LONGEST_PATH = 512
 
-
-class Jobs:
+class Jobs(Methods):
     """Durable batches: one function, many points."""
-
-    _session: Session
 
     def submit(
         self,
@@ -90,7 +83,7 @@ class Jobs:
             array([[0., 0.],
                    [0., 2.]])
         """
-        call = f"client.submit({_label(f)}, points"
+        call = f"client.submit({label(f)}, points"
         given = {
             "seeds": seeds is not None,
             "mode": not (isinstance(mode, str) and mode == "auto"),
@@ -101,14 +94,8 @@ class Jobs:
         check_flags(f"{call})", holomorphic=holomorphic, values=values)
         check_mode(f"{call}, mode=...)", mode)
         read = pattern(f"{call}, sparsity=...)", sparsity)
-        order = Order(
-            out=_text(call, "out", out, _LONGEST_PATH),
-            display_name=display_name(_default_name(f) if name is None else name, f"{call}, name=...)"),
-            priority=_priority(call, priority),
-            deadline=_moment(call, deadline),
-            ttl=_seconds(call, "ttl", ttl),
-            request_id=_text(call, "request_id", request_id, _LONGEST_ID) or uuid.uuid4().hex,
-        )
+        shown = _default_name(f) if name is None else name
+        order = read_order(call, out=out, name=shown, priority=priority, deadline=deadline, ttl=ttl, request_id=request_id)
         asked = transform(derivative, mode=mode, sparsity=sparsity if read is None else read, holomorphic=holomorphic)
         record, function = submit(self._session, f, points, args, seeds, Wanted(derivative, asked, values), order, Deadline(timeout))
         return Job(self._session, record, function)
@@ -155,12 +142,8 @@ class Jobs:
         return [Job(self._session, record) for record in calls.expire(self._session.connection, dry_run, Deadline(timeout))]
 
 
-def _label(f: AnyFunction) -> str:
-    return "f" if isinstance(f, str | Function | RemoteFunction) else label_of(f)
-
-
 def _default_name(f: AnyFunction) -> str:
-    return f.display_name if isinstance(f, RemoteFunction) else f.label if isinstance(f, Function) else _label(f)
+    return f.display_name if isinstance(f, RemoteFunction) else f.label if isinstance(f, Function) else label(f)
 
 
 def _states(given: Iterable[JobState | str]) -> list[JobState]:
@@ -169,40 +152,3 @@ def _states(given: Iterable[JobState | str]) -> list[JobState]:
         return [JobState(state) for state in ([given] if isinstance(given, str) else given)]
     except (ValueError, TypeError):
         raise OptionError(f"`client.jobs(states={outline(given)})`: states must be among {possible}.") from None
-
-
-def _text(call: str, option: str, given: object, most: int) -> str:
-    if given is None:
-        return ""
-    if not isinstance(given, str) or not 1 <= len(given) <= most or not given.isprintable():
-        raise OptionError(f"`{call}, {option}=...)`: {option} must be a str of 1 to {most} printable characters, got {outline(given)}.")
-    return given
-
-
-def _priority(call: str, given: object) -> int:
-    if isinstance(given, bool) or not isinstance(given, int) or not -_HIGHEST <= given <= _HIGHEST:
-        raise OptionError(f"`{call}, priority=...)`: priority must be an integer from {-_HIGHEST} to {_HIGHEST}, got {outline(given)}.")
-    return given
-
-
-def _moment(call: str, given: object) -> datetime | None:
-    if isinstance(given, datetime):
-        return given.astimezone(UTC)  # one without a zone is local time, as everywhere in Python
-    seconds = _seconds(call, "deadline", given)
-    return None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)
-
-
-def _seconds(call: str, option: str, given: object) -> float | None:
-    if given is None:
-        return None
-    seconds = given.total_seconds() if isinstance(given, timedelta) else given
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf or seconds > _LONGEST_SECONDS:
-        moment = ", or a datetime" if option == "deadline" else ""
-        raise OptionError(
-            f"`{call}, {option}=...)`: {option} must be a positive number of seconds, a timedelta{moment}, or None; got {outline(given)}."
-        )
-    return float(seconds)
-
-
-_LONGEST_SECONDS = 100 * 365 * 86_400
-"""A hundred years: messages hold no times that are much longer."""
