@@ -185,7 +185,7 @@ class _Service(pb_grpc.JobServiceServicer):
             fail(context, Reason.RESULT_NOT_READY, f"{request.path} is not there yet", grpc.StatusCode.FAILED_PRECONDITION)
         array = told.results[request.path][request.first :][: request.count or None]
         left = told.breaks.pop(0) if told.breaks else -1
-        header = pb.ReadResultReply(type=wire.type_to_message(Type(array.dtype.name, array.shape)), nbytes=array.nbytes)
+        yield pb.ReadResultReply(type=wire.type_to_message(Type(array.dtype.name, array.shape)), nbytes=array.nbytes)
         position = 0
         for box in told.cut(array):
             data = tensor.raw(array[box]).tobytes()
@@ -197,8 +197,7 @@ class _Service(pb_grpc.JobServiceServicer):
             if not left:
                 going_away(context)
             left -= 1
-            yield pb.ReadResultReply(type=header.type, nbytes=header.nbytes, piece=piece)
-            header = pb.ReadResultReply()
+            yield pb.ReadResultReply(piece=piece)
 
 
 def going_away(context: Any) -> None:

@@ -36,13 +36,13 @@ def blocks(*shapes: tuple[int, ...]) -> list[np.ndarray]:
     return [RANDOM.normal(size=(COUNT, *shape)) for shape in shapes]
 
 
-def finished(client: jl.Client, jobs: Jobs, f: Any, points: Any, arrays: Any, *args: Any, **options: Any) -> jl.Job:
+def finished(client: jl.Client, jobs: Jobs, f: Any, points: Any, arrays: Any, *, dtype: str = "", **options: Any) -> jl.Job:
     """Returns a job that is done, with arrays by path and key as its results."""
-    job = client.submit(f, points, *args, **options)
+    job = client.submit(f, points, **options)
     made = jobs.jobs[job.name]
     made.state = pb.JOB_SUCCEEDED
     for path, key, array in arrays:
-        jobs.add_array(made, path, key, array)
+        jobs.add_array(made, path, key, array, dtype)
     jobs.results["status"] = np.array([1, 1, 2, 1, 1, 1], np.uint8)
     return job.refresh()
 
@@ -194,7 +194,7 @@ def test_every_derivative(jobs_client: jl.Client, jobs: Jobs, f: Any, derivative
     if derivative == "value":
         np.testing.assert_array_equal(result.value[2], array[2])
     else:
-        with pytest.raises(jl.JobError, match="stores no values of the function: submit it with values=True"):
+        with pytest.raises(jl.JobError, match="this job stores no values of the function"):
             _ = result.value
 
 
@@ -204,14 +204,31 @@ def test_results_of_holomorphic_functions(jobs_client: jl.Client, jobs: Jobs) ->
     np.testing.assert_array_equal(job.result()[1], array[1])
 
 
-def test_results_that_the_store_keeps_in_another_dtype(jobs_client: jl.Client, jobs: Jobs) -> None:
+def test_results_that_the_store_keeps_in_another_dtype(jobs_client: jl.Client, jobs: Jobs, tmp_path: Path) -> None:
     points = RANDOM.normal(size=(6, 3)).astype(ml_dtypes.bfloat16)
     array = points.astype(np.float32)
-    job = finished(jobs_client, jobs, lambda x: x.sum(), points, [("gradient", (Part.GRADIENT, 0, 0, 0), array)], derivative="gradient")
-    found = job.result()[1:3]
-    assert found.dtype == ml_dtypes.bfloat16
-    np.testing.assert_array_equal(found, points[1:3])
-    assert job.result().arrays["gradient"].dtype == np.float32
+    arrays = [("gradient", (Part.GRADIENT, 0, 0, 0), array)]
+    # Whether the service tells of the function's dtype or of the store's.
+    for dtype in ("bfloat16", "float32"):
+        job = finished(jobs_client, jobs, lambda x: x.sum(), points, arrays, dtype=dtype, derivative="gradient")
+        found = job.result()[1:3]
+        assert found.dtype == ml_dtypes.bfloat16
+        np.testing.assert_array_equal(found, points[1:3])
+        assert job.result().arrays["gradient"].dtype == np.float32
+        job.fetch(tmp_path / "gradient.npy")
+        np.testing.assert_array_equal(np.load(tmp_path / "gradient.npy"), array)
+
+
+def test_values_that_are_random_keys(jobs_client: jl.Client, jobs: Jobs) -> None:
+    keys = jax.random.split(jax.random.key(1), COUNT)
+    data = np.asarray(jax.random.key_data(keys))
+    job = jobs_client.submit(lambda key: jax.random.split(key)[0], keys, derivative="value")
+    jobs.jobs[job.name].state = pb.JOB_SUCCEEDED
+    jobs.add_array(jobs.jobs[job.name], "value", (Part.VALUE, 0, 0, 0), data)
+    jobs.jobs[job.name].arrays[0].type.CopyFrom(wire.type_to_message(Type("key<threefry2x32>", (COUNT,))))
+    result = job.result()
+    np.testing.assert_array_equal(jax.random.key_data(result[2]), data[2])
+    np.testing.assert_array_equal(jax.random.key_data(result[1:4]), data[1:4])
 
 
 PATTERN = sparse.csr_array(np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0]]))

@@ -72,12 +72,10 @@ def test_what_is_asked_for(jobs_client: jl.Client, jobs: Jobs, script: Script) -
     ],
 )
 def test_every_derivative(jobs_client: jl.Client, jobs: Jobs, f: Any, derivative: Any, number: int, further: Any, outputs: list[int]) -> None:
-    for values in (True, False):
-        job = jobs_client.submit(f, POINTS, derivative=derivative, values=values, **further)
-        spec = jobs.specs[-1]
-        assert (job.record.derivative, spec.derivative) == (derivative, number)
-        assert list(spec.call.values) == ([0] if values or derivative == "value" else [])
-        assert (list(spec.call.wrt), list(spec.call.outputs)) == ([] if derivative == "value" else [0], outputs)
+    job = jobs_client.submit(f, POINTS, derivative=derivative, **further)
+    spec = jobs.specs[-1]
+    assert (job.record.derivative, spec.derivative) == (derivative, number)
+    assert (list(spec.call.wrt), list(spec.call.outputs), list(spec.call.values)) == ([] if derivative == "value" else [0], outputs, [0])
 
 
 def test_holomorphic_functions(jobs_client: jl.Client, jobs: Jobs) -> None:
@@ -140,7 +138,7 @@ def test_a_pattern_is_held_against_the_function_at_the_first_point(jobs_client: 
         ({"derivative": "value", "sparsity": "dense"}, "sparsity is for 'jacobian' and 'hessian'"),
         ({"mode": "up"}, "mode must be 'auto', 'forward' or 'reverse', got 'up'"),
         ({"sparsity": "banded"}, "sparsity must be 'auto', 'dense', or a pattern"),
-        ({"values": 1}, "values must be True or False, got 1"),
+        ({"holomorphic": 1}, "holomorphic must be True or False, got 1"),
         ({"out": ""}, "out must be a str of 1 to 512 printable characters, got ''"),
         ({"out": Path("x")}, "out must be a str of 1 to 512"),
         ({"name": "n" * 129}, r"name=\.\.\.\)`: name must be a str of at most 128 characters, got 129 characters"),

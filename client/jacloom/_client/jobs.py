@@ -16,7 +16,7 @@ from jacloom._jobs.job import Job
 from jacloom._jobs.kinds import JobDerivative, check_derivative, transform
 from jacloom._jobs.order import read_order
 from jacloom._jobs.record import JobState
-from jacloom._jobs.submit import Wanted, submit
+from jacloom._jobs.submit import submit
 from jacloom._options import Mode, check_flags, check_mode
 from jacloom._outline import outline
 from jacloom._remote import RemoteFunction
@@ -38,7 +38,6 @@ class Jobs(Methods):
         mode: Mode = "auto",
         sparsity: Sparsity = "auto",
         holomorphic: bool = False,
-        values: bool = True,
         out: str | None = None,
         name: str | None = None,
         priority: int = 0,
@@ -63,13 +62,13 @@ class Jobs(Methods):
             mode: Of a Jacobian, as for ``jacobian``.
             sparsity: Of a Jacobian or a Hessian, as for ``jacobian``; a pattern is held against the function's own passes at the first point.
             holomorphic: As for ``jacobian``.
-            values: Whether the function's own values are stored as well.
             out: Path of the results below the service's folder for them; must not exist. Default: ``jobs/<id>``.
             name: For people, at most 128 characters. Default: the function's own.
             priority: From -100 to 100; jobs with a higher one go first.
             deadline: When the job is stopped, what it has finished being kept: a moment, or seconds from now. Default: never.
             ttl: Seconds for which the results are kept after its end. Default: until they are deleted.
-            request_id: Of 1 to 64 characters. Submitting again with the same one makes no second job. Default: a new one.
+            request_id: Of 1 to 64 characters. Submitting the same once more with the same one makes no second job; a deadline must be the same moment
+                then. Default: a new one.
             timeout: Seconds for sending the points; no job is made if it takes longer.
 
         Raises:
@@ -91,13 +90,13 @@ class Jobs(Methods):
             "holomorphic": holomorphic is not False,
         }
         check_derivative(call, derivative, given)
-        check_flags(f"{call})", holomorphic=holomorphic, values=values)
+        check_flags(f"{call})", holomorphic=holomorphic)
         check_mode(f"{call}, mode=...)", mode)
         read = pattern(f"{call}, sparsity=...)", sparsity)
         shown = _default_name(f) if name is None else name
         order = read_order(call, out=out, name=shown, priority=priority, deadline=deadline, ttl=ttl, request_id=request_id)
         asked = transform(derivative, mode=mode, sparsity=sparsity if read is None else read, holomorphic=holomorphic)
-        record, function = submit(self._session, f, points, args, seeds, Wanted(derivative, asked, values), order, Deadline(timeout))
+        record, function = submit(self._session, f, points, args, seeds, derivative, asked, order, Deadline(timeout))
         return Job(self._session, record, function)
 
     def job(self, job_id: str, *, timeout: float | None = None) -> Job:

@@ -13,10 +13,8 @@ from jacloom._deadline import Deadline
 from jacloom._errors import ArgumentError, JobError, OptionError, ProtocolError
 from jacloom._jobs.reading import read
 from jacloom._jobs.record import JobArray, JobRecord
-from jacloom._jobs.result import STATUS, span
-from jacloom_graph import tensor
+from jacloom._jobs.result import span, status_array
 from jacloom_graph.answer import Part
-from jacloom_graph.types import Type
 
 _SHARED = (Part.POINTERS, Part.INDICES)
 
@@ -42,8 +40,7 @@ def fetch(
     if not record.arrays:
         raise JobError(f"job {record.id} is {record.state.value} and has no results{'' if record.state.ended else ' yet; job.wait() waits'}")
     target = Path(path)
-    status = JobArray(STATUS, (0, 0, 0, 0), Type("uint8", (record.progress.points,)))
-    chosen = _chosen(record, (*record.arrays, status), target, array)
+    chosen = _chosen(record, (*record.arrays, status_array(record.progress.points)), target, array)
     wanted = span(record.progress.points, points)
     written = {}
     for each, file in chosen:
@@ -88,7 +85,7 @@ def _file(array: str) -> Path:
 def _write(connection: Connection, job: str, array: JobArray, rows: range, file: Path, deadline: Deadline) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_name(f"{file.name}.part")
-    dtype, shape = tensor.storage(array.type)
+    dtype, shape = array.stored
 
     def allocate(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         made = np.lib.format.open_memmap(aside, mode="w+", dtype=dtype, shape=shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from itertools import chain
 from math import prod
 
 import numpy as np
@@ -54,21 +55,18 @@ def read(connection: Connection, job: str, path: str, points: range, deadline: D
 def _replies(connection: Connection, request: pb.ReadResultRequest, deadline: Deadline) -> Iterator[pb.ReadResultReply]:
     """Yields replies, each piece once and in order, and moves the request's offset on: a further stream goes on from there."""
     while True:
-        began = request.offset
-        # Until the first reply has come, the service may be away: it is asked again. An interruption after it is a new one.
-        stream, reply = retrying(lambda: _opened(connection, request, deadline), deadline)
+        # Until a piece has come, the service may be away: it is asked again. An interruption after that is a new one.
+        begun, stream = retrying(lambda: _opened(connection, request, deadline), deadline)
         try:
-            while reply is not None:
+            for reply in chain(begun, stream):
                 if reply.HasField("piece"):
                     if reply.piece.offset != request.offset:
                         raise ProtocolError(f"the service sent bytes from {reply.piece.offset} on where those from {request.offset} on were next")
                     request.offset += len(reply.piece.data)
                 yield reply
-                reply = next(stream, None)
             return
         except UnavailableError:
-            if request.offset == began:
-                raise  # one that always ends so would be asked for ever
+            pass
         finally:
             stream.close()
 
@@ -76,9 +74,15 @@ def _replies(connection: Connection, request: pb.ReadResultRequest, deadline: De
 _Stream = Generator[pb.ReadResultReply, None, None]
 
 
-def _opened(connection: Connection, request: pb.ReadResultRequest, deadline: Deadline) -> tuple[_Stream, pb.ReadResultReply | None]:
+def _opened(connection: Connection, request: pb.ReadResultRequest, deadline: Deadline) -> tuple[list[pb.ReadResultReply], _Stream]:
+    """Returns the replies of a new stream up to the first that has a piece, and the stream."""
+    begun: list[pb.ReadResultReply] = []
     stream = _stream(connection, request, deadline)
-    return stream, next(stream, None)
+    for reply in stream:
+        begun.append(reply)
+        if reply.HasField("piece"):
+            break
+    return begun, stream
 
 
 def _stream(connection: Connection, request: pb.ReadResultRequest, deadline: Deadline) -> _Stream:

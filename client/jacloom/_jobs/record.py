@@ -9,12 +9,14 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
+import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from jacloom._errors import ProtocolError
 from jacloom._jobs.kinds import JobDerivative
 from jacloom._plan import Plan, plan_from_message
 from jacloom_api.v1 import job_service_pb2 as pb
+from jacloom_graph import tensor
 from jacloom_graph.answer import ArrayKey
 from jacloom_graph.types import Type
 from jacloom_graph.wire import type_from_message
@@ -79,13 +81,26 @@ class JobProgress:
 
 @dataclass(frozen=True, slots=True)
 class JobArray:
-    """One array of a job's results, as the store has it: bfloat16 as float32, random keys as their raw data."""
+    """One array of a job's results."""
 
     path: str
     """Within the results, such as ``"jacobian/velocity/x"``."""
     key: ArrayKey
     type: Type
     """The first axis is that of the points, but for the structure of a sparse derivative, which all points share."""
+
+    @property
+    def stored(self) -> tuple[np.dtype, tuple[int, ...]]:
+        """Dtype and shape as the store has it: of bfloat16 the float32 that holds it, of random keys their raw data.
+
+        Raises:
+            ProtocolError: if this version does not know the dtype.
+        """
+        try:
+            dtype, shape = tensor.storage(self.type)
+        except KeyError:
+            raise ProtocolError(f"the service told of an array {self.path} of {self.type}, a dtype that this version does not know") from None
+        return np.dtype(np.float32) if self.type.dtype == "bfloat16" else dtype, shape
 
 
 @dataclass(frozen=True, slots=True)

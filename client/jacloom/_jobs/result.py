@@ -32,6 +32,11 @@ STATUS: Final = "status"
 """Path of the array that says what became of each point."""
 
 
+def status_array(points: int) -> JobArray:
+    """Returns the array that says what became of each point; jobs have it beside their results."""
+    return JobArray(STATUS, (0, 0, 0, 0), Type("uint8", (points,)))
+
+
 def span(points: int, given: slice) -> range:
     """Returns the points that a slice means.
 
@@ -197,10 +202,10 @@ class JobResult(Sequence[Any]):
         """The function's own values, read in the same way.
 
         Raises:
-            JobError: if the job was submitted with ``values=False``.
+            JobError: if the job stores none.
         """
         if self._value is None:
-            raise JobError("this job stores no values of the function: submit it with values=True, which is the default")
+            raise JobError("this job stores no values of the function; client.submit(..., derivative='value') computes them")
         return self._value
 
     @property
@@ -223,9 +228,8 @@ def result(session: Session, record: JobRecord, deadline: Deadline) -> JobResult
         why = f": {record.message}" if record.message else ""
         raise JobError(f"job {record.id} is {record.state.value} and has no results{'' if record.state.ended else ' yet; job.wait() waits'}{why}")
     binding = _binding(session, record, deadline)
-    stored = {array.path: _stored(session.connection, record.id, array.path, array.type) for array in record.arrays}
     count = record.progress.points
-    stored[STATUS] = _stored(session.connection, record.id, STATUS, Type("uint8", (count,)))
+    stored = {array.path: _stored(session.connection, record.id, array) for array in (*record.arrays, status_array(count))}
     value = Evaluation().prepared(binding)
     has_values = all(key in {array.key for array in record.arrays} for key in value.query.expected)
     values = _dense(count, record.arrays, stored, value) if has_values else None
@@ -267,12 +271,8 @@ def _dense(count: int, arrays: Sequence[JobArray], stored: Mapping[str, StoredAr
     return PerPoint(count, {key: stored[paths[key]] for key in expected}, types, prepared.build)
 
 
-def _stored(connection: Connection, job: str, path: str, type_: Type) -> StoredArray:
-    try:
-        dtype, shape = tensor.storage(type_)
-    except KeyError:
-        raise ProtocolError(f"{path} of job {job} is {type_}, a dtype that this version does not know") from None
-    return StoredArray(path, dtype, shape, lambda path, points: read(connection, job, path, points, Deadline(None)))
+def _stored(connection: Connection, job: str, array: JobArray) -> StoredArray:
+    return StoredArray(array.path, *array.stored, lambda path, points: read(connection, job, path, points, Deadline(None)))
 
 
 def _as_computed(array: np.ndarray, type_: Type) -> np.ndarray:

@@ -39,16 +39,6 @@ _REVIVALS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a job computes at each point."""
-
-    derivative: JobDerivative
-    transform: Transform
-    values: bool
-    """Whether the function's value is stored as well."""
-
-
-@dataclass(frozen=True, slots=True)
 class _Group:
     """Points, or seeds, and what each of them is like."""
 
@@ -65,7 +55,15 @@ class _Group:
 
 
 def submit(
-    session: Session, f: AnyFunction, points: Any, args: tuple[Any, ...], seeds: Any, wanted: Wanted, order: Order, deadline: Deadline
+    session: Session,
+    f: AnyFunction,
+    points: Any,
+    args: tuple[Any, ...],
+    seeds: Any,
+    derivative: JobDerivative,
+    transform: Transform,
+    order: Order,
+    deadline: Deadline,
 ) -> tuple[JobRecord, Function | None]:
     """Returns the job that computes something of ``f(point, *args)`` at each point, and the function's graph where this process has it.
 
@@ -75,7 +73,8 @@ def submit(
         points: See ``points.read``.
         args: The arguments behind the point, which all points share.
         seeds: One for each point, where the derivative takes them.
-        wanted: What is computed.
+        derivative: What is computed, beside the function's own value.
+        transform: The same at one point.
         order: What is wanted besides.
         deadline: Of the upload.
 
@@ -84,31 +83,29 @@ def submit(
         JacloomError: what the service's status means.
     """
     given = read("points", points, session.first_argument(f, deadline))
-    if getattr(wanted.transform, "output", "dense") != "dense":
+    if getattr(transform, "output", "dense") != "dense":
         # A wrong pattern gives wrong numbers at every point: it is held against the function's own passes at the first.
-        session.run(f, (given.first, *args), {}, wanted.transform, None, CallOptions(deadline.remaining()))
+        session.run(f, (given.first, *args), {}, transform, None, CallOptions(deadline.remaining()))
     again = given.again and not isinstance(seeds, Iterator)
     refused: list[ModeUnavailableError] = []
 
     def step(binding: Binding, leaves: list[Any]) -> tuple[JobRecord, Function | None]:
         if refused and not again:
             raise refused[0]
-        query = _asked(wanted, binding)
+        query = _asked(transform, binding)
         groups = _groups(given, seeds, binding, query)
         try:
-            return _create(session, binding, leaves, query, wanted.derivative, groups, order, deadline), binding.function
+            return _create(session, binding, leaves, query, derivative, groups, order, deadline), binding.function
         except ModeUnavailableError as error:
             refused.append(error)
             raise
 
-    return session.apply(f, (given.first, *args), wanted.transform, deadline, step)
+    return session.apply(f, (given.first, *args), transform, deadline, step)
 
 
-def _asked(wanted: Wanted, binding: Binding) -> Query:
-    query = wanted.transform.prepared(binding).query
-    if not wanted.values and query.derivative is not Derivative.EVALUATE:
-        return query
-    outputs = binding.signature.outputs
+def _asked(transform: Transform, binding: Binding) -> Query:
+    """Returns what is asked at each point: what the transformation asks, and the values of all outputs."""
+    query, outputs = transform.prepared(binding).query, binding.signature.outputs
     return replace(query, chosen=replace(query.chosen, values=tuple(range(len(outputs))), value_types=outputs))
 
 
