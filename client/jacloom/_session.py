@@ -45,7 +45,7 @@ AnyFunction = Callable[..., Any] | Function | RemoteFunction | str
 
 _Answer = TypeVar("_Answer")
 
-_FIELD = re.compile(r"args\[(\d+)\]")
+_FIELD = re.compile(r"(?:spec\.call\.)?args\[(\d+)\]")
 
 
 class Session:

@@ -163,6 +163,7 @@ def test_a_point_that_is_larger_than_a_message_has_one_of_its_own(jobs_client: j
         (squared, np.zeros((0, 3)), r"points has 0 points; a job needs at least one"),
         (squared, iter(()), "the iterator is empty; a job needs at least one point"),
         (squared, np.float64(3.0), r"must be an array whose first axis is that of the points, got an array without axes"),
+        (squared, jax.ShapeDtypeStruct((5, 3), np.float32), "got a shape without elements"),
         (squared, 3.0, r"points must be an array whose first axis is that of the points, got float 3.0"),
         (squared, [[1.0, 2.0]], r"points\[0\]\[0\] must be an array .* Pass np.asarray\(points\) for a list"),
         (squared, (), "points must have an array at least"),

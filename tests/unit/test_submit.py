@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 from unit.scripted import Script, fail
-from unit.scripted_jobs import Jobs, going_away, refusing, serving_jobs, until_cancelled
+from unit.scripted_jobs import Jobs, client_of_jobs, going_away, refusing, serving_jobs, until_cancelled
 
 import jacloom as jl
 from jacloom._connect import connect
@@ -123,6 +123,23 @@ def test_a_pattern_is_held_against_the_function_at_the_first_point(jobs_client: 
     with pytest.raises(jl.InternalError, match="the first point was asked for"):
         jobs_client.submit(squared, POINTS, sparsity=sparse.eye_array(3))
     assert (asked, jobs.calls) == ([POINTS[0].tobytes()], [])
+
+
+def test_an_argument_at_fault_is_named_as_the_user_wrote_it(jobs_client: jl.Client, jobs: Jobs) -> None:
+    metadata = {"field": "spec.call.args[2]"}
+    jobs.at_spec = [lambda context: fail(context, Reason.ARGUMENT_MISMATCH, "not like this", metadata=metadata)]
+    with pytest.raises(jl.ArgumentError) as raised:
+        jobs_client.submit(lambda x, p: x * p["a"] * p["b"], POINTS, {"a": 1.0, "b": 2.0})
+    assert raised.value.field == "args[1]['b']"
+
+
+def test_a_function_that_only_the_service_had_is_said_to_be_gone(jobs_client: jl.Client, jobs: Jobs, script: Script) -> None:
+    name = jobs_client.register(squared, POINTS[0]).name
+    script.registered[name].outputs.add(dtype="float64", shape=[3])
+    jobs.at_spec = [refusing(Reason.FUNCTION_NOT_FOUND, "no such function")]
+    with client_of_jobs(script, jobs) as other, pytest.raises(jl.FunctionNotFoundError, match="no such function"):
+        other.submit(name, POINTS)
+    assert len(jobs.specs) == 1
 
 
 @pytest.mark.parametrize(

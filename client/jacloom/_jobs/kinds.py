@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal, assert_never, get_args
+from typing import Literal, assert_never, get_args
 
 from jacloom._errors import OptionError
 from jacloom._jobs.products import PointPullback, PointPushforward
@@ -73,10 +73,11 @@ def check_derivative(call: str, derivative: object, given: Mapping[str, bool]) -
         raise OptionError(f"`{call}, derivative={derivative!r})`: pass seeds=..., one for each point: {belongs}.")
 
 
-def stored_transform(derivative: JobDerivative, *, sparse: bool, holomorphic: bool) -> Any:
+def stored_transform(derivative: JobDerivative, *, sparse: bool, holomorphic: bool) -> Transform:
     """Returns the transformation that reads a job's results: that which made them, as far as their trees go."""
+    output: Literal["csr", "dense"] = "csr" if sparse else "dense"
     if derivative == "jacobian":
-        return Jacobian(holomorphic=holomorphic, output="csr" if sparse else "dense")
+        return Jacobian(holomorphic=holomorphic, output=output)
     if derivative == "hessian":
-        return Hessian(holomorphic=holomorphic, output="csr" if sparse else "dense")
+        return Hessian(holomorphic=holomorphic, output=output)
     return transform(derivative, holomorphic=holomorphic and derivative == "gradient")

@@ -134,10 +134,10 @@ class Stream(Points):
 def _column(path: str, leaf: Any) -> Column:
     column = leaf if isinstance(leaf, Column) else zarr_column(leaf)
     if column is None:
-        if not _leaves.is_array(leaf) or _leaves.is_shape(leaf) or not getattr(leaf, "shape", ()):
-            got = "an array without axes" if hasattr(leaf, "shape") else described(leaf)
+        unfit = _unfit(leaf)
+        if unfit:
             raise ArgumentError(
-                f"{path} must be an array whose first axis is that of the points, got {got}. "
+                f"{path} must be an array whose first axis is that of the points, got {unfit}. "
                 "Pass np.asarray(points) for a list of points of one array each, iter(points) for a list of points that are pytrees."
             )
         column = ArrayColumn(leaf)
@@ -146,6 +146,15 @@ def _column(path: str, leaf: Any) -> Column:
     except ArgumentError as error:
         raise ArgumentError(f"{path}: {error.message}") from None
     return column
+
+
+def _unfit(leaf: Any) -> str:
+    """Returns what a leaf is that has no rows; empty for one that has some."""
+    if not _leaves.is_array(leaf):
+        return described(leaf)
+    if _leaves.is_shape(leaf):
+        return "a shape without elements"
+    return "" if getattr(leaf, "shape", ()) else "an array without axes" if hasattr(leaf, "shape") else described(leaf)
 
 
 def _length(paths: Sequence[str], columns: Sequence[Column]) -> int:

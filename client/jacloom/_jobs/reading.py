@@ -10,7 +10,7 @@ import numpy as np
 
 from jacloom._connection import Connection
 from jacloom._deadline import Deadline
-from jacloom._errors import ProtocolError, UnavailableError
+from jacloom._errors import OutOfMemoryError, ProtocolError, UnavailableError
 from jacloom._retry import retrying
 from jacloom_api.v1 import job_service_pb2 as pb
 from jacloom_graph import tensor
@@ -34,6 +34,7 @@ def read(connection: Connection, job: str, path: str, points: range, deadline: D
 
     Raises:
         JobError: if not all of them are finished.
+        OutOfMemoryError: if the array cannot be allocated.
         ProtocolError: if the answer is not all that was asked for, once.
     """
     request = pb.ReadResultRequest(name=f"jobs/{job}", path=path, first=points.start, count=len(points))
@@ -102,7 +103,13 @@ def _allocated(reply: pb.ReadResultReply, count: int, path: str, allocate: Alloc
         dtype, shape = tensor.storage(type_)
     except KeyError:
         raise ProtocolError(f"the service answered with {_shown(type_)} of {path}, a dtype that this version does not know") from None
-    return allocate(shape, dtype)
+    try:
+        return allocate(shape, dtype)
+    except (MemoryError, ValueError):  # the latter beyond what addresses can tell apart
+        raise OutOfMemoryError(
+            f"these points of {path} have {prod(shape) * dtype.itemsize:,} bytes, more than this process can allocate; read fewer at a time, or have "
+            "job.fetch write them to a file"
+        ) from None
 
 
 def _place(array: np.ndarray, box: pb.Piece, path: str) -> None:

@@ -65,8 +65,7 @@ class StoredArray:
         if isinstance(index, slice):
             return self._range(span(len(self), index))
         at = _position(index, len(self))
-        one: np.ndarray = self._range(range(at, at + 1))[0]
-        return one
+        return self._range(range(at, at + 1))[0, ...]
 
     def _range(self, points: range) -> np.ndarray:
         if not points:
@@ -124,7 +123,8 @@ class PerPoint(Sequence[Any]):
         return {key: _as_computed(array._range(points), self._types[key]) for key, array in self._arrays.items()}
 
     def _at(self, found: Mapping[ArrayKey, np.ndarray], at: int) -> Any:
-        return self._build({key: array[at] for key, array in found.items()})
+        # With the dots, a scalar is an array without axes, as in the answer to a call.
+        return self._build({key: array[at, ...] for key, array in found.items()})
 
     def _stacked(self, found: Mapping[ArrayKey, np.ndarray]) -> Any:
         return self._build(found)

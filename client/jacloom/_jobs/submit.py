@@ -178,7 +178,7 @@ def _create(
             return retrying(attempt, deadline, again=lambda: again or not taken)
         except (FunctionNotFoundError, BlobNotFoundError):
             session.registry.forget(binding.signature.id)
-            if taken and not again:
+            if binding.function is None or (taken and not again):
                 raise
     return retrying(attempt, deadline, again=lambda: again or not taken)
 
