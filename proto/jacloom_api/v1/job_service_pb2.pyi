@@ -32,11 +32,17 @@ class _JobDerivativeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobDeri
     JOB_DERIVATIVE_UNSPECIFIED: _JobDerivative.ValueType  # 0
     """refused"""
     JOB_VALUE: _JobDerivative.ValueType  # 1
+    """the function's value"""
     JOB_JVP: _JobDerivative.ValueType  # 2
+    """one JVP, of the point's own tangent"""
     JOB_VJP: _JobDerivative.ValueType  # 3
+    """one VJP, of the point's own cotangent"""
     JOB_GRADIENT: _JobDerivative.ValueType  # 4
+    """the gradient of a scalar function"""
     JOB_JACOBIAN: _JobDerivative.ValueType  # 5
+    """all first derivatives"""
     JOB_HESSIAN: _JobDerivative.ValueType  # 6
+    """all second derivatives"""
 
 class JobDerivative(_JobDerivative, metaclass=_JobDerivativeEnumTypeWrapper):
     """What a job computes at each point."""
@@ -44,11 +50,17 @@ class JobDerivative(_JobDerivative, metaclass=_JobDerivativeEnumTypeWrapper):
 JOB_DERIVATIVE_UNSPECIFIED: JobDerivative.ValueType  # 0
 """refused"""
 JOB_VALUE: JobDerivative.ValueType  # 1
+"""the function's value"""
 JOB_JVP: JobDerivative.ValueType  # 2
+"""one JVP, of the point's own tangent"""
 JOB_VJP: JobDerivative.ValueType  # 3
+"""one VJP, of the point's own cotangent"""
 JOB_GRADIENT: JobDerivative.ValueType  # 4
+"""the gradient of a scalar function"""
 JOB_JACOBIAN: JobDerivative.ValueType  # 5
+"""all first derivatives"""
 JOB_HESSIAN: JobDerivative.ValueType  # 6
+"""all second derivatives"""
 Global___JobDerivative: _TypeAlias = JobDerivative  # noqa: Y015
 
 class _JobState:
