@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
+from unit.finished import JACOBIAN, POINTS, finished, model
 from unit.scripted import Script, serving
 from unit.scripted_jobs import Jobs, client_of_jobs
 
@@ -55,3 +56,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return (code if isinstance(code, int) else int(code is not None), said.out, said.err)
 
     return run
+
+
+@pytest.fixture
+def job(jobs_client: jl.Client, jobs: Jobs) -> jl.Job:
+    """A job that has computed the Jacobian of a function of trees."""
+    return finished(jobs_client, jobs, model, POINTS, JACOBIAN)

@@ -41,6 +41,8 @@ class Jobs:
     """Done when the first message of a stream has come, one for each stream."""
     at_points: list[Act] = field(default_factory=list)
     """Done when the first points of a stream have come, one for each stream."""
+    began: threading.Event = field(default_factory=threading.Event)
+    """Set when a stream has come: one that is cancelled before has no handler."""
     ended: threading.Event = field(default_factory=threading.Event)
     """Set when a stream is over, however it ended."""
     results: dict[str, np.ndarray] = field(default_factory=dict)
@@ -88,6 +90,7 @@ class _Service(pb_grpc.JobServiceServicer):
         told = self.told
         context.add_callback(told.ended.set)
         told.calls.append("Create")
+        told.began.set()
         points: list[pb.Points] = []
         last = False
         for number, request in enumerate(requests):

@@ -1,9 +1,8 @@
-"""Results of a job: in the trees of a call at one point, stacked, sparse, and in files, over streams that break."""
+"""Results of a job: in the trees of a call at one point, stacked, and sparse, over streams that break."""
 
 from __future__ import annotations
 
 import gc
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,56 +12,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 from scipy import sparse
+from unit.finished import COUNT, DATA, JACOBIAN, PATTERN, POINTS, ROW, SCALAR, SPARSE, SQUARE, Y_S, Y_X, Z_S, Z_X, Y, Z, finished, model
 from unit.scripted import Script
 from unit.scripted_jobs import Jobs, client_of_jobs
 
 import jacloom as jl
 from jacloom._deadline import Deadline
-from jacloom._jobs import fetching, reading
+from jacloom._jobs import reading
 from jacloom_api.v1 import job_service_pb2 as pb
 from jacloom_graph import wire
 from jacloom_graph.answer import Part
 from jacloom_graph.types import Type
-
-COUNT = 6
-RANDOM = np.random.default_rng(3)
-
-
-def model(p: Any) -> Any:
-    return {"y": p["x"] * p["s"], "z": (p["s"],)}
-
-
-def blocks(*shapes: tuple[int, ...]) -> list[np.ndarray]:
-    return [RANDOM.normal(size=(COUNT, *shape)) for shape in shapes]
-
-
-def finished(client: jl.Client, jobs: Jobs, f: Any, points: Any, arrays: Any, *, dtype: str = "", **options: Any) -> jl.Job:
-    """Returns a job that is done, with arrays by path and key as its results."""
-    job = client.submit(f, points, **options)
-    made = jobs.jobs[job.name]
-    made.state = pb.JOB_SUCCEEDED
-    for path, key, array in arrays:
-        jobs.add_array(made, path, key, array, dtype)
-    jobs.results["status"] = np.array([1, 1, 2, 1, 1, 1], np.uint8)
-    return job.refresh()
-
-
-POINTS = {"s": np.arange(6.0), "x": np.zeros((6, 2))}
-Y_S, Y_X, Z_S, Z_X, Y, Z = blocks((2,), (2, 2), (), (2,), (2,), ())
-JACOBIAN = [
-    ("value/y", (Part.VALUE, 0, 0, 0), Y),
-    ("value/z", (Part.VALUE, 1, 0, 0), Z),
-    ("jacobian/y/s", (Part.JACOBIAN, 0, 0, 0), Y_S),
-    ("jacobian/y/x", (Part.JACOBIAN, 0, 1, 0), Y_X),
-    ("jacobian/z/s", (Part.JACOBIAN, 1, 0, 0), Z_S),
-    ("jacobian/z/x", (Part.JACOBIAN, 1, 1, 0), Z_X),
-]
-
-
-@pytest.fixture
-def job(jobs_client: jl.Client, jobs: Jobs) -> jl.Job:
-    """A job that has computed the Jacobian of a function of trees."""
-    return finished(jobs_client, jobs, model, POINTS, JACOBIAN)
 
 
 def test_a_point_has_the_tree_of_a_call_there(job: jl.Job) -> None:
@@ -172,11 +132,6 @@ def test_results_have_the_users_own_containers(jobs_client: jl.Client, jobs: Job
     np.testing.assert_array_equal(job.result()[1:3].right.at, ROW[1:3])
 
 
-SQUARE = blocks((3, 3))[0]
-ROW = blocks((3,))[0]
-SCALAR = blocks(())[0]
-
-
 @pytest.mark.parametrize(
     ("f", "derivative", "further", "key", "array"),
     [
@@ -207,7 +162,7 @@ def test_results_of_holomorphic_functions(jobs_client: jl.Client, jobs: Jobs) ->
 
 
 def test_results_that_the_store_keeps_in_another_dtype(jobs_client: jl.Client, jobs: Jobs, tmp_path: Path) -> None:
-    points = RANDOM.normal(size=(6, 3)).astype(ml_dtypes.bfloat16)
+    points = ROW.astype(ml_dtypes.bfloat16)
     array = points.astype(np.float32)
     arrays = [("gradient", (Part.GRADIENT, 0, 0, 0), array)]
     # Whether the service tells of the function's dtype or of the store's.
@@ -231,15 +186,6 @@ def test_values_that_are_random_keys(jobs_client: jl.Client, jobs: Jobs) -> None
     result = job.result()
     np.testing.assert_array_equal(jax.random.key_data(result[2]), data[2])
     np.testing.assert_array_equal(jax.random.key_data(result[1:4]), data[1:4])
-
-
-PATTERN = sparse.csr_array(np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0]]))
-DATA = blocks((3,))[0]
-SPARSE = [
-    ("data", (Part.ENTRIES, 0, 0, 0), DATA),
-    ("indices", (Part.INDICES, 0, 0, 0), PATTERN.indices),
-    ("indptr", (Part.POINTERS, 0, 0, 0), PATTERN.indptr),
-]
 
 
 def test_sparse_derivatives_are_matrices(jobs_client: jl.Client, jobs: Jobs) -> None:
@@ -348,82 +294,6 @@ def test_results_of_another_function(jobs_client: jl.Client, jobs: Jobs) -> None
     job = finished(jobs_client, jobs, lambda x: x**2, ROW, [("jacobian", (Part.JACOBIAN, 0, 0, 0), SQUARE[:, :2])])
     with pytest.raises(jl.ProtocolError, match=r"the function gives float64\[3,3\]"):
         job.result()[0]
-
-
-def test_files_of_one_array_and_of_all(job: jl.Job, tmp_path: Path) -> None:
-    assert job.fetch(tmp_path / "x.npy", array="jacobian/y/x") == {"jacobian/y/x": tmp_path / "x.npy"}
-    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), Y_X)
-    written = job.fetch(tmp_path / "all", points=slice(2, 5))
-    expected = {path: array[2:5] for path, _, array in JACOBIAN} | {"status": np.array([2, 1, 1], np.uint8)}
-    assert {path: file.relative_to(tmp_path / "all").as_posix() for path, file in written.items()} == {path: f"{path}.npy" for path in expected}
-    for path, array in expected.items():
-        np.testing.assert_array_equal(np.load(written[path]), array)
-    os.mkdir(tmp_path / "folder.npy")
-    assert job.fetch(tmp_path / "folder.npy", array="status") == {"status": tmp_path / "folder.npy" / "status.npy"}
-    assert not list(tmp_path.rglob("*.part"))
-
-
-def test_a_file_of_the_only_array_of_a_derivative(jobs_client: jl.Client, jobs: Jobs, tmp_path: Path) -> None:
-    arrays = [("value", (Part.VALUE, 0, 0, 0), ROW), ("jacobian", (Part.JACOBIAN, 0, 0, 0), SQUARE)]
-    job = finished(jobs_client, jobs, lambda x: x**2, ROW, arrays)
-    assert job.fetch(str(tmp_path / "j.npy"), slice(1, 1)) == {"jacobian": tmp_path / "j.npy"}
-    assert np.load(tmp_path / "j.npy").shape == (0, 3, 3)
-    job.fetch(tmp_path / "j.npy")
-    np.testing.assert_array_equal(np.load(tmp_path / "j.npy"), SQUARE)
-
-
-def test_files_of_a_sparse_derivative_have_its_whole_structure(jobs_client: jl.Client, jobs: Jobs, tmp_path: Path) -> None:
-    job = finished(jobs_client, jobs, lambda x: x**2, ROW, SPARSE)
-    written = job.fetch(tmp_path / "all", points=slice(4, 5))
-    found = sparse.csr_array((np.load(written["data"])[0], np.load(written["indices"]), np.load(written["indptr"])), (3, 3))
-    np.testing.assert_array_equal(found.toarray(), job.result()[4].toarray())
-
-
-def test_a_file_goes_on_after_a_cut_in_the_middle(job: jl.Job, jobs: Jobs, tmp_path: Path) -> None:
-    seen: list[list[str]] = []
-
-    def look(array: np.ndarray) -> list[tuple[slice, ...]]:
-        seen.append(sorted(path.name for path in tmp_path.iterdir()))
-        return [(slice(at, at + 1),) for at in range(len(array))]
-
-    jobs.cut, jobs.breaks = look, [3, 2]
-    job.fetch(tmp_path / "x.npy", array="jacobian/y/x")
-    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), Y_X)
-    assert seen == [[], ["x.npy.part"], ["x.npy.part"]]
-    assert [request.offset for request in jobs.reads] == [0, 3 * 32, 5 * 32]
-    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
-
-
-def test_a_file_that_fails_leaves_the_old_one(job: jl.Job, jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "x.npy").write_bytes(b"old")
-    jobs.breaks = [2, 0, 0, 0, 0, 0, 0, 0, 0, 0]
-    with pytest.raises(jl.UnavailableError, match="shutting down"):
-        job.fetch(tmp_path / "x.npy", array="jacobian/y/x", timeout=0.5)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"x.npy": b"old"}
-    with pytest.raises(jl.OptionError, match=r"x\.npy/y/jacobian/y/x\.npy cannot be written: Not a directory"):
-        job.fetch(tmp_path / "x.npy" / "y", array="jacobian/y/x")
-
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    jobs.breaks = []
-    with pytest.raises(jl.OptionError, match=r"x\.npy cannot be written: No space left on device"):
-        job.fetch(tmp_path / "x.npy", array="jacobian/y/x")
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"x.npy": b"old"}
-
-
-def test_arrays_that_cannot_be_files(job: jl.Job, jobs: Jobs, tmp_path: Path) -> None:
-    with pytest.raises(jl.ArgumentError, match=r"a file takes one array; choose with array=\.\.\. among value/y, value/z, .*, or give a folder"):
-        job.fetch(tmp_path / "x.npy")
-    with pytest.raises(jl.ArgumentError, match=r"array='gradient'\)`: job 0{20} has the arrays value/y, .*, status"):
-        job.fetch(tmp_path / "x.npy", array="gradient")
-    with pytest.raises(jl.ArgumentError, match="slices of step 1"):
-        job.fetch(tmp_path / "x.npy", slice(0, 4, 2), array="status")
-    for path in ("../x", "/x", "a/../../x", "..\\x"):
-        with pytest.raises(jl.ProtocolError, match="would lead out of the folder"):
-            fetching._file(path)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_service_that_stays_away_is_given_up(job: jl.Job, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:

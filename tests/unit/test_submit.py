@@ -196,6 +196,7 @@ class Mine(Exception):
 def test_errors_of_an_iterator_pass_and_no_job_is_made(jobs_client: jl.Client, jobs: Jobs, error: BaseException) -> None:
     def points() -> Iterator[np.ndarray]:
         yield from np.zeros((20, 10_000))
+        assert jobs.began.wait(30)
         raise error
 
     with pytest.raises(type(error)) as raised:
@@ -208,6 +209,7 @@ def test_errors_of_an_iterator_pass_and_no_job_is_made(jobs_client: jl.Client, j
 def test_a_bad_point_ends_the_stream(jobs_client: jl.Client, jobs: Jobs) -> None:
     def points() -> Iterator[np.ndarray]:
         yield from np.zeros((300, 1000))
+        assert jobs.began.wait(30)
         yield np.zeros(999)
 
     with pytest.raises(jl.ArgumentError, match=r"point 300: x has shape \(999,\), expected \(1000,\)"):
