@@ -32,11 +32,17 @@ class _JobDerivativeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobDeri
     JOB_DERIVATIVE_UNSPECIFIED: _JobDerivative.ValueType  # 0
     """refused"""
     JOB_VALUE: _JobDerivative.ValueType  # 1
+    """the function's value"""
     JOB_JVP: _JobDerivative.ValueType  # 2
+    """one JVP, of the point's own tangent"""
     JOB_VJP: _JobDerivative.ValueType  # 3
+    """one VJP, of the point's own cotangent"""
     JOB_GRADIENT: _JobDerivative.ValueType  # 4
+    """the gradient of a scalar function"""
     JOB_JACOBIAN: _JobDerivative.ValueType  # 5
+    """all first derivatives"""
     JOB_HESSIAN: _JobDerivative.ValueType  # 6
+    """all second derivatives"""
 
 class JobDerivative(_JobDerivative, metaclass=_JobDerivativeEnumTypeWrapper):
     """What a job computes at each point."""
@@ -44,11 +50,17 @@ class JobDerivative(_JobDerivative, metaclass=_JobDerivativeEnumTypeWrapper):
 JOB_DERIVATIVE_UNSPECIFIED: JobDerivative.ValueType  # 0
 """refused"""
 JOB_VALUE: JobDerivative.ValueType  # 1
+"""the function's value"""
 JOB_JVP: JobDerivative.ValueType  # 2
+"""one JVP, of the point's own tangent"""
 JOB_VJP: JobDerivative.ValueType  # 3
+"""one VJP, of the point's own cotangent"""
 JOB_GRADIENT: JobDerivative.ValueType  # 4
+"""the gradient of a scalar function"""
 JOB_JACOBIAN: JobDerivative.ValueType  # 5
+"""all first derivatives"""
 JOB_HESSIAN: JobDerivative.ValueType  # 6
+"""all second derivatives"""
 Global___JobDerivative: _TypeAlias = JobDerivative  # noqa: Y015
 
 class _JobState:
@@ -200,6 +212,11 @@ class CreateJobRequest(_message.Message):
 
     SPEC_FIELD_NUMBER: _builtins.int
     POINTS_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    last: _builtins.bool
+    """In the last message, and only there. A server of gRPC's cannot tell for sure a stream that was cancelled from one that has ended: without this, the
+    points that had come until a caller was interrupted could become a job.
+    """
     @_builtins.property
     def spec(self) -> Global___JobSpec:
         """In the first message, and only there."""
@@ -213,10 +230,11 @@ class CreateJobRequest(_message.Message):
         *,
         spec: Global___JobSpec | None = ...,
         points: Global___Points | None = ...,
+        last: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["points", b"points", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["points", b"points", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last", b"last", "points", b"points", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
