@@ -231,6 +231,13 @@ class TestCreating:
             board.create(asked, [np.zeros((1000, 2))])
         with pytest.raises(grpc.RpcError, match="at least one point, got none"):
             board.create(asked, [np.zeros((0, 3))])
+        unfinished = list(jobs.messages(asked, [X], 100))[:-1]
+        with pytest.raises(grpc.RpcError, match="ended without a message that is its last"):
+            board.stub.Create(iter(unfinished), timeout=service.TIMEOUT)
+        with pytest.raises(grpc.RpcError, match="followed the one that says that it is the last"):
+            board.stub.Create(iter([*unfinished, pb.CreateJobRequest(last=True), unfinished[-1]]), timeout=service.TIMEOUT)
+        with pytest.raises(grpc.RpcError, match="spec is in the first message alone"):
+            board.stub.Create(iter([*unfinished, unfinished[0]]), timeout=service.TIMEOUT)
         with pytest.raises(grpc.RpcError, match="first message has the job's spec"):
             board.stub.Create(iter([pb.CreateJobRequest(points=pb.Points(count=1))]), timeout=service.TIMEOUT)
         assert everything(process) == before

@@ -56,10 +56,11 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     async def Create(self, requests: AsyncIterator[pb.CreateJobRequest], context: Context) -> pb.Job:
         """See the proto file, as for all methods here."""
         async with reported(context):
-            first = await anext(aiter(requests), None)
+            messages = aiter(requests)
+            first = await anext(messages, None)
             if first is None or not first.HasField("spec"):
                 raise Fault(Reason.INVALID_OPTION, "the first message has the job's spec; this stream has none", field="spec")
-            async with aclosing(_points(first, requests)) as points:
+            async with aclosing(_points(first, messages)) as points:
                 return _job(await self._board.create(order_of(first.spec), points))
 
     async def Get(self, request: pb.GetJobRequest, context: Context) -> pb.Job:
@@ -161,13 +162,23 @@ def decoded(spec: bytes) -> Order:
 
 
 async def _points(first: pb.CreateJobRequest, rest: AsyncIterator[pb.CreateJobRequest]) -> AsyncGenerator[tuple[int, Sequence[bytes]]]:
-    if first.HasField("points"):
-        yield first.points.count, first.points.leaves
-    async for request in rest:
-        if request.HasField("spec"):
-            raise Fault(Reason.INVALID_OPTION, "the spec is in the first message alone; this stream has another one", field="spec")
+    """Yields the points of a stream, and raises where it does not end as a whole one does."""
+    request = first
+    while True:
         if request.HasField("points"):
             yield request.points.count, request.points.leaves
+        if request.last:
+            break
+        following = await anext(rest, None)
+        if following is None:
+            raise Fault(
+                Reason.INVALID_OPTION, "the stream ended without a message that is its last; send all points again, then `last`", field="last"
+            )
+        request = following
+        if request.HasField("spec"):
+            raise Fault(Reason.INVALID_OPTION, "the spec is in the first message alone; this stream has another one", field="spec")
+    if await anext(rest, None) is not None:
+        raise Fault(Reason.INVALID_OPTION, "a message followed the one that says that it is the last", field="last")
 
 
 def _job(view: View) -> pb.Job:
