@@ -171,9 +171,7 @@ async def _points(first: pb.CreateJobRequest, rest: AsyncIterator[pb.CreateJobRe
             break
         following = await anext(rest, None)
         if following is None:
-            raise Fault(
-                Reason.INVALID_OPTION, "the stream ended without a message that is its last; send all points again, then `last`", field="last"
-            )
+            raise Fault(Reason.INVALID_OPTION, "the stream ended without a message that is its last; send all points again", field="last")
         request = following
         if request.HasField("spec"):
             raise Fault(Reason.INVALID_OPTION, "the spec is in the first message alone; this stream has another one", field="spec")
