@@ -322,7 +322,7 @@ class TestControl:
         points = np.zeros((40, 8))
         name = client.register(graphs.decay(8, 2_000_001))
         job = board.create(spec(name, [points[0]], pb.JOB_JACOBIAN, sparsity=call_pb.DENSE), [points])
-        with pytest.raises(grpc.RpcError, match="computes derivatives of this function"):
+        with pytest.raises(grpc.RpcError, match="has derivatives of this function; delete the job first"):
             client.functions.Delete(function_service_pb2.DeleteFunctionRequest(name=name))
         board.stub.Cancel(pb.CancelJobRequest(name=job.name), timeout=service.TIMEOUT)
 

@@ -15,6 +15,7 @@ from unit.scripted import Script, fail, serving
 
 import jacloom as jl
 from jacloom._connect import connect
+from jacloom_api.v1 import derivative_service_pb2 as derivative_pb
 from jacloom_api.v1 import job_service_pb2 as pb
 from jacloom_api.v1 import job_service_pb2_grpc as pb_grpc
 from jacloom_graph import tensor, wire
@@ -122,6 +123,7 @@ class _Service(pb_grpc.JobServiceServicer):
             display_name=spec.display_name,
             request_id=spec.request_id,
             out=spec.out,
+            sparse=spec.call.options.sparsity == derivative_pb.SPARSE,
         )
 
     def Get(self, request: pb.GetJobRequest, context: Any) -> pb.Job:

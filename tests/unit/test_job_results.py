@@ -189,7 +189,7 @@ def test_values_that_are_random_keys(jobs_client: jl.Client, jobs: Jobs) -> None
 
 
 def test_sparse_derivatives_are_matrices(jobs_client: jl.Client, jobs: Jobs) -> None:
-    job = finished(jobs_client, jobs, lambda x: x**2, ROW, SPARSE)
+    job = finished(jobs_client, jobs, lambda x: x**2, ROW, SPARSE, output="csr")
     result = job.result()
     for at, found in [(1, result[1]), *enumerate(result[0:3]), *enumerate(result)]:
         assert isinstance(found, sparse.csr_array)
@@ -204,7 +204,7 @@ def test_sparse_derivatives_are_matrices(jobs_client: jl.Client, jobs: Jobs) -> 
 
 def test_sparse_entries_shorter_than_any_of_scipys(jobs_client: jl.Client, jobs: Jobs) -> None:
     arrays = [("data", (Part.ENTRIES, 0, 0, 0), DATA.astype(np.float16)), *SPARSE[1:]]
-    job = finished(jobs_client, jobs, lambda x: x**2, ROW.astype(np.float16), arrays)
+    job = finished(jobs_client, jobs, lambda x: x**2, ROW.astype(np.float16), arrays, output="csr")
     assert job.result()[1].dtype == np.float32
 
 

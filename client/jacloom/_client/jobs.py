@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from jacloom._client.methods import Methods, label
 from jacloom._deadline import Deadline
@@ -22,7 +22,7 @@ from jacloom._outline import outline
 from jacloom._remote import RemoteFunction
 from jacloom._session import AnyFunction
 from jacloom._signature import parse_id
-from jacloom._sparsity import Sparsity, pattern
+from jacloom._sparsity import Sparsity, check_output, pattern
 
 
 class Jobs(Methods):
@@ -37,6 +37,7 @@ class Jobs(Methods):
         seeds: Any = None,
         mode: Mode = "auto",
         sparsity: Sparsity = "auto",
+        output: Literal["dense", "csr"] = "dense",
         holomorphic: bool = False,
         out: str | None = None,
         name: str | None = None,
@@ -61,6 +62,8 @@ class Jobs(Methods):
             seeds: For a JVP one tangent for each point, like the points; for a VJP one cotangent, like the results. Anything that points can be.
             mode: Of a Jacobian, as for ``jacobian``.
             sparsity: Of a Jacobian or a Hessian, as for ``jacobian``; a pattern is held against the function's own passes at the first point.
+            output: Of a Jacobian or a Hessian, how its results are read: ``"dense"`` for arrays in the tree of a call, ``"csr"`` for one
+                ``scipy.sparse.csr_array`` each. Stored are the entries of the pattern wherever it is used.
             holomorphic: As for ``jacobian``.
             out: Path of the results below the service's folder for them; must not exist. Default: ``jobs/<id>``.
             name: For people, at most 128 characters. Default: the function's own.
@@ -87,15 +90,19 @@ class Jobs(Methods):
             "seeds": seeds is not None,
             "mode": not (isinstance(mode, str) and mode == "auto"),
             "sparsity": not (isinstance(sparsity, str) and sparsity == "auto"),
+            "output": not (isinstance(output, str) and output == "dense"),
             "holomorphic": holomorphic is not False,
         }
         check_derivative(call, derivative, given)
         check_flags(f"{call})", holomorphic=holomorphic)
         check_mode(f"{call}, mode=...)", mode)
         read = pattern(f"{call}, sparsity=...)", sparsity)
+        if output not in ("dense", "csr"):
+            raise OptionError(f"`{call}, output=...)`: output must be 'dense' or 'csr', got {outline(output)}.")
+        check_output(f"{call}, output=...)", output, sparsity)
         shown = _default_name(f) if name is None else name
         order = read_order(call, out=out, name=shown, priority=priority, deadline=deadline, ttl=ttl, request_id=request_id)
-        asked = transform(derivative, mode=mode, sparsity=sparsity if read is None else read, holomorphic=holomorphic)
+        asked = transform(derivative, mode=mode, sparsity=sparsity if read is None else read, output=output, holomorphic=holomorphic)
         record, function = submit(self._session, f, points, args, seeds, derivative, asked, order, Deadline(timeout))
         return Job(self._session, record, function)
 

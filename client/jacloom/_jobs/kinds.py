@@ -22,6 +22,7 @@ _TAKEN_BY: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "seeds": ("jvp", "vjp"),
         "mode": ("jacobian",),
         "sparsity": ("jacobian", "hessian"),
+        "output": ("jacobian", "hessian"),
         "holomorphic": ("gradient", "jacobian", "hessian"),
     }
 )
@@ -29,7 +30,12 @@ _TAKEN_BY: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 def transform(
-    derivative: JobDerivative, *, mode: Mode = "auto", sparsity: Literal["auto", "dense"] | Pattern = "auto", holomorphic: bool = False
+    derivative: JobDerivative,
+    *,
+    mode: Mode = "auto",
+    sparsity: Literal["auto", "dense"] | Pattern = "auto",
+    output: Literal["dense", "csr"] = "dense",
+    holomorphic: bool = False,
 ) -> Transform:
     """Returns the transformation that a job applies at each point, with respect to the first argument."""
     match derivative:
@@ -42,11 +48,8 @@ def transform(
         case "gradient":
             return Gradient(holomorphic=holomorphic)
         case "jacobian":
-            # Who gives a pattern wants what it describes.
-            output: Literal["csr", "dense"] = "csr" if isinstance(sparsity, Pattern) else "dense"
             return Jacobian(holomorphic=holomorphic, sparsity=sparsity, output=output, mode=mode)
         case "hessian":
-            output = "csr" if isinstance(sparsity, Pattern) else "dense"
             return Hessian(holomorphic=holomorphic, sparsity=sparsity, output=output)
         case _:
             assert_never(derivative)

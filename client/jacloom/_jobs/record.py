@@ -133,6 +133,8 @@ class JobRecord:
     expires: datetime | None
     """When it may be deleted; None: never, or it has not ended."""
     deadline: datetime | None
+    sparse: bool = False
+    """Whether its results are read as sparse matrices; they may be stored so in either case."""
 
 
 def record_from_message(message: pb.Job) -> JobRecord:
@@ -166,6 +168,7 @@ def record_from_message(message: pb.Job) -> JobRecord:
         ended=_moment(message.end_time) if message.HasField("end_time") else None,
         expires=_moment(message.expire_time) if message.HasField("expire_time") else None,
         deadline=_moment(message.deadline) if message.HasField("deadline") else None,
+        sparse=message.sparse,
     )
 
 

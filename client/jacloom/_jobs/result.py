@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -22,7 +22,7 @@ from jacloom._session import Session
 from jacloom._signature import is_complex
 from jacloom._transform import Evaluation
 from jacloom_graph import tensor
-from jacloom_graph.answer import ArrayKey, Part, matrix_shape
+from jacloom_graph.answer import ArrayKey, Derivative, Part, matrix_shape
 from jacloom_graph.types import Type
 
 _AT_ONCE: Final = 8 << 20
@@ -167,12 +167,44 @@ class SparsePerPoint(PerPoint):
         return [self._at(found, at) for at in range(len(found[self._key]))]
 
 
+class ColouredPerPoint(SparsePerPoint):
+    """The same, read as the dense arrays that the matrices stand for, in the tree of a call."""
+
+    def __init__(self, count: int, entries: StoredArray, structure: tuple[StoredArray, StoredArray], prepared: Prepared) -> None:
+        """Wraps arrays; ``prepared`` is the derivative at one point."""
+        chosen = prepared.query.chosen
+        super().__init__(count, entries, structure, matrix_shape(prepared.query.derivative, chosen))
+        second = prepared.query.derivative is Derivative.HESSIAN
+        rows, columns = (chosen.wrt_types if second else chosen.output_types), chosen.wrt_types
+        self._bands = _bands(rows, range(len(rows)) if second else chosen.outputs), _bands(columns, range(len(columns)))
+        self._prepared = prepared
+        self._second = second
+
+    def _at(self, found: Mapping[ArrayKey, np.ndarray], at: int) -> Any:
+        return self._prepared.build({key: array[0] for key, array in self._blocks(found, [at]).items()})
+
+    def _stacked(self, found: Mapping[ArrayKey, np.ndarray]) -> Any:
+        return self._prepared.build(self._blocks(found, range(len(found[self._key]))))
+
+    def _blocks(self, found: Mapping[ArrayKey, np.ndarray], points: Sequence[int]) -> dict[ArrayKey, np.ndarray]:
+        """Returns each array of the derivative, with a first axis for the points."""
+        expected = self._prepared.query.expected
+        blocks = {key: np.empty((len(points), *array.type.shape), tensor.DTYPES[array.type.dtype]) for key, array in expected.items()}
+        for number, at in enumerate(points):
+            matrix = self._matrix({self._key: found[self._key][at]})
+            for key, block in blocks.items():
+                (_, output, first, second), (rows, columns) = key, self._bands
+                part = matrix[rows[first] if self._second else rows[output], columns[second] if self._second else columns[first]]
+                block[number] = part.toarray().reshape(block.shape[1:])
+        return blocks
+
+
 class JobResult(Sequence[Any]):
     """What a job has computed; also while it runs, as far as it has come. Nothing is read before it is asked for.
 
     ``result[i]`` is what ``client.jacobian(f)(point)``, or whatever the job computes, returns at point ``i``; ``result[a:b]`` is the same for several
-    points, each array with a further first axis. Derivatives that are stored by their sparsity pattern are ``scipy.sparse.csr_array``, a slice is a
-    list of them. Points that are not finished raise ``jl.JobError``.
+    points, each array with a further first axis. Those of a job with ``output="csr"`` are ``scipy.sparse.csr_array``, a slice is a list of them.
+    Points that are not finished raise ``jl.JobError``.
 
     Example:
         >>> result = client.job("jobs/0123456789abcdef0123").result()
@@ -249,16 +281,23 @@ def _derivative(record: JobRecord, binding: Binding, stored: Mapping[str, Stored
     # A job that mixes complex inputs and outputs was made for a holomorphic function, else it would not be.
     first = [binding.signature.inputs[slot] for leaf in binding.spans[0] if (slot := binding.slots[leaf]) is not None]
     holomorphic = any(map(is_complex, first)) and any(map(is_complex, binding.signature.outputs))
-    sparse = Part.ENTRIES in by_part
-    prepared = stored_transform(record.derivative, sparse=sparse, holomorphic=holomorphic).prepared(binding)
+    prepared = stored_transform(record.derivative, sparse=record.sparse, holomorphic=holomorphic).prepared(binding)
     count = record.progress.points
-    if not sparse:
+    if Part.ENTRIES not in by_part:
         return _dense(count, record.arrays, stored, prepared)
     missing = [part.name.lower() for part in _STRUCTURE if part not in by_part]
     if missing:
         raise ProtocolError(f"the service told of a sparse derivative without its {' and '.join(missing)}")
     structure = by_part[Part.POINTERS], by_part[Part.INDICES]
-    return SparsePerPoint(count, by_part[Part.ENTRIES], structure, matrix_shape(prepared.query.derivative, prepared.query.chosen))
+    if record.sparse:
+        return SparsePerPoint(count, by_part[Part.ENTRIES], structure, matrix_shape(prepared.query.derivative, prepared.query.chosen))
+    return ColouredPerPoint(count, by_part[Part.ENTRIES], structure, prepared)
+
+
+def _bands(types: Sequence[Type], names: Iterable[int]) -> dict[int, slice]:
+    """Returns the rows, or columns, of a matrix that belong to each leaf."""
+    ends = np.cumsum([type_.size for type_ in types]).tolist()
+    return {name: slice(end - type_.size, end) for name, type_, end in zip(names, types, ends, strict=True)}
 
 
 def _dense(count: int, arrays: Sequence[JobArray], stored: Mapping[str, StoredArray], prepared: Prepared) -> PerPoint:

@@ -24,6 +24,7 @@ from jacloom._outline import described
 from jacloom._query import Query
 from jacloom._retry import retrying
 from jacloom._session import AnyFunction, Session
+from jacloom._sparsity import Pattern
 from jacloom._structure import Structure
 from jacloom._transform import Transform
 from jacloom_graph import tensor
@@ -83,7 +84,7 @@ def submit(
         JacloomError: what the service's status means.
     """
     given = read("points", points, session.first_argument(f, deadline))
-    if getattr(transform, "output", "dense") != "dense":
+    if isinstance(getattr(transform, "sparsity", None), Pattern):
         # A wrong pattern gives wrong numbers at every point: it is held against the function's own passes at the first.
         session.run(f, (given.first, *args), {}, transform, None, CallOptions(deadline.remaining()))
     again = given.again and not isinstance(seeds, Iterator)

@@ -318,6 +318,7 @@ class Job(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
+    SPARSE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"jobs/<20 hex digits>"."""
     display_name: _builtins.str
@@ -360,6 +361,10 @@ class Job(_message.Message):
     """As JobSpec.priority."""
     request_id: _builtins.str
     """As JobSpec.request_id."""
+    sparse: _builtins.bool
+    """Whether a sparse result was asked for, by Options.sparsity = SPARSE. Without it the results may be stored as entries of the pattern as well, where
+    that is cheaper, and are to be shown as the dense arrays that they stand for.
+    """
     @_builtins.property
     def plan(self) -> _derivative_service_pb2.Plan:
         """How each point's derivative is computed. Absent until the job is planned."""
@@ -419,10 +424,11 @@ class Job(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         request_id: _builtins.str = ...,
         deadline: _timestamp_pb2.Timestamp | None = ...,
+        sparse: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_eta", b"_eta", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "eta", b"eta", "expire_time", b"expire_time", "plan", b"plan", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta", b"_eta", "arrays", b"arrays", "create_time", b"create_time", "deadline", b"deadline", "derivative", b"derivative", "display_name", b"display_name", "end_time", b"end_time", "eta", b"eta", "expire_time", b"expire_time", "function", b"function", "message", b"message", "name", b"name", "out", b"out", "plan", b"plan", "points", b"points", "points_done", b"points_done", "points_failed", b"points_failed", "points_not_finite", b"points_not_finite", "priority", b"priority", "rate", b"rate", "request_id", b"request_id", "retries", b"retries", "start_time", b"start_time", "state", b"state", "store", b"store", "units", b"units", "units_done", b"units_done", "units_failed", b"units_failed", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta", b"_eta", "arrays", b"arrays", "create_time", b"create_time", "deadline", b"deadline", "derivative", b"derivative", "display_name", b"display_name", "end_time", b"end_time", "eta", b"eta", "expire_time", b"expire_time", "function", b"function", "message", b"message", "name", b"name", "out", b"out", "plan", b"plan", "points", b"points", "points_done", b"points_done", "points_failed", b"points_failed", "points_not_finite", b"points_not_finite", "priority", b"priority", "rate", b"rate", "request_id", b"request_id", "retries", b"retries", "sparse", b"sparse", "start_time", b"start_time", "state", b"state", "store", b"store", "units", b"units", "units_done", b"units_done", "units_failed", b"units_failed", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__eta: _TypeAlias = _typing.Literal["eta"]  # noqa: Y015
     _WhichOneofArgType__eta: _TypeAlias = _typing.Literal["_eta", b"_eta"]  # noqa: Y015

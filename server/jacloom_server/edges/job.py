@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from jacloom_api.v1 import derivative_service_pb2, job_service_pb2_grpc
 from jacloom_api.v1 import job_service_pb2 as pb
 from jacloom_graph.answer import Derivative
 from jacloom_graph.errors import Fault, Reason
+from jacloom_graph.tensor import nbytes, type_of
 from jacloom_graph.wire import type_to_message
 from jacloom_server.edges.derivative import decode, plan_to_message
 from jacloom_server.jobs.board import Board, View
@@ -61,7 +63,16 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
             if first is None or not first.HasField("spec"):
                 raise Fault(Reason.INVALID_OPTION, "the first message has the job's spec; this stream has none", field="spec")
             async with aclosing(_points(first, messages)) as points:
-                return _job(await self._board.create(order_of(first.spec), points))
+                return _job(await self._board.create(order_of(await self._whole(first.spec)), points))
+
+    async def _whole(self, spec: pb.JobSpec) -> pb.JobSpec:
+        """Returns a spec whose pattern is in it, and not in a blob that may be gone when the job is planned."""
+        board = self._board
+        for name in ("pointers", "indices") if spec.call.HasField("pattern") else ():
+            tensor = getattr(spec.call.pattern, name)
+            if tensor.WhichOneof("content") == "blob":
+                tensor.data = await asyncio.to_thread(board.fetch, tensor.blob, tensor.offset, nbytes(type_of(tensor)), f"spec.call.pattern.{name}")
+        return spec
 
     async def Get(self, request: pb.GetJobRequest, context: Context) -> pb.Job:
         """See the proto file."""
@@ -152,8 +163,17 @@ def order_of(spec: pb.JobSpec) -> Order:
         deadline=_seconds(spec.deadline) if spec.HasField("deadline") else None,
         ttl=spec.ttl.ToTimedelta().total_seconds() if spec.HasField("ttl") else None,
         request_id=spec.request_id,
-        spec=spec.SerializeToString(deterministic=True),
+        spec=_kept(spec),
     )
+
+
+def _kept(spec: pb.JobSpec) -> bytes:
+    """Returns what is kept of a spec: without the arguments' elements, which are stored, and without the names that they travelled under."""
+    kept = pb.JobSpec.FromString(spec.SerializeToString())
+    for tensor in (*kept.call.args, *kept.call.seeds):
+        for field in ("data", "blob", "offset"):
+            tensor.ClearField(field)
+    return kept.SerializeToString(deterministic=True)
 
 
 def decoded(spec: bytes) -> Order:
@@ -206,6 +226,7 @@ def _job(view: View) -> pb.Job:
         priority=entry.priority,
         create_time=_time(entry.created),
         request_id=entry.request_id,
+        sparse=view.record is not None and view.record.sparse,
     )
     if entry.started is not None:
         job.start_time.CopyFrom(_time(entry.started))

@@ -244,21 +244,30 @@ class Board:
         await self._lose(view, list(found.damaged))
 
     def require_unused(self, function: str) -> None:
-        """Checks that no job that has not ended needs a function.
+        """Checks that there is no job of a function: one that has ended needs it to say what its results are, and to be tried again.
 
         Raises:
-            Fault: JOB_NOT_ENDED.
+            Fault: FUNCTION_IN_USE.
         """
-        for id_ in self._lives:
-            if self._ledger.get(id_).function == function:
-                text = f"the job {id_} computes derivatives of this function; cancel it first, or wait for its end"
-                raise Fault(Reason.JOB_NOT_ENDED, text, field="name")
+        found, _ = self._ledger.page(1, "", (), function)
+        if found:
+            text = f"the job {found[0].id} has derivatives of this function; delete the job first"
+            raise Fault(Reason.FUNCTION_IN_USE, text, field="name")
+
+    def fetch(self, blob: str, offset: int, size: int, field: str) -> bytes:
+        """Returns bytes of a blob. Blocks.
+
+        Raises:
+            Fault: BLOB_NOT_FOUND; ARGUMENT_MISMATCH if it does not have so many.
+        """
+        return order.fetched(self._service.blobs, blob, offset, size, field)
 
     async def _create(self, asked: Order, points: AsyncIterable[tuple[int, Sequence[bytes]]]) -> View:
         id_ = secrets.token_hex(10)
         known = await asyncio.to_thread(self._ledger.of_request, asked.request_id) if asked.request_id else None
         function = await self._service.functions.find(asked.call.function, "spec.call.function")
         made = order.wanted(asked, function)
+        await preparing.check(self._service, made)
         folder = None if known is not None else self._places.new(asked.out or f"jobs/{id_}")
         if folder is not None and folder in self._reserved:
             raise Fault(Reason.INVALID_OPTION, f"{asked.out[:100]!r} is being made for another job; choose another path", field="spec.out")
