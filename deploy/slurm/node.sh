@@ -20,7 +20,9 @@ else
     options+=(--address="$address")
 fi
 
-ray start "${options[@]}" --temp-dir="$folder" --disable-usage-stats --block &
+# With the settings for Ray that `jacloom serve` has for its own.
+with_settings='import os, sys; from jacloom_server import environment; environment.prepare(local=False); os.execvp(sys.argv[1], sys.argv[1:])'
+python3 -c "$with_settings" ray start "${options[@]}" --temp-dir="$folder" --block &
 ray=$!
 trap 'rm -rf "$folder"' EXIT
 trap 'kill -TERM "$ray"' TERM
