@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +52,10 @@ def clusters() -> list[dict[str, Any]]:
     return [spec.get("rayClusterSpec", spec) for spec in found]
 
 
-def pods() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the pods that the manifests make, with a name for each."""
-    for entry in manifests():
-        if entry["kind"] == "Deployment":
-            yield entry["metadata"]["name"], entry["spec"]["template"]["spec"]
+def pods() -> list[tuple[str, dict[str, Any]]]:
+    """Returns the pods that the manifests make, with a name for each."""
+    found = [(entry["metadata"]["name"], entry["spec"]["template"]["spec"]) for entry in manifests() if entry["kind"] == "Deployment"]
     for spec in clusters():
-        yield "head", spec["headGroupSpec"]["template"]["spec"]
-        for group in spec["workerGroupSpecs"]:
-            yield group["groupName"], group["template"]["spec"]
+        found.append(("head", spec["headGroupSpec"]["template"]["spec"]))
+        found += [(group["groupName"], group["template"]["spec"]) for group in spec["workerGroupSpecs"]]
+    return found
