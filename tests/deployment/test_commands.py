@@ -60,7 +60,9 @@ def settings(words: list[str]) -> Config:
     """Returns what the server makes of its command line, without what it does not know yet."""
     given = [word for word in words if word.partition("=")[0] not in PENDING_FLAGS]
     parsed = vars(server._parser().parse_args(given))
-    return from_mapping({name: value for name, value in parsed.items() if value is not None and name not in ("log", "parent", "no_supervise", "config")})
+    return from_mapping(
+        {name: value for name, value in parsed.items() if value is not None and name not in ("log", "parent", "no_supervise", "config")}
+    )
 
 
 def test_the_service_of_compose_has_settings_that_can_be() -> None:
@@ -90,6 +92,13 @@ def test_the_image_serves_on_loopback_unless_told_otherwise() -> None:
     program, command, *words = re.findall(r'"([^"]*)"', entry + given)
     assert (program, command) == ("jacloom", "serve")
     assert settings(words).address == Config().address
+
+
+def test_links_lead_somewhere() -> None:
+    page = files.DEPLOY / "README.md"
+    targets = re.findall(r"\]\(([^)#]+)\)", page.read_text())
+    assert {"deploy-docker.md", "deploy-kubernetes.md", "deploy-slurm.md"} <= {Path(target).name for target in targets}
+    assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
 @pytest.mark.parametrize("path", files.TEXTS, ids=files.name)

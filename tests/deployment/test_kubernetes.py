@@ -160,7 +160,9 @@ def test_the_service_finds_the_server() -> None:
     assert service["selector"] == server["selector"]["matchLabels"] == server["template"]["metadata"]["labels"]
     (container,) = server["template"]["spec"]["containers"]
     (port,) = container["ports"]
-    assert {service["ports"][0]["targetPort"], *(container[f"{kind}Probe"]["tcpSocket"]["port"] for kind in ("startup", "liveness"))} == {port["name"]}
+    assert {service["ports"][0]["targetPort"], *(container[f"{kind}Probe"]["tcpSocket"]["port"] for kind in ("startup", "liveness"))} == {
+        port["name"]
+    }
 
 
 def test_a_server_has_the_time_to_drain() -> None:
@@ -185,7 +187,7 @@ def test_a_job_with_failed_points_is_not_tried_on_another_cluster(tmp_path: Path
 def test_a_job_is_run_by_rays_own_address(tmp_path: Path) -> None:
     text = script(tmp_path, 'echo "$@"')
     done = subprocess.run(["bash", "-c", text], env={"RAY_ADDRESS": "10.0.0.7:6379", "PATH": "/bin"}, capture_output=True, text=True, timeout=60)
-    assert done.stdout.split() == "run /etc/jacloom/job/job.toml --data /data --results /results --ray-address 10.0.0.7:6379".split()
+    assert done.stdout.split() == ["run", "/etc/jacloom/job/job.toml", "--data", "/data", "--results", "/results", "--ray-address", "10.0.0.7:6379"]
     assert done.returncode == 0
 
 
@@ -200,7 +202,9 @@ def script(folder: Path, jacloom: str) -> str:
 def test_the_entrypoint_of_a_job_means_the_same_to_every_shell() -> None:
     job = files.manifest("RayJob", "jacloom-job")["spec"]
     assert re.fullmatch(r"[\w ./-]+", job["entrypoint"]), "it goes through two more shells"
-    (mount,) = (entry for entry in job["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["volumeMounts"] if entry["name"] == "job")
+    (mount,) = (
+        entry for entry in job["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["volumeMounts"] if entry["name"] == "job"
+    )
     path = Path(job["entrypoint"].split()[-1])
     assert str(path.parent) == mount["mountPath"]
     assert path.name in files.manifest("ConfigMap", "jacloom-job")["data"]

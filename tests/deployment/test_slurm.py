@@ -68,7 +68,9 @@ def test_shellcheck_finds_nothing(script: Path) -> None:
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize(("status", "says"), [(0, "is done"), (3, "some of its points have failed"), (75, "goes on with it"), (1, "failed with status 1")])
+@pytest.mark.parametrize(
+    ("status", "says"), [(0, "is done"), (3, "some of its points have failed"), (75, "goes on with it"), (1, "failed with status 1")]
+)
 def test_a_job_that_ends_by_itself_is_not_queued_again(allocation: Allocation, status: int, says: str) -> None:
     allocation.program("jacloom", _ENDS.format(status=status))
     with allocation.batch(RUN, "job.toml") as running:
