@@ -16,7 +16,6 @@ PORT_PROBE = {"tcpSocket": {"port!": "quantity"}, "periodSeconds": "integer", "f
 POD = {
     "automountServiceAccountToken": "boolean",
     "enableServiceLinks": "boolean",
-    "shareProcessNamespace": "boolean",
     "terminationGracePeriodSeconds": "integer",
     "securityContext": {
         "fsGroup": "integer",
@@ -48,7 +47,7 @@ POD = {
             "configMap": {"name": "string"},
             "emptyDir": {"medium": "string", "sizeLimit": "quantity"},
             "persistentVolumeClaim": {"claimName!": "string"},
-            "secret": {"secretName": "string"},
+            "secret": {"secretName": "string", "defaultMode": "integer"},
         }
     ],
 }
