@@ -40,7 +40,7 @@ def test_a_file_of_the_only_array_of_a_derivative(jobs_client: jl.Client, jobs: 
 
 
 def test_files_of_a_sparse_derivative_have_its_whole_structure(jobs_client: jl.Client, jobs: Jobs, tmp_path: Path) -> None:
-    job = finished(jobs_client, jobs, lambda x: x**2, ROW, SPARSE)
+    job = finished(jobs_client, jobs, lambda x: x**2, ROW, SPARSE, output="csr")
     written = job.fetch(tmp_path / "all", points=slice(4, 5))
     found = sparse.csr_array((np.load(written["data"])[0], np.load(written["indices"]), np.load(written["indptr"])), (3, 3))
     np.testing.assert_array_equal(found.toarray(), job.result()[4].toarray())
