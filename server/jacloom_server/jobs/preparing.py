@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -12,6 +11,7 @@ import numpy as np
 from jacloom_graph.answer import Array, Derivative, Part, arrays, total_bytes
 from jacloom_graph.types import Type
 from jacloom_server import planning, work
+from jacloom_server.detached import to_its_end
 from jacloom_server.jobs import division, naming, record, store
 from jacloom_server.jobs.places import Places
 from jacloom_server.jobs.recipe import Wanted, recipe, results
@@ -39,7 +39,7 @@ async def prepare(service: Service, places: Places, job: str, wanted: Wanted, fo
         folder: Of its store.
 
     Raises:
-        Fault: The derivative cannot be had, or nobody is there to find out.
+        Fault: The derivative cannot be had, nobody is there to find out, or STORE_UNAVAILABLE.
     """
     plan, inner = await _plan(service, wanted)
     operands = _operands(plan.structure)
@@ -62,7 +62,7 @@ async def prepare(service: Service, places: Places, job: str, wanted: Wanted, fo
         pace.seconds * (seeds / plan.passes if seeds else count),
         {hello.platform: f"JAX {hello.jax}, {hello.device}" for hello in service.pool.processes()},
     )
-    await asyncio.to_thread(_write, places.own(job), folder, wanted, made, plan.structure, shared)
+    await to_its_end(_write, places.own(job), folder, wanted, made, plan.structure, shared)
     return made
 
 
@@ -123,10 +123,6 @@ def _operands(structure: Structure | None) -> tuple[Operand, ...]:
 
 
 def _write(own: Path, folder: Path, wanted: Wanted, made: Record, structure: Structure | None, shared: dict[str, np.ndarray]) -> None:
-    own.mkdir(parents=True, exist_ok=True)
-    if structure is not None:
-        record.save_structure(structure, own / _STRUCTURE)
-        store.sync(own)
     about = {
         "function": wanted.function.name,
         "derivative": wanted.call.derivative.value.lower(),
@@ -136,4 +132,11 @@ def _write(own: Path, folder: Path, wanted: Wanted, made: Record, structure: Str
         "arrays": {each.path: {"part": each.part.name.lower(), "dtype": each.type.dtype} for each in made.results},
         "status": {"0": "not done", "1": "done", "2": "done, with a NaN or an Inf", "3": "failed"},
     }
-    store.add_results(folder, wanted.points, made.recipe.sinks, shared, about)
+    try:
+        own.mkdir(parents=True, exist_ok=True)
+        if structure is not None:
+            record.save_structure(structure, own / _STRUCTURE)
+            store.sync(own)
+        store.add_results(folder, wanted.points, made.recipe.sinks, shared, about)
+    except OSError as error:
+        raise store.unavailable(error) from error
