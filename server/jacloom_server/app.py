@@ -132,10 +132,11 @@ class Server:
         except RuntimeError as error:
             also = "" if self._credentials is None else " Or do certificate and key not belong together?"
             raise ConfigError(f"cannot listen on {config.address}: is another server there already?{also}") from error
+        if self._board is not None:
+            # Before the first call, which may make a job: what earlier servers have left is told from that.
+            await self._board.start()
         await self._grpc.start()
         self._later(self._functions.restore())
-        if self._board is not None:
-            self._later(self._board.start())
         if not is_loopback(host) and config.insecure:
             _LOG.warning("%s can be reached from other machines without %s", config.address, "TLS" if config.token_file else "a token")
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

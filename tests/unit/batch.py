@@ -141,7 +141,7 @@ class Batch:
     def site(self) -> Site:
         """Returns that of a new attempt."""
         self.attempts += 1
-        return Site(JOB, str(self.folder / "results"), str(self.folder / "aside" / str(self.attempts)))
+        return Site(JOB, str(self.folder / "results"), str(self.folder / f"aside-{self.attempts}"))
 
     def write(self, recipe: Recipe, unit: Unit, *operands: np.ndarray) -> Any:
         return self.writer.write(self.order(recipe, unit), *operands)
@@ -155,7 +155,7 @@ class Batch:
         for unit in units:
             written = self.write(recipe, unit, *operands)
             assert isinstance(written, Written), written
-            aside = self.folder / "aside" / str(self.attempts)
+            aside = self.folder / f"aside-{self.attempts}"
             files = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
             assert files == [chunk.path for chunk in written.chunks]
             for chunk in written.chunks:

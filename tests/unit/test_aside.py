@@ -128,7 +128,7 @@ def test_a_full_store_is_the_answer_until_there_is_room(small: Path) -> None:
     assert answer.reason is Reason.STORE_UNAVAILABLE
     assert answer.message.startswith("result/0/c/0/0/0 cannot be written: No space left on device; ")
     assert str(small) not in answer.message
-    shutil.rmtree(small / "aside")
+    shutil.rmtree(small / "aside-1")
     (small / "ballast").unlink()
     (written,) = made.run(recipe, [Unit(0, 0, 4)])
     assert written.finite.all()
@@ -145,8 +145,7 @@ def test_a_store_that_refuses_is_the_answer(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert isinstance(answer, Fault)
     assert (answer.reason, answer.message.split(";")[0]) == (Reason.STORE_UNAVAILABLE, "result/0/c/0/0/0 cannot be written: File too large")
-    (tmp_path / "aside").rename(tmp_path / "put away")
-    (tmp_path / "aside").write_text("a file in the way")
+    (tmp_path / "aside-2").write_text("a file in the way")
     answer = made.write(recipe, Unit(0, 0, 4))
     assert isinstance(answer, Fault)
     assert (answer.reason, answer.message.split(";")[0]) == (Reason.STORE_UNAVAILABLE, "result/0/c/0/0/0 cannot be written: Not a directory")

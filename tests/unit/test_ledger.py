@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -77,7 +77,7 @@ def test_unknown_jobs_are_said_to_be(ledger: Ledger) -> None:
         lambda: ledger.committed("x", range(3)),
         lambda: ledger.attempt("x", 1, "INTERNAL", ""),
         lambda: ledger.fail("x", 1, Counts()),
-        lambda: ledger.lose("x", [], Counts()),
+        lambda: ledger.lose("x", [], lambda _: Counts()),
         lambda: list(ledger.units("x")),
         lambda: ledger.failures("x", 10),
     ]
@@ -322,15 +322,20 @@ def test_a_job_that_was_never_planned_is_queued_again_and_not_for_a_deadline_tha
     assert ledger.reopen(JOB) == replace(job, deadline=deadline)
 
 
+def lost(numbers: Sequence[int]) -> Counts:
+    return Counts(points_done=-2 * len(numbers), units_done=-len(numbers))
+
+
 def test_units_that_are_lost_are_computed_again(running: Ledger) -> None:
     running.commit(JOB, [landed.unit(number, b"x") for number in (1, 2, 3)], landed.counts)
-    running.lose(JOB, [3, 1], Counts(points_done=-4, units_done=-2))
+    assert running.lose(JOB, [3, 1], lost) == [3, 1]
     assert running.settled(JOB, [1, 2, 3]) == {2}
     assert running.get(JOB).counts == Counts(points_done=2, units_done=1)
-    with pytest.raises(ValueError, match="unit 1 "):
-        running.lose(JOB, [2, 1], Counts(points_done=-4, units_done=-2))
-    assert running.settled(JOB, [1, 2, 3]) == {2}
-    assert running.commit(JOB, [landed.unit(number, b"y") for number in (1, 2, 3)], landed.counts) == [1, 3]
+    # Two that find the same damage at once.
+    assert running.lose(JOB, [2, 1], lost) == [2]
+    assert running.lose(JOB, [2, 1], lost) == []
+    assert running.get(JOB).counts == Counts()
+    assert running.commit(JOB, [landed.unit(number, b"y") for number in (1, 2, 3)], landed.counts) == [1, 2, 3]
     assert running.get(JOB).counts == Counts(points_done=6, units_done=3)
 
 
@@ -365,7 +370,7 @@ def test_a_server_that_was_thought_dead_writes_nothing_any_more(running: Ledger,
         lambda: running.commit(JOB, [landed.unit(2)], landed.counts),
         lambda: running.attempt(JOB, 1, "INTERNAL", ""),
         lambda: running.fail(JOB, 1, Counts(units_failed=1)),
-        lambda: running.lose(JOB, [5], Counts(units_done=-1)),
+        lambda: running.lose(JOB, [5], lost),
     ]
     before = newer.get(JOB)
     for write in writes:

@@ -58,6 +58,15 @@ def test_a_lost_unit_of_a_point_with_others_is_counted_once() -> None:
     assert tally.committed([landed(1, True)]) == Counts(points_done=1, units_done=1)
 
 
+def test_a_point_with_a_failed_unit_stays_failed_when_another_of_its_units_is_lost() -> None:
+    tally = Tally(Division(points=1, count=1, slabs=((0, 4), (4, 4))))
+    tally.committed([landed(0, True)])
+    tally.failed(1)
+    assert tally.lost([0]) == Counts(units_done=-1)
+    assert tally.committed([landed(0, True)]) == Counts(units_done=1)
+    assert tally.status.tolist() == [FAILED]
+
+
 def test_a_tally_of_what_a_ledger_remembers_is_that_of_what_came() -> None:
     division = Division(points=7, count=2)
     came = Tally(division)
@@ -78,3 +87,13 @@ def test_changes_are_taken_once() -> None:
     assert (first, status.tolist()) == (3, [DONE] * 3)
     tally.give_back(first, len(status))
     assert tally.take_changed()[0] == 3
+
+
+def test_changes_are_taken_with_the_whole_chunks_that_they_are_in() -> None:
+    tally = Tally(Division(points=9, count=1))
+    tally.take_changed(4)
+    tally.committed([landed(5, True)])
+    first, status = tally.take_changed(4)
+    assert (first, status.tolist()) == (4, [NOT_DONE, DONE, NOT_DONE, NOT_DONE])
+    tally.committed([landed(8, True)])
+    assert tally.take_changed(4)[0] == 8

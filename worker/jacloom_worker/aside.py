@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final, Self
 
 from zarr.abc.store import ByteRequest
@@ -27,7 +27,7 @@ class Aside(LocalStore):
 
         Args:
             root: Folder of the group.
-            aside: Folder for the chunks.
+            aside: Folder for the chunks, in one that exists.
             read_only: Whether nothing can be written.
         """
         super().__init__(root, read_only=read_only)
@@ -67,7 +67,7 @@ class Aside(LocalStore):
         data = memoryview(value.as_buffer_like()).cast("B")
         path = self.aside / key
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._make_folders(key)
             with path.open("wb") as file:
                 file.write(data)
                 file.flush()
@@ -75,6 +75,11 @@ class Aside(LocalStore):
         except OSError as error:
             raise unavailable(key, "written", error) from error
         self._written[key] = Chunk.of(key, data)
+
+    def _make_folders(self, key: str) -> None:
+        # One by one, and not the folder that the attempt's is made in: with the end of its job that is gone, and who comes later leaves nothing.
+        for parent in reversed(PurePosixPath(key).parents):
+            (self.aside / parent).mkdir(exist_ok=True)
 
     async def delete(self, key: str) -> None:
         """Refuses: what there is belongs to the group.

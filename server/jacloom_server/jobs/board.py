@@ -9,7 +9,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -42,8 +42,9 @@ _STATUS_SECONDS: Final = 5.0
 """How often the status of points is written while a job runs."""
 _EXPIRE_SECONDS: Final = 600.0
 _WAIT_SECONDS: Final = 5.0
-"""How long a job that cannot be planned yet waits before it tries again."""
+"""How long a job that cannot go on waits before it tries again."""
 _PASSING: Final = frozenset({Reason.NO_WORKERS, Reason.STORE_UNAVAILABLE})
+_SUCCESS: Final = frozenset({State.SUCCEEDED, State.SUCCEEDED_WITH_FAILURES})
 _MOST_TALLIES: Final = 16
 
 
@@ -92,8 +93,8 @@ class Board:
         self._lives: dict[str, asyncio.Task[None]] = {}
         """What becomes of each job that has not ended."""
         self._running: dict[str, Running] = {}
-        self._stopping: dict[str, tuple[State, str]] = {}
-        """Jobs that are to end in another way than by being done."""
+        self._settling = asyncio.Lock()
+        """Held while a job ends, or is opened again: what is lost meanwhile must not be taken for done."""
         self._records: OrderedDict[str, Record] = OrderedDict()
         self._tallies: OrderedDict[str, Tally] = OrderedDict()
         self._creating: dict[str, asyncio.Lock] = {}
@@ -163,13 +164,18 @@ class Board:
             if view.entry.state.ended:
                 return
             life = self._lives.get(view.entry.id)
-            # Its end is told at once.
-            await asyncio.wait([life] if life is not None else [asyncio.create_task(asyncio.sleep(_WATCH_SECONDS))], timeout=_WATCH_SECONDS)
+            if life is None:
+                await asyncio.sleep(_WATCH_SECONDS)
+            else:
+                # Its end is told at once.
+                await asyncio.wait([life], timeout=_WATCH_SECONDS)
 
     async def cancel(self, name: str) -> View:
         """Stops a job; has no effect on one that has ended."""
         view = await self.get(name)
-        await self._stop(view.entry.id, State.CANCELLED, "cancelled by a call")
+        if not view.entry.state.ended:
+            # To its end, whoever waits for it.
+            await asyncio.shield(detached(self._stop(view.entry.id, State.CANCELLED, "cancelled by a call")))
         return await self.get(name)
 
     async def retry(self, name: str) -> View:
@@ -292,42 +298,64 @@ class Board:
         return await self._view(entry)
 
     def _begin(self, id_: str) -> None:
-        life = self._lives[id_] = asyncio.create_task(self._live(id_))
-        life.add_done_callback(lambda _: self._lives.pop(id_, None))
+        """Has a job carried to its end; after what is still done for an end that it had before."""
+        life = self._lives[id_] = asyncio.create_task(self._live(id_, self._lives.get(id_)))
+        life.add_done_callback(lambda _: self._lives.pop(id_) if self._lives.get(id_) is life else None)
 
-    async def _live(self, id_: str) -> None:
-        """Carries a job from wherever it is to its end."""
-        entry = await asyncio.to_thread(self._ledger.get, id_)
-        try:
-            if entry.deadline is not None:
-                async with asyncio.timeout(max(0.0, entry.deadline - time.time())):
-                    state, message = await self._computed(entry)
-            else:
-                state, message = await self._computed(entry)
-        except TimeoutError:
-            state, message = State.DEADLINE_EXCEEDED, "its deadline came before its end"
-        except asyncio.CancelledError:
-            if id_ not in self._stopping:
-                raise
-            state, message = self._stopping.pop(id_)
-        except Superseded:
-            _LOG.error("another server has taken over the jobs of this one")
-            return
-        except Exception as error:
-            fault = to_fault(error)
-            if fault.reason is Reason.DRAINING:
+    async def _live(self, id_: str, before: asyncio.Task[None] | None) -> None:
+        """Carries a job from wherever it is to its end. What keeps it from that and passes, it waits for."""
+        if before is not None:
+            await asyncio.wait([before])
+        while True:
+            try:
+                entry = await asyncio.to_thread(self._ledger.get, id_)
+                if entry.state.ended:
+                    return
+                await self._end(id_, *await self._outcome(entry))
+            except Superseded:
+                _LOG.error("another server has taken over the jobs of this one")
                 return
-            state, message = State.FAILED, str(fault)
-        await asyncio.shield(self._ended(id_, state, message))
+            except Fault as fault:
+                if fault.reason not in _PASSING:
+                    return  # this server ends
+                _LOG.warning("the job %s waits: %s", id_, fault)
+                with suppress(Fault):
+                    await asyncio.to_thread(self._ledger.note, id_, str(fault))
+                await asyncio.sleep(_WAIT_SECONDS)
+
+    async def _outcome(self, entry: Entry) -> tuple[State, str]:
+        """Has a job computed, and returns how that ended.
+
+        Raises:
+            Fault: One that passes, or DRAINING.
+            Superseded: Another server has the ledger.
+        """
+        left = None if entry.deadline is None else max(0.0, entry.deadline - time.time())
+        timeout = asyncio.timeout(left)
+        try:
+            async with timeout:
+                return await self._computed(entry)
+        except Superseded:
+            raise
+        except Exception as error:
+            if timeout.expired():
+                return State.DEADLINE_EXCEEDED, "its deadline came before its end"
+            fault = to_fault(error)
+            if fault.reason in _PASSING or fault.reason is Reason.DRAINING:
+                raise fault from error
+            return State.FAILED, str(fault)
 
     async def _computed(self, entry: Entry) -> tuple[State, str]:
         folder = self._places.store(entry.out)
-        await asyncio.to_thread(_install, self._places.incoming(entry.id), folder)
+        await to_its_end(_install, self._places.incoming(entry.id), folder)
         wanted = await self._wanted(entry)
         if not entry.record:
             entry = await self._planned(entry, wanted, folder)
         record, operands = await asyncio.to_thread(preparing.loaded, self._places, entry.id, entry.record)
         tally = await asyncio.to_thread(Tally, record.division, self._ledger.units(entry.id))
+        await asyncio.to_thread(self._places.aside(entry.id).mkdir, parents=True, exist_ok=True)
+        if entry.message:
+            await asyncio.to_thread(self._ledger.note, entry.id, "")
         with self._service.pool.lane() as lane:
             running = Running(
                 entry.id,
@@ -349,8 +377,10 @@ class Board:
             try:
                 while not running.finished.done():
                     await asyncio.wait([running.finished], timeout=_STATUS_SECONDS)
-                    await self._write_status(folder, tally)
+                    with suppress(Fault):
+                        await self._write_status(folder, tally)
                 running.finished.result()
+                await self._write_status(folder, tally)
             finally:
                 self._scheduler.remove(running)
                 del self._running[entry.id]
@@ -368,70 +398,76 @@ class Board:
         return order.wanted(asked, function, entry.points)
 
     async def _planned(self, entry: Entry, wanted: Wanted, folder: Path) -> Entry:
-        """Returns a job with its record, once that can be had."""
-        while True:
-            try:
-                made = await preparing.prepare(self._service, self._places, entry.id, wanted, folder)
-            except Fault as fault:
-                if fault.reason not in _PASSING:
-                    raise
-                await asyncio.to_thread(self._ledger.note, entry.id, str(fault))
-                await asyncio.sleep(_WAIT_SECONDS)
-                continue
-            _LOG.info("the job %s is planned: %s, %d points in %d units", entry.id, made.plan.strategy, entry.points, made.division.units)
-            await asyncio.to_thread(self._ledger.note, entry.id, "")
-            return await asyncio.to_thread(self._ledger.plan, entry.id, made.encoded(), made.division.units, time.time())
+        """Returns a job with its record."""
+        made = await preparing.prepare(self._service, self._places, entry.id, wanted, folder)
+        _LOG.info("the job %s is planned: %s, %d points in %d units", entry.id, made.plan.strategy, entry.points, made.division.units)
+        return await asyncio.to_thread(self._ledger.plan, entry.id, made.encoded(), made.division.units, time.time())
 
-    async def _ended(self, id_: str, state: State, message: str) -> None:
-        entry = await asyncio.to_thread(self._ledger.end, id_, state, message, time.time())
+    async def _end(self, id_: str, state: State, message: str) -> None:
+        """Ends a job; but for one that would succeed, and of which units were lost meanwhile."""
+        async with self._settling:
+            counts, units = (entry := await asyncio.to_thread(self._ledger.get, id_)).counts, entry.units
+            if entry.state.ended or (state in _SUCCESS and counts.units_done + counts.units_failed < units):
+                return
+            await asyncio.to_thread(self._ledger.end, id_, state, message, time.time())
         _LOG.info("the job %s has ended: %s%s", id_, state.value, f" ({message})" if message else "")
-        tally = self._tallies.get(id_)
-        if tally is not None:
-            await self._write_status(self._places.store(entry.out), tally)
         await self._publisher.discard(self._places.aside(id_))
 
     async def _write_status(self, folder: Path, tally: Tally) -> None:
-        first, status = tally.take_changed()
-        if len(status):
-            try:
-                await asyncio.to_thread(store.write_status, folder, first, status)
-            except OSError as error:
-                # It is written again with the next change, or at the end: the ledger has the truth.
-                _LOG.warning("the status of points cannot be written: %s", error)
-                tally.give_back(first, len(status))
+        """Writes the status of points, as far as it has changed.
+
+        Raises:
+            Fault: STORE_UNAVAILABLE. It is written another time, then: the ledger has the truth.
+        """
+        first, status = tally.take_changed(store.STATUS_POINTS)
+        if not len(status):
+            return
+        try:
+            await to_its_end(store.write_status, folder, first, status)
+        except BaseException as error:
+            tally.give_back(first, len(status))
+            if isinstance(error, OSError):
+                raise store.unavailable(error) from error
+            raise
 
     async def _stop(self, id_: str, state: State, message: str) -> None:
+        """Ends a job in another way than by being done."""
         life = self._lives.get(id_)
-        if life is None:
-            return
-        self._stopping[id_] = (state, message)
-        life.cancel()
-        await asyncio.wait([life])
-        self._stopping.pop(id_, None)
+        if life is not None:
+            life.cancel()
+            await asyncio.wait([life])
+        tally = self._tallies.get(id_)
+        if tally is not None:
+            with suppress(Fault):
+                await self._write_status(self._places.store((await asyncio.to_thread(self._ledger.get, id_)).out), tally)
+        await self._end(id_, state, message)
 
     async def _reopen(self, id_: str) -> None:
-        await asyncio.to_thread(self._ledger.reopen, id_)
-        self._tallies.pop(id_, None)
-        if id_ not in self._lives:
-            self._begin(id_)
+        async with self._settling:
+            if (await asyncio.to_thread(self._ledger.get, id_)).state.ended:
+                await asyncio.to_thread(self._ledger.reopen, id_)
+                self._tallies.pop(id_, None)
+                self._begin(id_)
 
     async def _lose(self, view: View, numbers: list[int]) -> None:
         """Has committed units computed again."""
         if not numbers:
             return
-        _LOG.warning("%d units of the job %s have damaged chunks", len(numbers), view.entry.id)
-        again = view.entry.state in (State.SUCCEEDED, State.SUCCEEDED_WITH_FAILURES)
-        tally = await self.tally(view)
-        if again:
-            # First, so that the job goes on even if this server ends before the units are lost, and finds them damaged once more.
-            await asyncio.to_thread(self._ledger.reopen, view.entry.id)
-        await asyncio.to_thread(lambda: self._ledger.lose(view.entry.id, numbers, tally.lost(numbers)))
-        running = self._running.get(view.entry.id)
-        if running is not None:
-            running.lose(numbers)
-        elif again:
-            self._tallies.pop(view.entry.id, None)
-            self._begin(view.entry.id)
+        id_ = view.entry.id
+        _LOG.warning("%d units of the job %s have damaged chunks", len(numbers), id_)
+        async with self._settling:
+            again = (await asyncio.to_thread(self._ledger.get, id_)).state in _SUCCESS
+            tally = await self.tally(view)
+            if again:
+                # First, so that the job goes on even if this server ends before the units are lost, and finds them damaged once more.
+                await asyncio.to_thread(self._ledger.reopen, id_)
+            lost = await asyncio.to_thread(self._ledger.lose, id_, numbers, tally.lost)
+            running = self._running.get(id_)
+            if running is not None:
+                running.lose(lost)
+            elif again:
+                self._tallies.pop(id_, None)
+                self._begin(id_)
 
     async def _view(self, entry: Entry) -> View:
         running = self._running.get(entry.id)

@@ -229,18 +229,25 @@ class Ledger:
                 _add(connection, job, counts)
         return failed
 
-    def lose(self, id_: str, numbers: Collection[int], counts: Counts) -> None:
-        """Has committed units computed again, as if never tried, and adds to the job's counts (what is less is negative): all of it or nothing.
+    def lose(self, id_: str, numbers: Iterable[int], counts: Callable[[Sequence[int]], Counts]) -> list[int]:
+        """Has committed units computed again, as if never tried: all of them or none. Those that are not committed are left alone.
 
-        Raises:
-            ValueError: One of them is not committed.
+        Args:
+            id_: The job.
+            numbers: The units.
+            counts: Returns what is to be added to the job's counts (what is less is negative) for those that are newly lost. Called within the
+                transaction, as that of ``commit``.
+
+        Returns:
+            The numbers of those that are newly lost, in order.
         """
+        query = "DELETE FROM units WHERE job = ? AND number = ? AND state = 'committed'"
         with self._database.writing() as connection:
             job = _number(connection, id_)
-            for number in numbers:
-                if not connection.execute("DELETE FROM units WHERE job = ? AND number = ? AND state = 'committed'", (job, number)).rowcount:
-                    raise ValueError(f"unit {number} of the job {id_} is not committed, so it cannot be lost")
-            _add(connection, job, counts)
+            lost = [number for number in numbers if connection.execute(query, (job, number)).rowcount]
+            if lost:
+                _add(connection, job, counts(lost))
+        return lost
 
     def units(self, id_: str) -> Iterator[UnitRow]:
         """Yields what is known of a job's units, in order. Others may write meanwhile, and what they write may be seen or not."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -14,6 +13,7 @@ from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.types import Type
 from jacloom_server import planning, work
 from jacloom_server.call import Sparsity
+from jacloom_server.detached import to_its_end
 from jacloom_server.jobs import division, naming, record, store
 from jacloom_server.jobs.places import Places
 from jacloom_server.jobs.recipe import Wanted, recipe, results
@@ -41,7 +41,7 @@ async def prepare(service: Service, places: Places, job: str, wanted: Wanted, fo
         folder: Of its store.
 
     Raises:
-        Fault: The derivative cannot be had, or nobody is there to find out.
+        Fault: The derivative cannot be had, nobody is there to find out, or STORE_UNAVAILABLE.
     """
     plan, inner = await _plan(service, wanted)
     operands = _operands(plan.structure)
@@ -65,7 +65,7 @@ async def prepare(service: Service, places: Places, job: str, wanted: Wanted, fo
         {hello.platform: f"JAX {hello.jax}, {hello.device}" for hello in service.pool.processes()},
         wanted.call.sparsity is Sparsity.SPARSE,
     )
-    await asyncio.to_thread(_write, places.own(job), folder, wanted, made, plan.structure, shared)
+    await to_its_end(_write, places.own(job), folder, wanted, made, plan.structure, shared)
     return made
 
 
@@ -139,10 +139,6 @@ def _operands(structure: Structure | None) -> tuple[Operand, ...]:
 
 
 def _write(own: Path, folder: Path, wanted: Wanted, made: Record, structure: Structure | None, shared: dict[str, np.ndarray]) -> None:
-    own.mkdir(parents=True, exist_ok=True)
-    if structure is not None:
-        record.save_structure(structure, own / _STRUCTURE)
-        store.sync(own)
     about = {
         "function": wanted.function.name,
         "derivative": wanted.call.derivative.value.lower(),
@@ -152,4 +148,11 @@ def _write(own: Path, folder: Path, wanted: Wanted, made: Record, structure: Str
         "arrays": {each.path: {"part": each.part.name.lower(), "dtype": each.type.dtype} for each in made.results},
         "status": {"0": "not done", "1": "done", "2": "done, with a NaN or an Inf", "3": "failed"},
     }
-    store.add_results(folder, wanted.points, made.recipe.sinks, shared, about)
+    try:
+        own.mkdir(parents=True, exist_ok=True)
+        if structure is not None:
+            record.save_structure(structure, own / _STRUCTURE)
+            store.sync(own)
+        store.add_results(folder, wanted.points, made.recipe.sinks, shared, about)
+    except OSError as error:
+        raise store.unavailable(error) from error

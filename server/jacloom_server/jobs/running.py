@@ -21,6 +21,7 @@ from jacloom_server.jobs.record import Record
 from jacloom_server.jobs.states import Landed
 from jacloom_server.jobs.tally import Tally
 from jacloom_server.pool import Pool
+from jacloom_server.status import to_fault
 from jacloom_server.work import Lane
 from jacloom_worker.launch import Operand
 from jacloom_worker.unit import Site, Unit, Written
@@ -75,8 +76,6 @@ class Running:
         self._next: Iterator[int] = tally.pending()
         self._again: deque[int] = deque()
         """Units that were tried, and are to be tried again."""
-        self._sites: dict[int, Site] = {}
-        """Where the attempt writes that a unit's answer is expected from."""
         self._under_way = 0
         self._pauses = 0
         self._resume_at = 0.0
@@ -101,16 +100,21 @@ class Running:
     async def compute(self, unit: Unit) -> None:
         """Has a unit computed, put in place and counted; or tried again another time, or given up."""
         try:
-            await self._compute(unit)
+            try:
+                await self._compute(unit)
+            except Superseded:
+                raise
+            except Exception as error:
+                if self.tally.settled(unit.number):
+                    raise  # the tally is ahead of the ledger
+                await self._failed(unit, to_fault(error))
         except Superseded:
             _LOG.error("another server has taken over the jobs of this one")
             self._fail(Fault(Reason.DRAINING, "another server has taken over"))
         except Exception as error:
-            # Whatever it is, the job does not hang for it.
-            _LOG.error("%s of the job %s", unit, self.id, exc_info=error)
-            await self._failed(unit, Fault(Reason.INTERNAL, f"the service failed in a way that it did not foresee ({type(error).__name__})"))
+            # The ledger could not be written: the job begins again with what is in it.
+            self._fail(to_fault(error))
         finally:
-            self._sites.pop(unit.number, None)
             self._under_way -= 1
             self._perhaps_finish()
 
@@ -119,7 +123,8 @@ class Running:
         self._again.extend(numbers)
 
     async def _compute(self, unit: Unit) -> None:
-        assignment = work.write(self.record.recipe, unit, lambda: self._site(unit), self._operands, self._function.load)
+        sites: list[Site] = []
+        assignment = work.write(self.record.recipe, unit, lambda: self._site(unit, sites), self._operands, self._function.load)
         future = self._pool.submit(self._lane, assignment)
         try:
             result = await future
@@ -127,24 +132,24 @@ class Running:
             return  # the job was stopped
         if self._lane.closed:
             return
+        # An answer is that of the last time that the unit was sent; nobody waits for what was written the other times.
+        asides = [Path(site.aside) for site in sites]
+        for aside in asides if isinstance(result, Fault) else asides[:-1]:
+            await self._publisher.discard(aside)
         if isinstance(result, Fault):
-            await self._failed(unit, result)
-            return
+            raise result
         assert isinstance(result, Written)
-        site = self._sites[unit.number]
-        landed = Landed(unit.number, Path(site.aside).name, result.chunks, result.finite)
-        try:
-            await self._publisher.publish(Landing(self.id, self._store, Path(site.aside), landed, self.tally.committed))
-        except Fault as fault:
-            await self._failed(unit, fault)
-            return
+        landed = Landed(unit.number, asides[-1].name, result.chunks, result.finite)
+        new = await self._publisher.publish(Landing(self.id, self._store, asides[-1], landed, self.tally.committed))
+        if not new and not self.tally.settled(unit.number):
+            self._fail(Fault(Reason.STORE_UNAVAILABLE, f"{unit} was counted when the job had just been stopped; it begins again with what is done"))
         self.message, self._pauses = "", 0
         self.meter.add(unit.count / max(1, len(self.record.division.slabs)))
 
-    def _site(self, unit: Unit) -> Site:
+    def _site(self, unit: Unit, sites: list[Site]) -> Site:
         """Returns a place for another attempt at a unit: what an earlier one still writes is never put in place."""
         site = Site(self.id, str(self._store), str(self._aside / f"{unit.number}-{secrets.token_hex(6)}"))
-        self._sites[unit.number] = site
+        sites.append(site)
         return site
 
     async def _failed(self, unit: Unit, fault: Fault) -> None:
@@ -152,8 +157,7 @@ class Running:
             self._fail(fault)
             return
         if fault.reason in _WAITING:
-            self._wait(fault)
-            self._again.append(unit.number)
+            self._postpone(unit, fault)
             return
         attempts = await asyncio.to_thread(self._ledger.attempt, self.id, unit.number, fault.reason.value, str(fault))
         _LOG.warning("%s of the job %s failed (attempt %d): %s", unit, self.id, attempts, fault)
@@ -162,13 +166,17 @@ class Running:
         else:
             await asyncio.to_thread(lambda: self._ledger.fail(self.id, unit.number, self.tally.failed(unit.number)))
 
-    def _wait(self, fault: Fault) -> None:
-        pause = _PAUSES[min(self._pauses, len(_PAUSES) - 1)]
-        self._resume_at = max(self._resume_at, asyncio.get_running_loop().time() + pause)
+    def _postpone(self, unit: Unit, fault: Fault) -> None:
+        """Has a unit tried again when the whole job has waited."""
+        self._again.append(unit.number)
         if self.message != str(fault):
             self.message = str(fault)
             _LOG.warning("the job %s waits: %s", self.id, fault)
-        self._pauses += 1
+        now = asyncio.get_running_loop().time()
+        # Units that were under way together all meet with the same, and the job waits once for it.
+        if now >= self._resume_at:
+            self._resume_at = now + _PAUSES[min(self._pauses, len(_PAUSES) - 1)]
+            self._pauses += 1
 
     def _fail(self, fault: Fault) -> None:
         if not self.finished.done():

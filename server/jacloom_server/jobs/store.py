@@ -24,6 +24,8 @@ from jacloom_worker.unit import Sink, stored
 
 ROWS_BYTES: Final = 4 << 20
 """About the size of the chunks of points, and of other arrays that the server writes."""
+STATUS_POINTS: Final = ROWS_BYTES
+"""Points whose status is in one chunk; its dtype has one byte."""
 ABOUT: Final = "jacloom"
 """The group's attribute with all that is known of the job."""
 
@@ -119,7 +121,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_status(folder: Path, first: int, status: np.ndarray) -> None:
-    """Writes the status of some points from ``first`` on."""
+    """Writes the status of some points from ``first`` on: of whole chunks, so that none is read for it, which might be damaged."""
     array = opened(folder, write=True)[naming.STATUS]
     assert isinstance(array, zarr.Array)
     array[first : first + len(status)] = status

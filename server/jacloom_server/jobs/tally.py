@@ -53,6 +53,10 @@ class Tally:
             if self._units[number] == NOT_DONE:
                 yield number
 
+    def settled(self, number: int) -> bool:
+        """Returns whether a unit is committed or has failed."""
+        return bool(self._units[number] != NOT_DONE)
+
     def committed(self, landed: Sequence[Landed]) -> Counts:
         """Counts units that are in place, and returns what that adds to the job's counts."""
         with self._lock:
@@ -77,15 +81,23 @@ class Tally:
                 self._units[number] = NOT_DONE
                 if self._left is not None:
                     self._left[unit.first] += 1
+                    if self.status[unit.first] == FAILED:
+                        continue  # for another unit of this point
                 self._mark(unit.first, np.full(unit.count, NOT_DONE, np.uint8))
             return self._since(before, done=-len(numbers))
 
-    def take_changed(self) -> tuple[int, np.ndarray]:
-        """Returns the range of points whose status may have changed since this was called last: its first point, and their status now."""
+    def take_changed(self, whole: int = 1) -> tuple[int, np.ndarray]:
+        """Returns a range of points whose status may have changed since this was called last: its first point, and their status now.
+
+        The range begins and ends at multiples of ``whole``, or with the points.
+        """
         with self._lock:
             first, last = self._changed
             self._changed = (len(self.status), 0)
-            return first, self.status[first:last].copy()
+            if first >= last:
+                return 0, self.status[:0]
+            first = first // whole * whole
+            return first, self.status[first : -(-last // whole) * whole].copy()
 
     def give_back(self, first: int, count: int) -> None:
         """Says that the status of these points was not taken after all."""
