@@ -148,5 +148,12 @@ def test_a_store_that_refuses_is_the_answer(tmp_path: Path) -> None:
     (tmp_path / "aside-2").write_text("a file in the way")
     answer = made.write(recipe, Unit(0, 0, 4))
     assert isinstance(answer, Fault)
-    assert (answer.reason, answer.message.split(";")[0]) == (Reason.STORE_UNAVAILABLE, "result/0/c/0/0/0 cannot be written: Not a directory")
+    assert (answer.reason, answer.message.split(";")[0]) == (Reason.STORE_UNAVAILABLE, "result/0/c/0/0/0 cannot be written: File exists")
     assert str(tmp_path) not in answer.message
+
+
+def test_what_comes_when_the_job_has_ended_leaves_nothing(results: Path, tmp_path: Path) -> None:
+    array = opened(Aside(results, tmp_path / "aside of a job that has ended" / "attempt"))
+    with pytest.raises(Fault, match="cannot be written: No such file or directory"):
+        array[0:2] = 7.0
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
