@@ -19,11 +19,12 @@ from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.tensor import nbytes, type_of
 from jacloom_graph.wire import type_to_message
 from jacloom_server.edges.derivative import decode, plan_to_message
-from jacloom_server.jobs.board import Board, View
+from jacloom_server.jobs.board import Board
 from jacloom_server.jobs.order import Order
 from jacloom_server.jobs.reading import Reading, read
 from jacloom_server.jobs.record import Record, Result
 from jacloom_server.jobs.states import State, UnitRow
+from jacloom_server.jobs.view import View
 from jacloom_server.status import reported
 
 Context = grpc.aio.ServicerContext[Any, Any]
