@@ -199,7 +199,9 @@ class Board:
         running = self._carrier.running(entry.id)
         record = running.record if running is not None else self._record(entry)
         message = (running.message if running is not None else "") or entry.message
-        rate, workers = (running.meter.rate, running.workers) if running is not None else (0.0, 0)
+        rate, under_way = (running.meter.rate, running.under_way) if running is not None else (0.0, 0)
+        # One more unit each is with the pool, so that nobody has to wait for the next.
+        workers = min(under_way, self._service.pool.workers_for_tiles())
         return View(entry, self._places.store(entry.out), record, rate, workers, message)
 
     def _record(self, entry: Entry) -> Record | None:

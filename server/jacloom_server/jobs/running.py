@@ -81,8 +81,8 @@ class Running:
         self._resume_at = 0.0
 
     @property
-    def workers(self) -> int:
-        """Units that workers have now."""
+    def under_way(self) -> int:
+        """Units that were handed to the pool and have not ended."""
         return self._under_way
 
     def take(self) -> Unit | None:
