@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from jacloom._options import Mode, Tile
 from jacloom._sparsity import Pattern, check_sizes
-from jacloom_graph.answer import Array, ArrayKey, Derivative, Selection, Sizes, arrays, sparse_arrays, structure_arrays
+from jacloom_graph.answer import Array, ArrayKey, Derivative, Part, Selection, Sizes, arrays, sparse_arrays, structure_arrays
 from jacloom_graph.types import Type
 
 
@@ -18,7 +18,7 @@ class Query:
     derivative: Derivative
     chosen: Selection
     expected: Mapping[ArrayKey, Array]
-    """The arrays that the answer has to have."""
+    """The arrays that the answer has to have; of a sparse one those alone that it has besides its entries."""
     mode: Mode = "auto"
     tile: Tile = "auto"
     holomorphic: bool = False
@@ -94,7 +94,8 @@ def query(
         tuple(results[leaf] for leaf in values),
     )
     chosen = chosen.weighted() if weighted else chosen
-    expected = {array.key: array for array in arrays(derivative, chosen)}
+    # Of a sparse answer, the rest is as large as the service says.
+    expected = {array.key: array for array in arrays(derivative, chosen) if not sparse or array.part is Part.VALUE}
     return Query(derivative, chosen, expected, mode, tile, holomorphic, sparse, dense, pattern)
 
 

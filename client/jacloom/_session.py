@@ -33,6 +33,7 @@ from jacloom._query import probe, products, structural
 from jacloom._question import Question
 from jacloom._registry import Registry
 from jacloom._remote import RemoteFunction
+from jacloom._room import room
 from jacloom._signature import Signature, inexact, parse_id
 from jacloom._sparsity import Structure
 from jacloom._transform import Transform
@@ -154,7 +155,8 @@ class Session:
 
         def step(binding: Binding) -> Mapping[ArrayKey, np.ndarray]:
             title = f"{question.call} of {binding.signature.label}"
-            return self.exchange.product(binding, query, point, seeds, types, title, deadline, options)
+            with room(f"`{question.spelled(binding.signature.label)}`", query):
+                return self.exchange.product(binding, query, point, seeds, types, title, deadline, options)
 
         args, kwargs = point.arguments
         return self._narrowing(point.f, args, kwargs, point.binding, question, step)
@@ -250,11 +252,13 @@ class Session:
         query = prepared.query
         point = [_leaves.to_array(leaf) for leaf in binding.inputs(leaves)]
         vectors = prepared.vectors(given) if prepared.vectors is not None else Vectors()
-        found = self.exchange.answer(binding, query, point, vectors, f"{transform.call} of {binding.signature.label}", deadline, options)
-        if options.verify or query.pattern is not None:
-            passes = self._passes(binding, query.chosen, point, deadline, vectors.weights, holomorphic=query.holomorphic)
-            verify(computed(passes, query, found), transform.spelled(binding.signature.label), thorough=options.verify)
-        return prepared.build(found)
+        title, call = f"{transform.call} of {binding.signature.label}", transform.spelled(binding.signature.label)
+        with room(f"`{call}`", query):
+            found = self.exchange.answer(binding, query, point, vectors, title, deadline, options)
+            if options.verify or query.pattern is not None:
+                passes = self._passes(binding, query.chosen, point, deadline, vectors.weights, holomorphic=query.holomorphic)
+                verify(computed(passes, query, found), call, thorough=options.verify)
+            return prepared.build(found)
 
     def _passes(
         self,
@@ -274,7 +278,7 @@ class Session:
                 arrays[slot] = leaf
             query = probe(derivative, chosen, holomorphic=holomorphic)
             title = f"check of {binding.signature.label}"
-            with located(binding):
+            with located(binding), room(title, query):
                 found = self.exchange.answer(binding, query, arrays, Vectors(seeds, weights), title, deadline, CallOptions())
             values = [array for key, array in found.items() if key[0] == Part.VALUE]
             return values, [array for key, array in found.items() if key[0] != Part.VALUE]

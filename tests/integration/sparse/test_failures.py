@@ -37,6 +37,23 @@ class TestSpoiltEntries:
             np.testing.assert_allclose(got, np.vstack([expected, expected[:1]]), rtol=1e-12)
 
 
+class TestTooLarge:
+    """Dense results that the service knows to be sparse, and could compute in a few passes."""
+
+    HUGE = np.ones(300_000)
+
+    @pytest.mark.parametrize("sparsity", ["auto", "dense"])
+    def test_of_a_jacobian(self, client: jl.Client, sparsity: Any) -> None:
+        asked = client.jacobian(lambda x: x**3 - jnp.roll(x, 1) * x, sparsity=sparsity, on_progress=lambda _: pytest.fail("computed"))
+        with pytest.raises(jl.OutOfMemoryError, match=r"^`client\.jacobian\(f.*720,000,000,000 bytes.*output='csr'.*client\.linear_operator"):
+            asked(self.HUGE)
+
+    def test_of_a_hessian(self, client: jl.Client) -> None:
+        asked = client.hessian(lambda x: jnp.sum((x[1:] - x[:-1]) ** 4), on_progress=lambda _: pytest.fail("computed"))
+        with pytest.raises(jl.OutOfMemoryError, match=r"^`client\.hessian\(f\)`.*output='csr'.*client\.linear_operator\(f, x, derivative='hessian'"):
+            asked(self.HUGE)
+
+
 class TestRefusals:
     def test_a_sparse_hessian_of_a_vector(self, client: jl.Client) -> None:
         for options in ({"output": "csr"}, {"sparsity": np.eye(4)}):
