@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from jacloom._errors import ClientStateError
+from jacloom._errors import ClientStateError, OptionError
 from jacloom._function import from_here
 from jacloom._table import aligned
 from jacloom_api.v1 import derivative_service_pb2 as pb
@@ -107,6 +107,8 @@ class Plan:
             return self._ask(timeout)
         except ClientStateError as error:
             raise ClientStateError(f"`plan.{call}` asks the service for the pattern, and {error.message} and another plan") from None
+        except OptionError as error:
+            raise OptionError(f"`plan.{call}`: {error.message}") from None
 
     def __str__(self) -> str:
         meaning = _MEANINGS.get(self.strategy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from jacloom._errors import OptionError
 from jacloom._options import Mode, Tile
 from jacloom._sparsity import Pattern, check_sizes
 from jacloom_graph.answer import Array, ArrayKey, Derivative, Part, Selection, Sizes, arrays, sparse_arrays, structure_arrays
@@ -100,7 +101,15 @@ def query(
 
 
 def structural(asked: Query) -> Query:
-    """Returns a query for the structure that a sparse answer to another query would have."""
+    """Returns a query for the structure that a sparse answer to another query would have.
+
+    Raises:
+        OptionError: if that has no sparse answer.
+    """
+    entries = sum(type_.size for type_ in asked.chosen.output_types)
+    if asked.derivative is Derivative.HESSIAN and entries != 1:
+        text = f"a pattern is that of a single matrix, and there are {entries} outputs with a Hessian each"
+        raise OptionError(f"{text}; pass weights=... to client.explain for that of their weighted sum")
     chosen = replace(asked.chosen, values=(), value_types=())
     return replace(asked, chosen=chosen, expected={}, sparse=True, dense=False, structure=True)
 

@@ -222,7 +222,7 @@ class Session:
     ) -> _Answer:
         """Runs a step; where custom rules refuse some inputs of the function, with the function traced for those inputs only that matter."""
         binding = binding.narrowed.get(question) or binding
-        with located(binding):
+        with located(binding, question):
             try:
                 return step(binding)
             except ModeUnavailableError:
@@ -294,12 +294,14 @@ class Session:
 
 
 @contextmanager
-def located(binding: Binding) -> Iterator[None]:
-    """Adds to errors the user's own words for what the service says in numbers: the source line of a node, the path of an argument."""
+def located(binding: Binding, question: Question | None = None) -> Iterator[None]:
+    """Adds to errors the user's own words for what the service says in numbers: the source line of a node, the path of an argument, the call."""
     try:
         yield
     except JacloomError as error:
         _locate(error, binding)
+        if question is not None and error.field.startswith("options."):
+            error.message = f"`{question.spelled(binding.signature.label)}`: {error.message}"
         raise
 
 

@@ -219,6 +219,14 @@ class TestAdvice:
         same(found, np.diag(30 * X[:3] ** 4 * diagonal))
 
 
+@jax.custom_vjp
+def clipped(x: jax.Array) -> jax.Array:
+    return x
+
+
+clipped.defvjp(lambda x: (x, None), lambda _, bar: (jnp.clip(bar, -1, 1),))
+
+
 class TestGaussNewton:
     def residuals(self, x: Any) -> Any:
         return {"chain": 10 * (x[1:] - x[:-1] ** 2), "rest": 1 - x[:-1]}
@@ -282,3 +290,22 @@ class TestGaussNewton:
     def test_what_is_no_function_is_refused(self, args: Any, what: str) -> None:
         with pytest.raises(jl.ArgumentError, match=what):
             jl.gauss_newton(*args)
+
+    @pytest.mark.parametrize(
+        ("loss", "got"),
+        [(lambda y: y**2, r"an array of shape \(199,\)"), (lambda y: (y.sum(), y), r"\(array, array\)"), (lambda y: (y.sum(),), r"\(array,\)")],
+        ids=["vector", "pair", "tuple"],
+    )
+    def test_a_loss_that_is_no_scalar_is_refused(self, client: jl.Client, loss: Any, got: str) -> None:
+        with pytest.raises(jl.ArgumentError, match=rf"^`jl\.gauss_newton\(f, loss\)`: loss must return one scalar, it returns {got}; sum it"):
+            client.hessian(jl.gauss_newton(lambda x: x[1:] * x[:-1], loss))(X)
+
+    @pytest.mark.parametrize("wrapped", [lambda f: f, lambda f: lambda x: 2 * f(x)], ids=["itself", "within"])
+    def test_a_function_with_a_reverse_rule_only_is_refused(self, client: jl.Client, wrapped: Any) -> None:
+        with pytest.raises(jl.ModeUnavailableError, match=r"forward mode, which jl\.gauss_newton needs .* reverse rule only \(jax\.custom_vjp\)"):
+            client.hessian(jl.gauss_newton(wrapped(clipped)))(X)
+
+    def test_of_complex_residuals_it_is_with_the_conjugate_transpose(self, client: jl.Client) -> None:
+        A = RANDOM.normal(size=(4, 3)) + 1j * RANDOM.normal(size=(4, 3))
+        found = client.hessian(jl.gauss_newton(lambda x: jnp.asarray(A) @ x))(RANDOM.normal(size=3))
+        same(found, (A.conj().T @ A).real)

@@ -10,6 +10,7 @@ from jacloom._client.methods import Methods, label
 from jacloom._errors import OptionError
 from jacloom._linear import Linear
 from jacloom._options import CallOptions, OnProgress, check_flags
+from jacloom._pointed import pointed
 from jacloom._products import HessianProduct, Pullback, Pushforward, require_primals
 from jacloom._session import AnyFunction
 from jacloom._transform import Transform
@@ -100,9 +101,11 @@ class Products(Methods):
         question = HessianProduct(weights is not None)
         return self._product(f, question, primals, (tangents, weights), CallOptions(timeout, on_progress))
 
+    @pointed(label)
     def linear_operator(
         self,
         f: AnyFunction,
+        /,
         *args: Any,
         argnums: Argnums = 0,
         has_aux: bool = False,
@@ -129,7 +132,7 @@ class Products(Methods):
             weights: Of the outputs, as for ``hessian``: the function may then return anything. Copied, as the arguments are.
             holomorphic: Whether ``f`` is a holomorphic function of complex inputs.
             timeout: Seconds for each product; see the class.
-            **kwargs: Arguments of ``f`` by name; never differentiated.
+            **kwargs: Arguments of ``f`` by name; never differentiated. Options come first, as in ``explain``.
 
         Example:
             >>> J = client.linear_operator(lambda x: x**2, np.array([1.0, 2.0, 3.0]))
