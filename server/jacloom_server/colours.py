@@ -18,6 +18,9 @@ LITTLE_BYTES: Final = 1 << 18
 """Nor is one that takes no longer than this, with a result no larger."""
 MOST_ENTRIES: Final = 1 << 27
 """Entries that a pattern may have. Finding it takes some thirty bytes for each."""
+MANY_ENTRIES: Final = 1 << 24
+"""So many entries a pattern may have for a sparse result however full it is; more only where they are less than half of the matrix. Beyond that a
+dense result takes less memory, on the service and for the caller."""
 FEW_ENTRIES: Final = 1 << 20
 """So many entries a pattern may have in any case; more only where they are less than a third of the dense result."""
 
@@ -29,7 +32,8 @@ def worthwhile(dense: Plan) -> bool:
 
 def most_entries(rows: int, columns: int, *, required: bool) -> int:
     """Returns how many entries a pattern may have to be used; ``required``: for a sparse result, for which there is no other way."""
-    return MOST_ENTRIES if required else min(MOST_ENTRIES, max(FEW_ENTRIES, rows * columns // 3))
+    least, part = (MANY_ENTRIES, 2) if required else (FEW_ENTRIES, 3)
+    return min(MOST_ENTRIES, max(least, rows * columns // part))
 
 
 def prices(problem: Problem, survey: Survey, mode: Mode | None) -> Prices:

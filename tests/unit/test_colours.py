@@ -59,7 +59,10 @@ def test_how_many_entries_a_pattern_may_have() -> None:
     assert colours.most_entries(3, 4, required=False) == colours.FEW_ENTRIES
     assert colours.most_entries(3000, 4000, required=False) == 4_000_000
     assert colours.most_entries(1 << 20, 1 << 20, required=False) == colours.MOST_ENTRIES
-    assert colours.most_entries(3, 4, required=True) == colours.MOST_ENTRIES
+    # For a sparse result the matrix may be fuller, up to a size at which a full one is quickly looked at.
+    assert colours.most_entries(3, 4, required=True) == colours.MANY_ENTRIES
+    assert colours.most_entries(10_000, 8_000, required=True) == 40_000_000
+    assert colours.most_entries(1 << 20, 1 << 20, required=True) == colours.MOST_ENTRIES
 
 
 def test_prices_of_what_there_is_and_is_asked_for() -> None:
