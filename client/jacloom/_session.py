@@ -95,7 +95,7 @@ class Session:
                 with located(binding):
                     return self.exchange.structure(binding, structural(query), Deadline(timeout))
 
-            return replace(self.exchange.plan(binding, query, deadline), _ask=structure)
+            return replace(self.exchange.plan(binding, query, deadline), given=query.pattern is not None, _ask=structure)
 
         return self._with_activity(f, args, kwargs, transform, deadline, step)
 

@@ -83,8 +83,8 @@ def jacobian(
         timed = all(strategy.measured(costs[leg.mode]) for leg in used if leg.mode is not None)
         candidates.append(Candidate(one.strategy, one.forward + one.reverse, sum(leg.seconds for leg in used), one.exact, timed))
     uncoloured = [
-        Candidate(option.strategy, option.passes, _seconds(option, survey), measured=strategy.measured(costs[Mode(option.strategy)]))
-        for option in dense.considered
+        Candidate(each.value, strategy.passes(problem, each), _seconds(dense, each, costs[each]), measured=strategy.measured(costs[each]))
+        for each in (Mode(option.strategy) for option in dense.considered)
     ]
     value = seconds(survey.value)
     if required or total * NEAR < dense.seconds:
@@ -106,7 +106,7 @@ def hessian(dense: Plan, found: Structure | Dense, nbytes: int, *, workers: int,
     for part in found.parts:
         leg = Leg(Mode.FORWARD, part.passes, seconds=whole.seconds * part.passes / whole.passes, widest=whole.widest)
         legs.append(leg.cut(tile) if tile else leg.resized(whole.tile))
-    ratio = alone.passes / max(1, found.passes)
+    ratio = whole.passes / max(1, found.passes)
     considered = (
         replace(alone, strategy=f"star-coloured {alone.strategy}", passes=found.passes, verdict="cheapest: columns of one colour share a pass"),
         replace(alone, verdict=strategy.times(ratio)),
@@ -114,8 +114,8 @@ def hessian(dense: Plan, found: Structure | Dense, nbytes: int, *, workers: int,
     return replace(_coloured(found, legs, nbytes, workers, considered), inner=dense.inner)
 
 
-def without_colours(dense: Plan, verdict: str, passes: int = 0, price: float = 0.0) -> Plan:
-    """Returns a plan without colours that says why there are none; 0 passes where they were not counted."""
+def without_colours(dense: Plan, verdict: str, passes: int | None = None, price: float | None = None) -> Plan:
+    """Returns a plan without colours that says why there are none, with their passes and the price of one where they were counted."""
     return replace(dense, considered=(*dense.considered, Considered("coloured", passes, price, verdict)))
 
 
@@ -126,7 +126,8 @@ def _coloured(found: Structure, legs: list[Leg], nbytes: int, workers: int, cons
     return Plan(found.strategy, nbytes, tuple(legs), busy, considered, structure=found)
 
 
-def _seconds(option: Considered, survey: Survey) -> float | Fault:
+def _seconds(dense: Plan, mode: Mode, cost: Cost | Fault) -> float | Fault:
     """Returns the predicted time of a dense strategy, or why it is not there."""
-    refusal = survey.forward if option.strategy == Mode.FORWARD.value else survey.reverse
-    return refusal if isinstance(refusal, Fault) else option.price * option.passes * seconds(survey.value)
+    if isinstance(cost, Fault):
+        return cost
+    return next(option.seconds for option in dense.considered if option.strategy == mode.value and option.seconds is not None)

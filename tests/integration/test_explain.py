@@ -65,6 +65,14 @@ def backward_only(x: jax.Array) -> jax.Array:
 backward_only.defvjp(lambda x: (x * 2.0, None), lambda _, g: (2 * g,))
 
 
+@jax.custom_vjp
+def backward_only_identity(x: jax.Array) -> jax.Array:
+    return x
+
+
+backward_only_identity.defvjp(lambda x: (x, None), lambda _, g: (jnp.clip(g, -1, 1),))
+
+
 def structure(client: jl.Client, f: Any, x: np.ndarray, derivative: str = "", **options: Any) -> service.Answer:
     """Returns what the service itself answers."""
     request = pb.CallRequest(function=client.register(f, x).name, wrt=[0], options=pb.Options(**options))
@@ -144,7 +152,14 @@ class TestPlan:
     def test_a_pattern_that_is_given_is_shown_as_it_is(self, client: jl.Client) -> None:
         given = np.ones((4, 5), bool)
         given[0, 4] = False
-        np.testing.assert_array_equal(client.explain(lambda x: x[1:] - x[:-1], np.ones(5), sparsity=given).pattern().toarray(), given)
+        plan = client.explain(lambda x: x[1:] - x[:-1], np.ones(5), sparsity=given)
+        np.testing.assert_array_equal(plan.pattern().toarray(), given)
+        assert plan.given
+        # Of a Hessian both halves are there, whichever was given; nobody looks whether it is right.
+        plan = client.explain(energy, np.ones(4), derivative="hessian", sparsity=np.tril(np.ones((4, 4)), -2))
+        np.testing.assert_array_equal(plan.pattern().toarray(), ~band(4))
+        assert plan.given
+        assert not client.explain(energy, np.ones(4), derivative="hessian").given
 
     def test_a_pattern_where_the_plan_makes_no_use_of_it(self, client: jl.Client) -> None:
         x = np.ones(5)
@@ -159,10 +174,20 @@ class TestPlan:
     def test_where_a_mode_is_refused_the_line_is_told(self, client: jl.Client) -> None:
         plan = client.explain(lambda x: backward_only(x) * x, np.ones(4))
         (refused,) = [option for option in plan.considered if option.strategy == "forward"]
-        assert (plan.strategy, refused.price) == ("reverse", 0)
+        assert (plan.strategy, refused.price) == ("reverse", None)
         assert "not available: " in refused.verdict
         assert "test_explain.py:" in refused.verdict
         np.testing.assert_array_equal(plan.pattern().toarray(), np.eye(4, dtype=bool))
+
+    def test_of_a_function_that_costs_nothing_the_chosen_strategy_is_the_cheapest(self, client: jl.Client) -> None:
+        plan = client.explain(backward_only_identity, np.ones(50), output="csr")
+        assert [(option.strategy, option.passes, option.price) for option in plan.considered] == [
+            ("coloured reverse", 1, None),
+            ("reverse", 50, None),
+            ("forward", 50, None),
+        ]
+        assert [option.verdict for option in plan.considered[:2]] == ["cheapest", "about 50 times the price"]
+        assert "each" not in str(plan)
 
     def test_a_picture_has_the_colours_of_the_passes(self, client: jl.Client, tmp_path: Path) -> None:
         client.explain(arrow, np.ones(25), output="csr").spy(tmp_path / "arrow.png")

@@ -118,10 +118,11 @@ class Products(Methods):
         """Returns the derivative of ``f`` at a point as a ``scipy.sparse.linalg.LinearOperator``, for SciPy's solvers; the matrix is never computed.
 
         Its shape is ``(m, n)``: rows are the entries of all output leaves one after the other, each in C order, columns those of all leaves that are
-        differentiated. ``matvec`` is a JVP, ``rmatvec`` a VJP, with complex numbers the product with the conjugate transpose; ``matmat`` and
-        ``rmatmat`` send all columns in one call, spread over the workers. Vectors are converted to the leaves' dtypes. The arguments are copied, and
-        large ones are sent once and stay on the service until the operator is closed, as by a ``with`` block, or nobody refers to it any more.
-        While they have the room, workers keep what does not depend on the vectors, where that is cheaper than computing the function each time.
+        differentiated. ``matvec`` is a JVP, ``rmatvec`` a VJP; ``matmat`` and ``rmatmat`` send all columns in one call, spread over the workers. With
+        complex numbers they are the products with the matrix that ``client.jacobian`` returns, and with its conjugate transpose: of complex inputs
+        and real outputs ``matvec`` is no JVP then, which would be the real part. Vectors are converted to the leaves' dtypes. The arguments are
+        copied, and large ones are sent once and stay on the service until the operator is closed, as by a ``with`` block, or nobody refers to it any
+        more. While they have the room, workers keep what does not depend on the vectors, where that is cheaper than computing the function each time.
 
         Args:
             f: Any function of floating-point inputs and outputs. Where it has a derivative in one mode only, the other product is refused.

@@ -97,7 +97,10 @@ class Transforms(Methods):
             has_aux: Whether ``f`` returns ``(out, aux)``; the result is then ``(jacobian, aux)``.
             mode: ``"forward"`` computes columns by JVPs, ``"reverse"`` rows by VJPs, ``"auto"`` what costs less.
             sparsity: ``"auto"`` finds out which entries are zero for every input and computes only the others, where that costs less; ``"dense"``
-                does not; a pattern says it: a sparse matrix or a two-dimensional boolean array, shape ``(m, n)``.
+                does not; a pattern says it: a sparse matrix or a two-dimensional array, NumPy's or JAX's or nested lists, shape ``(m, n)``, of any
+                numbers or booleans. Entries that are not zero, NaN among them, may differ from zero; a zero that a sparse matrix stores counts as
+                none. A pattern that is passed is sent and held against the function with every call, which takes one product more: ``"auto"``, whose
+                pattern the service finds once and knows to be right, is faster unless it finds more entries than there are.
             output: ``"dense"`` for blocks; ``"csr"``, ``"csc"`` or ``"coo"`` for one sparse SciPy array, shape ``(m, n)``, whose rows are the
                 entries of all output leaves one after the other, each in C order, its columns those of all leaves that are differentiated. Its
                 dtype holds the entries of all blocks. SciPy has no sparse arrays of float16 or bfloat16: these come as float32, which holds their
@@ -136,7 +139,8 @@ class Transforms(Methods):
         timeout: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> Callable[..., Any]:
-        """Returns a function that computes all second derivatives of ``f``, as ``jax.hessian``. Arguments as for ``jacobian``.
+        """Returns a function that computes all second derivatives of ``f``, as ``jax.hessian``. Arguments as for ``jacobian``, without ``mode``:
+        they are taken forward over the first derivative.
 
         A pattern, and a sparse output, are for functions that return one scalar, or that have ``weights``: shape ``(n, n)``.
 
@@ -146,7 +150,7 @@ class Transforms(Methods):
             has_aux: As for ``jacobian``.
             weights: One number for each entry of the result, in its tree, dtypes and shapes. Differentiated is then the sum of all entries times
                 their weights: of constraints with their multipliers, the part of a Lagrangian's Hessian that they make. Read at each call.
-            sparsity: As for ``jacobian``.
+            sparsity: As for ``jacobian``. Of a pattern either triangle is enough: its mirror image is added.
             output: As for ``jacobian``.
             holomorphic: As for ``jacobian``.
             tile: As for ``jacobian``.

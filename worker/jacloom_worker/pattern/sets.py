@@ -204,7 +204,7 @@ class Rows(Sets):
 
         Where all entries meet in a sum that each takes part in again, forming them would take the square of their number.
         """
-        found = self._lengths(larger) == self.size
+        found: NDArray[np.bool_] = self._lengths(larger) == self.size
         if found.all():
             return found
         order = np.argsort(larger, kind="stable")
