@@ -21,8 +21,8 @@ def gauss_newton(f: Callable[..., Any], loss: Callable[[Any], Any] | None = None
 
     Args:
         f: A function that JAX can trace and differentiate forward; it may return any tree.
-        loss: From what ``f`` returns to a scalar. Default: half the sum of squares of all entries, so that the matrix is ``J^T J``; of complex ones of
-            their absolute values, so that of real arguments it is the real part of ``J^H J``.
+        loss: From what ``f`` returns to a scalar. Default: half the sum of squares of all entries, so that the matrix is ``J^T J``; of complex
+            entries that of their absolute values, so that of real arguments the matrix is the real part of ``J^H J``.
 
     Raises:
         ArgumentError: if one of them is no callable; when it is traced, if ``loss`` returns no scalar.

@@ -139,10 +139,10 @@ class Transforms(Methods):
         timeout: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> Callable[..., Any]:
-        """Returns a function that computes all second derivatives of ``f``, as ``jax.hessian``. Arguments as for ``jacobian``, without ``mode``:
-        they are taken forward over the first derivative.
+        """Returns a function that computes all second derivatives of ``f``, as ``jax.hessian``. Arguments as for ``jacobian``.
 
-        A pattern, and a sparse output, are for functions that return one scalar, or that have ``weights``: shape ``(n, n)``.
+        There is no ``mode``: second derivatives are taken forward over first ones, whose mode the service chooses. A pattern, and a sparse output,
+        are for functions that return one scalar, or that have ``weights``: shape ``(n, n)``.
 
         Args:
             f: Any function.

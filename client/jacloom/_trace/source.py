@@ -8,6 +8,7 @@ import re
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from jax._src import source_info_util
@@ -43,8 +44,13 @@ def raising_line(error: BaseException) -> str | None:
 
 def defining_line(function: Any) -> str | None:
     """Returns ``"file:line (function)"`` of where a user's function begins, or None if it is nobody's."""
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    return f"{code.co_filename}:{code.co_firstlineno} ({code.co_qualname})" if code is not None and _counts(code.co_filename) else None
+    try:
+        code = getattr(inspect.unwrap(function), "__code__", None)
+    except ValueError:  # something that wraps itself
+        return None
+    if not isinstance(code, CodeType) or not _counts(code.co_filename):
+        return None
+    return f"{code.co_filename}:{code.co_firstlineno} ({code.co_qualname})"
 
 
 def _frames(source_info: Any) -> Iterator[tuple[str, str]]:
