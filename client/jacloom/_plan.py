@@ -191,12 +191,15 @@ class Summary:
     """What computing a derivative took.
 
     Attributes:
-        passes: JVPs and VJPs that were computed.
+        passes: JVPs and VJPs that were computed, those of ``repairs`` left out.
         tiles: Tiles that they came in.
         retries: Tiles that were run again because a worker was lost.
         workers: Workers that took part.
         tile: Seeds per tile at the end; tuning may have changed it on the way.
         seconds: Seconds by stage: ``"plan"``, ``"compile"`` and ``"compute"`` (both summed over workers), ``"total"``.
+        repairs: Passes computed besides, because entries came out as NaN and other columns (or rows) of their colour may have made them so.
+        doubtful: Entries of which that is still unknown: they are NaN, and were not computed alone because that would have taken too many passes.
+            With ``sparsity="dense"`` each entry is by itself.
     """
 
     passes: int
@@ -205,6 +208,8 @@ class Summary:
     workers: int
     tile: int
     seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    repairs: int = 0
+    doubtful: int = 0
 
 
 def plan_from_message(message: pb.Plan, function: Function | None = None) -> Plan:
@@ -235,7 +240,9 @@ def _considered(message: pb.Considered, function: Function | None) -> Considered
 def summary_from_message(message: pb.Summary) -> Summary:
     """Returns the summary that a message holds."""
     seconds = MappingProxyType(dict(message.seconds))
-    return Summary(message.passes, message.tiles, message.retries, message.workers, message.tile, seconds)
+    return Summary(
+        message.passes, message.tiles, message.retries, message.workers, message.tile, seconds, repairs=message.repairs, doubtful=message.doubtful
+    )
 
 
 def in_bytes(count: int) -> str:

@@ -36,11 +36,11 @@ def most_entries(rows: int, columns: int, *, required: bool) -> int:
     return min(MOST_ENTRIES, max(least, rows * columns // part))
 
 
-def prices(problem: Problem, survey: Survey, mode: Mode | None) -> Prices:
+def prices(survey: Survey, mode: Mode | None) -> Prices:
     """Returns what passes cost in units of the cheaper one, those of the mode asked for alone if there is one."""
-    costs = {each: cost for each, cost in ((Mode.FORWARD, survey.forward), (Mode.REVERSE, survey.reverse)) if mode in (None, each)}
+    costs = {each: cost for each, cost in strategy.by_mode(survey).items() if mode in (None, each)}
     passes = {each: seconds(cost) for each, cost in costs.items() if isinstance(cost, Cost)}
-    shared = {each: strategy.sweep(each, cost, problem, survey) for each, cost in costs.items() if isinstance(cost, Cost)}
+    shared = {each: strategy.sweep(cost) for each, cost in costs.items() if isinstance(cost, Cost)}
     least = min(passes.values())
 
     def relative(price: float) -> float:
@@ -68,12 +68,12 @@ def jacobian(
     """
     if isinstance(found, Dense):
         return without_colours(dense, f"not considered: {found.reason}")
-    costs = {Mode.FORWARD: survey.forward, Mode.REVERSE: survey.reverse}
+    costs = strategy.by_mode(survey)
 
     def priced(mode: Mode, count: int) -> Leg:
         cost = costs[mode]
         assert isinstance(cost, Cost)
-        return strategy.leg(mode, count, cost, problem, survey, workers, tile)
+        return strategy.leg(mode, count, cost, problem, workers, tile)
 
     legs = [priced(Mode(part.mode), part.passes) for part in found.parts]
     total = sum(leg.seconds for leg in legs)

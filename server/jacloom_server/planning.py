@@ -11,16 +11,16 @@ import ray
 from jacloom_graph.answer import Derivative, Selection, arrays, entries_dtype, matrix_shape, total_bytes
 from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.tensor import itemsize, nbytes
-from jacloom_server import colours, probing, strategy
+from jacloom_server import colours, strategy
 from jacloom_server.blobs import Blobs
 from jacloom_server.call import SINGLE, Call, Sparsity, pattern_operands
 from jacloom_server.function import Function
 from jacloom_server.functions import Functions
 from jacloom_server.plan import Leg, Mode, Plan, empty
 from jacloom_server.pool import Pool
-from jacloom_server.probing import platform_of
+from jacloom_server.probing import Contest, platform_of
 from jacloom_server.strategy import Problem
-from jacloom_server.structures import Question, Structures
+from jacloom_server.structures import Search, Structures
 from jacloom_worker.launch import Operand
 from jacloom_worker.protocol import Dense, Inner, Kernel, Kind, Prices, Structure, Survey
 
@@ -69,7 +69,7 @@ async def plan(service: Service, call: Call, function: Function, chosen: Selecti
     if call.sparsity is not Sparsity.AUTO or call.pattern is not None:
         _check_sparsity(call, chosen)
     size = total_bytes(arrays(call.derivative, chosen, call.batch))
-    problem = Problem(chosen.wrt_types, chosen.output_types, size, function.description.loops)
+    problem = Problem(chosen.wrt_types, chosen.output_types, size)
     if call.batch:
         survey = await function.survey(service.pool, chosen.wrt, chosen.named, call.holomorphic)
         return strategy.batch(problem, survey, call.derivative, call.batch, workers=service.pool.workers_for_tiles(), tile=call.tile)
@@ -77,9 +77,9 @@ async def plan(service: Service, call: Call, function: Function, chosen: Selecti
         found = await _structure(service, call, function, chosen, Prices(1.0, 1.0)) if required else None
         return empty(0 if required else size, found if isinstance(found, Structure) else None)
     survey = await function.survey(service.pool, chosen.wrt, chosen.named, call.holomorphic, second=call.derivative is Derivative.HESSIAN)
-    if call.derivative is Derivative.JACOBIAN:
-        survey = _question(service, call, function, chosen, problem, survey).corrected()
-        survey = survey if call.mode is not None else strategy.within(survey, service.pool.memory_for_tiles())
+    survey = _contest(service, call, function, chosen, problem, survey).corrected()
+    if call.derivative is Derivative.JACOBIAN and call.mode is None:
+        survey = strategy.within(survey, service.pool.memory_for_tiles())
     made = await _weighed(service, call, function, chosen, problem, survey)
     if call.tile:
         return made
@@ -98,15 +98,21 @@ async def settled(service: Service, call: Call, function: Function, chosen: Sele
     if call.derivative is not Derivative.JACOBIAN or call.mode is not None or call.tile or len(made.legs) != 1:
         return made
     survey = await function.survey(service.pool, chosen.wrt, chosen.named, call.holomorphic)
-    problem = Problem(chosen.wrt_types, chosen.output_types, made.nbytes, function.description.loops)
+    problem = Problem(chosen.wrt_types, chosen.output_types, made.nbytes)
     parts = () if made.structure is None else service.structures.operands(made.structure)[0]
     kernel = kernel_of(call, function, chosen, made, made.legs[0])
-    question = _question(service, call, function, chosen, problem, survey)
-    return await plan(service, call, function, chosen) if await question.measured(made, kernel, point, parts) else made
+    contest = _contest(service, call, function, chosen, problem, survey)
+    return await plan(service, call, function, chosen) if await contest.measured(made, kernel, point, parts) else made
 
 
-def _question(service: Service, call: Call, function: Function, chosen: Selection, problem: Problem, survey: Survey) -> probing.Question:
-    return probing.Question(service.pool, function, kernel_for(call, function, chosen, Kind.FORWARD), problem, survey)
+def _contest(service: Service, call: Call, function: Function, chosen: Selection, problem: Problem, survey: Survey) -> Contest:
+    if call.derivative is Derivative.HESSIAN:
+        kernels = {mode: kernel_for(call, function, chosen, Kind.HESSIAN, mode) for mode in Mode}
+        costs = strategy.second(problem, survey)
+    else:
+        kernels = {mode: kernel_for(call, function, chosen, Kind(mode.value)) for mode in Mode}
+        costs = strategy.by_mode(survey)
+    return Contest(service.pool, function, kernels, costs, problem, survey)
 
 
 async def _weighed(service: Service, call: Call, function: Function, chosen: Selection, problem: Problem, survey: Survey) -> Plan:
@@ -121,7 +127,7 @@ async def _weighed(service: Service, call: Call, function: Function, chosen: Sel
         return dense
     if not (required or call.pattern is not None or colours.worthwhile(dense)):
         return colours.without_colours(dense, "not considered: the passes are too few, or too short, for a pattern to save much")
-    prices = Prices(1.0, None) if second else colours.prices(problem, survey, call.mode)
+    prices = Prices(1.0, None) if second else colours.prices(survey, call.mode)
     found = await _structure(service, call, function, chosen, prices, dense.inner)
     size = found.entries * itemsize(entries_dtype(chosen)) if isinstance(found, Structure) else 0
     if second:
@@ -145,8 +151,8 @@ async def _structure(
     given = () if call.pattern is None else pattern_operands(call.pattern, rows, service.blobs)
     needed = required or call.pattern is not None
     most = colours.most_entries(rows, columns, required=required)
-    question = Question(kernel, prices, most, _digest(given), needed)
-    found = await service.structures.find(service.pool, function, question, given)
+    search = Search(kernel, prices, most, _digest(given), needed)
+    found = await service.structures.find(service.pool, function, search, given)
     if required and isinstance(found, Dense):
         full = 2 * most >= rows * columns
         text = f"{found.reason}{', half of the matrix or more' if full else ''}; ask for {'a dense result, ' if full else ''}products or fewer leaves"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from jacloom_graph.errors import Fault, Reason
 from jacloom_server.crew import Crew, on_loop
 from jacloom_server.slot import PROMPT, Run, Slot, State, choose, reserve
 from jacloom_server.status import to_fault
+from jacloom_server.turns import Turns
 from jacloom_server.work import Assignment, Desk, Errand, Lane
 from jacloom_worker import launch
 from jacloom_worker.launch import Result, Role, Seat
@@ -55,8 +55,7 @@ class Pool:
         self._patience = patience
         self._changed = changed
         self._crew = Crew(abreast, self._crew_changed)
-        self._lanes: deque[Lane] = deque()
-        """Lanes with something in their queue, in the order of their turns."""
+        self._turns = Turns()
         self._closed = False
         self._ticker = self._loop.call_later(_TICK, self._tick)
         self._recheck: asyncio.TimerHandle | None = None
@@ -111,9 +110,7 @@ class Pool:
         if self._closed:
             errand.settle(_draining())
             return errand.future
-        if not lane.queue:
-            self._lanes.append(lane)
-        lane.queue.append(errand)
+        self._turns.add(errand)
         self._pump()
         return errand.future
 
@@ -135,10 +132,8 @@ class Pool:
             for run in self._taken(slot):
                 self._settle(run, _draining())
         self._crew.close()
-        for lane in self._lanes:
-            for errand in lane.queue:
-                errand.settle(_draining())
-        self._lanes.clear()
+        for errand in self._turns.take_out(lambda _: True):
+            errand.settle(_draining())
 
     def _crew_changed(self) -> None:
         self._changed()
@@ -196,31 +191,24 @@ class Pool:
         else:
             errand.lane.retries += 1
             errand.since = self._loop.time()
-            if not errand.lane.queue:
-                self._lanes.append(errand.lane)
-            errand.lane.queue.appendleft(errand)
+            self._turns.put_back(errand)
 
     def _pump(self) -> None:
-        """Sends out whatever can be sent, one errand of each lane in turn."""
-        now = self._loop.time()
-        idle = 0
-        while self._lanes and idle < len(self._lanes):
-            lane = self._lanes[0]
-            slot = choose(lane.queue[0], self._crew.slots, now)
-            if slot is None:
-                reserve(lane.queue[0], self._crew.slots)
-                self._lanes.rotate(-1)
-                idle += 1
-                continue
-            idle = 0
-            self._lanes.popleft()
-            errand = lane.queue.popleft()
-            if lane.queue:
-                self._lanes.append(lane)
-            self._send(errand, slot, now)
-        if self._recheck is None and any(lane.queue[0].assignment.desk is Desk.PASSES for lane in self._lanes):
+        """Sends out whatever can be sent."""
+        self._turns.hand_out(self._place)
+        if self._recheck is None and any(errand.assignment.desk is Desk.PASSES for errand in self._turns.firsts()):
             # Another role may help out once the right process has been busy for long; nothing else would wake us then.
             self._recheck = self._loop.call_later(PROMPT, self._check_again)
+
+    def _place(self, errand: Errand) -> bool:
+        """Sends an errand to the process that had best do it now; False if it had better wait."""
+        now = self._loop.time()
+        slot = choose(errand, self._crew.slots, now)
+        if slot is None:
+            reserve(errand, self._crew.slots)
+            return False
+        self._send(errand, slot, now)
+        return True
 
     def _check_again(self) -> None:
         self._recheck = None
@@ -376,11 +364,8 @@ class Pool:
     def _close_lane(self, lane: Lane) -> None:
         """Drops what waits, and lets what is being computed go on for a moment; what comes after it in the same process likewise, once begun."""
         lane.closed = True
-        if lane in self._lanes:
-            self._lanes.remove(lane)
-        for errand in lane.queue:
+        for errand in self._turns.take_out(lambda errand: errand.lane is lane):
             errand.future.cancel()
-        lane.queue.clear()
         for slot in self._crew.slots:
             for run in slot.runs:
                 if run.errand.lane is lane:
@@ -391,20 +376,16 @@ class Pool:
     def _tick(self) -> None:
         """Gives up on errands that nobody has been there for."""
         self._ticker = self._loop.call_later(_TICK, self._tick)
-        now = self._loop.time()
         for desk in Desk:
             able = [slot for slot in self._crew.slots if slot.serves(desk)]
-            if any(slot.state is State.READY for slot in able):
-                continue
-            refused = bool(able) and all(slot.state is State.REFUSED for slot in able)
-            for lane in list(self._lanes):
-                for errand in [
-                    errand for errand in lane.queue if errand.assignment.desk is desk and (refused or now - errand.since > self._patience)
-                ]:
-                    lane.queue.remove(errand)
-                    errand.settle(Fault(Reason.NO_WORKERS, self._nobody(refused)))
-                if not lane.queue:
-                    self._lanes.remove(lane)
+            if not any(slot.state is State.READY for slot in able):
+                self._give_up(desk, refused=bool(able) and all(slot.state is State.REFUSED for slot in able))
+
+    def _give_up(self, desk: Desk, *, refused: bool) -> None:
+        """Gives up on errands of a kind: all where processes were refused, else those that have waited for long."""
+        latest = self._loop.time() - self._patience
+        for errand in self._turns.take_out(lambda errand: errand.assignment.desk is desk and (refused or errand.since < latest)):
+            errand.settle(Fault(Reason.NO_WORKERS, self._nobody(refused)))
 
     def _nobody(self, refused: bool) -> str:
         if refused:

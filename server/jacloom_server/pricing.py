@@ -6,16 +6,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from jacloom_graph.errors import Fault
 from jacloom_server import strategy
 from jacloom_server.plan import Mode
-from jacloom_server.strategy import Problem
 from jacloom_server.tuning import Tuner
 from jacloom_worker.protocol import NEAR, Cost, Survey
 
 
 @dataclass(eq=False, slots=True)
 class Correction:
-    """How many times as long as estimated the passes of a function take, by mode: what plans go by.
+    """How many times as long as estimated the passes of a function take, by mode (of second derivatives, that of the first): what plans go by.
 
     A mode that was not measured counts as estimated too low by as much as the other: the estimate is wrong about a machine, and about a function,
     more than about the ratio of both modes. So one measurement alone never overrules the choice.
@@ -49,20 +49,17 @@ class Correction:
         )
 
 
-def factor(tuner: Tuner, mode: Mode, problem: Problem, survey: Survey) -> float | None:
+def factor(tuner: Tuner, cost: Cost | Fault) -> float | None:
     """Returns how many times as long as estimated the tiles of a kernel took; None where none has come back, or none was expected to take any time.
 
     Args:
         tuner: Of the kernel.
-        mode: Of the kernel.
-        problem: What it differentiates.
-        survey: Prices as estimated.
+        cost: What one of its passes is estimated to cost.
     """
-    cost = survey.forward if mode is Mode.FORWARD else survey.reverse
     if tuner.found is None or not isinstance(cost, Cost):
         return None
     width, seconds = tuner.found
-    expected = strategy.sweep(mode, cost, problem, survey) + width * strategy.seconds(cost)
+    expected = strategy.sweep(cost) + width * strategy.seconds(cost)
     return seconds * width / expected if expected > 0 else None
 
 

@@ -1,4 +1,4 @@
-"""Measuring what passes cost, where the choice between columns and rows hangs on it: one tile of each before the work begins."""
+"""Measuring what passes cost: by the tiles that have come back and, where the choice between columns and rows hangs on it, by one of each before."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jacloom_server.strategy import Problem
 from jacloom_server.tuning import Tuner
 from jacloom_server.work import Desk
 from jacloom_worker.launch import Operand, Role
-from jacloom_worker.protocol import Cost, Done, Kernel, Kind, Survey, Task
+from jacloom_worker.protocol import Cost, Done, Kernel, Survey, Task
 
 CLOSE: Final = 4.0
 """A way that is estimated to take so many times as long is not measured."""
@@ -33,28 +33,30 @@ def platform_of(pool: Pool) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """Which mode of a Jacobian is the cheaper one."""
+class Contest:
+    """Two ways to a derivative: columns or rows of a Jacobian, forward over one or the other in a Hessian. Tiles of both tell which is cheaper."""
 
     pool: Pool
     function: Function
-    columns: Kernel
-    """The kernel of its columns, not coloured, with its width left open."""
+    kernels: Mapping[Mode, Kernel]
+    """Of either way, not coloured, with their widths left open."""
+    costs: Mapping[Mode, Cost | Fault]
+    """Of their passes, as estimated."""
     problem: Problem
     survey: Survey
-    """Prices as estimated."""
+    """Prices as estimated, which those costs follow from."""
 
     def corrected(self) -> Survey:
         """Returns prices as measured, where measuring has paid; work that is soon done is planned by estimates alone."""
-        known = self.function.corrections.get((self.columns, self._platform))
+        known = self.function.corrections.get((self._name, self._platform))
         tuners = [tuner for mode in Mode for tuner in self._tuners(mode)]
         if any(tuner.worthwhile(0.0, self._workers) for tuner in tuners):
-            known = self.function.correction(self.columns, self._platform)
+            known = self.function.correction(self._name, self._platform)
             known.learn(self._factors())
         return self.survey if known is None else known.applied(self.survey)
 
     async def measured(self, plan: Plan, kernel: Kernel, point: Sequence[Operand], besides: Sequence[Operand] = ()) -> bool:
-        """Measures what the choice of a mode rests on, where the work is long enough; returns whether there is anything new to plan by.
+        """Measures what the choice of a Jacobian's mode rests on, where the work is long enough; returns whether there is anything new to plan by.
 
         A tile of the plan's own mode tells how long the work is and what compiling costs. If it pays then, a tile of the other mode follows. Where
         that goes wrong, the other mode is taken to be no better, and where it takes as long as all the work would, it is of use to later calls only;
@@ -69,7 +71,7 @@ class Question:
         if plan.mode is None or not contested(plan):
             return False
         (leg,), rival = plan.legs, Mode.REVERSE if plan.mode is Mode.FORWARD else Mode.FORWARD
-        known = self.function.correction(self.columns, self._platform)
+        known = self.function.correction(self._name, self._platform)
         if known.probing or known.failed or rival in known.factors:
             return False
         own = self.function.tuner(kernel, self._platform, leg)
@@ -102,10 +104,14 @@ class Question:
     async def _trial(self, known: Correction, mode: Mode, point: Sequence[Operand]) -> None:
         """Times a tile of a mode, and notes what it took or that it failed, whether or not the call that began it still waits."""
         try:
-            known.failed = not await self._run(self._plain(mode), self._leg(mode, known.applied(self.survey)), point)
+            known.failed = not await self._run(self.kernels[mode], self._leg(mode, known.applied(self.survey)), point)
             known.learn(self._factors())
         finally:
             known.probing = False
+
+    @property
+    def _name(self) -> Kernel:
+        return self.kernels[Mode.FORWARD]
 
     @property
     def _platform(self) -> str:
@@ -115,23 +121,20 @@ class Question:
     def _workers(self) -> int:
         return self.pool.workers_for_tiles()
 
-    def _plain(self, mode: Mode) -> Kernel:
-        return replace(self.columns, kind=Kind.REVERSE if mode is Mode.REVERSE else Kind.FORWARD)
-
     def _leg(self, mode: Mode, survey: Survey) -> Leg:
-        cost = survey.forward if mode is Mode.FORWARD else survey.reverse
+        cost = strategy.by_mode(survey)[mode]
         assert isinstance(cost, Cost)
-        return strategy.leg(mode, strategy.passes(self.problem, mode), cost, self.problem, survey, self._workers, 0)
+        return strategy.leg(mode, strategy.passes(self.problem, mode), cost, self.problem, self._workers, 0)
 
     def _tuners(self, mode: Mode) -> list[Tuner]:
         """Returns what is known of the kernels of a mode, without colours and with them."""
-        kernels = (replace(self._plain(mode), coloured=coloured) for coloured in (False, True))
+        kernels = (replace(self.kernels[mode], coloured=coloured) for coloured in (False, True))
         return [self.function.tuners[kernel, self._platform] for kernel in kernels if (kernel, self._platform) in self.function.tuners]
 
     def _factors(self) -> Mapping[Mode, float]:
         found: dict[Mode, float] = {}
-        for mode in Mode:
-            each = [pricing.factor(tuner, mode, self.problem, self.survey) for tuner in self._tuners(mode)]
+        for mode, cost in self.costs.items():
+            each = [pricing.factor(tuner, cost) for tuner in self._tuners(mode)]
             known = [factor for factor in each if factor is not None]
             if known:
                 found[mode] = min(known)

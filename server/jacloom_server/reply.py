@@ -44,7 +44,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Closes an answer that is whole."""
+    """Closes an answer that is whole. Fields as in the message."""
 
     passes: int
     tiles: int
@@ -52,6 +52,8 @@ class Summary:
     workers: int
     seconds: dict[str, float]
     tile: int
+    repairs: int = 0
+    doubtful: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,7 @@ async def _single(
     nbytes = total_bytes(found)
     plan = single(nbytes, passes=int(call.derivative is not Derivative.EVALUATE))
     if call.derivative is Derivative.GRADIENT and function.description.loops:
-        problem = Problem(chosen.wrt_types, chosen.output_types, nbytes, loops=True)
+        problem = Problem(chosen.wrt_types, chosen.output_types, nbytes)
         survey = await function.survey(service.pool, chosen.wrt, chosen.outputs, call.holomorphic)
         if problem.n and strategy.gradient(problem, survey) is Mode.FORWARD:
             mode, plan = Mode.FORWARD, single(nbytes, problem.n, Mode.FORWARD)

@@ -29,15 +29,14 @@ BYTES: Final = 5e10
 """What one core does in a second, fitted to matrix products, stencils and scans within a factor of two. Only ratios of prices decide."""
 CROWDED: Final = 2.0
 """How much longer seeds take whose intermediates outgrow the caches."""
-LOOP_SWEEPS: Final = 1
-"""How often a loop of unknown length is run again to go back through it: once, unless it takes more steps than there are checkpoints. A tile does so
-once for all its rows: measured, 8 rows through 400 steps took as long as one."""
 MOST_GRADIENT_COLUMNS: Final = 64
 """Columns of which a gradient is made at most, in one pass."""
 GRADIENT_BYTES: Final = 64 << 20
 """Most bytes of intermediates of those columns together."""
 NEAR: Final = 1.05
 """Prices this close count as equal; forward mode then wins because it keeps no intermediates."""
+_OVER: Final = 3
+"""How many times the price of a computation its forward derivative has, values included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +61,6 @@ class Problem:
     outputs: tuple[Type, ...]
     nbytes: int
     """Size of the answer."""
-    loops: bool = False
-    """Whether there are loops of unknown length: going back through them takes all their steps again."""
 
     @property
     def n(self) -> int:
@@ -91,11 +88,8 @@ def jacobian(problem: Problem, survey: Survey, *, workers: int, mode: Mode | Non
     """
     if not problem.n or not problem.m:
         return empty(problem.nbytes)
-    costs = {Mode.FORWARD: survey.forward, Mode.REVERSE: survey.reverse}
-    legs = {
-        each: cost if isinstance(cost, Fault) else leg(each, passes(problem, each), cost, problem, survey, workers, tile)
-        for each, cost in costs.items()
-    }
+    costs = by_mode(survey)
+    legs = {each: cost if isinstance(cost, Fault) else leg(each, passes(problem, each), cost, problem, workers, tile) for each, cost in costs.items()}
     times = {each: found if isinstance(found, Fault) else found.seconds for each, found in legs.items()}
     chosen = _choose(times, mode)
     best = legs[chosen]
@@ -115,10 +109,7 @@ def gradient(problem: Problem, survey: Survey) -> Mode:
         return Mode.REVERSE
     if isinstance(survey.reverse, Fault):
         return Mode.FORWARD
-    forward, reverse = (
-        sweep(mode, cost, problem, survey) + count * seconds(cost)
-        for mode, cost, count in ((Mode.FORWARD, survey.forward, problem.n), (Mode.REVERSE, survey.reverse, 1))
-    )
+    forward, reverse = sweep(survey.forward) + problem.n * seconds(survey.forward), sweep(survey.reverse) + seconds(survey.reverse)
     return Mode.FORWARD if forward <= reverse * NEAR else Mode.REVERSE
 
 
@@ -132,17 +123,15 @@ def hessian(problem: Problem, survey: Survey, *, workers: int, tile: int = 0) ->
         return empty(problem.nbytes)
     if survey.second is not None:
         raise survey.second
-    costs = {Mode.REVERSE: survey.reverse, Mode.FORWARD: survey.forward}
-    firsts = {mode: cost if isinstance(cost, Fault) else _first(mode, cost, problem, survey) for mode, cost in costs.items()}
-    inner = _choose({mode: first if isinstance(first, Fault) else seconds(first) for mode, first in firsts.items()}, None)
-    first = firsts[inner]
-    assert isinstance(first, Cost)
-    # One column costs a forward pass over everything that the whole first derivative does, which is about three times its own price.
-    cost = Cost(first.flops * 3, first.bytes * 3, first.peak * 2)
+    costs = second(problem, survey)
+    inner = _choose({mode: cost if isinstance(cost, Fault) else seconds(cost) for mode, cost in costs.items()}, None)
+    cost = costs[inner]
+    assert isinstance(cost, Cost)
     answer = problem.m * problem.n * max(itemsize(type_.dtype) for type_ in (*problem.wrt, *problem.outputs))
     columns = _tiled(Leg(Mode.FORWARD, problem.n), cost, answer, workers, tile)
     price = _relative(seconds(cost), seconds(survey.value))
-    alone = Considered(f"forward over {inner.value}", problem.n, price, "one column of second derivatives a pass")
+    verdict = "one column of second derivatives a pass" + (" (measured)" if cost.measured else "")
+    alone = Considered(f"forward over {inner.value}", problem.n, price, verdict)
     return Plan(Mode.FORWARD.value, problem.nbytes, (columns,), min(workers, columns.tiles), (alone,), inner)
 
 
@@ -155,11 +144,9 @@ def batch(problem: Problem, survey: Survey, derivative: Derivative, count: int, 
     known = survey.forward if derivative is Derivative.JVP else survey.reverse
     cost = survey.value if isinstance(known, Fault) else known
     if derivative is Derivative.HVP:  # forward over all that the gradient does
-        cost = replace(cost.times(3, measured=False), peak=cost.peak * 2)
+        cost = replace(cost.times(_OVER, measured=False), peak=cost.peak * 2)
     results = problem.outputs if derivative is Derivative.JVP else problem.wrt
-    found = _tiled(
-        Leg(None, count, sweep=cost.shared_flops / FLOPS + cost.shared_bytes / BYTES), cost, sum(nbytes(type_) for type_ in results), workers, tile
-    )
+    found = _tiled(Leg(None, count), cost, sum(nbytes(type_) for type_ in results), workers, tile)
     return Plan("batch", problem.nbytes, (found,), min(workers, found.tiles))
 
 
@@ -168,10 +155,19 @@ def seconds(cost: Cost) -> float:
     return cost.flops / FLOPS + cost.bytes / BYTES
 
 
-def sweep(mode: Mode, cost: Cost, problem: Problem, survey: Survey) -> float:
+def sweep(cost: Cost) -> float:
     """Returns about how long one core takes for what all passes of a tile share."""
-    again = _sweeps(problem, mode) * seconds(survey.value)
-    return cost.shared_flops / FLOPS + cost.shared_bytes / BYTES + again
+    return cost.shared_flops / FLOPS + cost.shared_bytes / BYTES
+
+
+def by_mode(survey: Survey) -> dict[Mode, Cost | Fault]:
+    """Returns what a pass of each mode costs, or why there is none."""
+    return {Mode.FORWARD: survey.forward, Mode.REVERSE: survey.reverse}
+
+
+def second(problem: Problem, survey: Survey) -> dict[Mode, Cost | Fault]:
+    """Returns what a column of second derivatives costs by the mode of the first, or why there is none."""
+    return {mode: cost if isinstance(cost, Fault) else _over(cost, passes(problem, mode)) for mode, cost in by_mode(survey).items()}
 
 
 def within(survey: Survey, memory: int | None) -> Survey:
@@ -205,27 +201,22 @@ def passes(problem: Problem, mode: Mode) -> int:
     return problem.n if mode is Mode.FORWARD else problem.m
 
 
-def leg(mode: Mode, count: int, cost: Cost, problem: Problem, survey: Survey, workers: int, tile: int) -> Leg:
+def leg(mode: Mode, count: int, cost: Cost, problem: Problem, workers: int, tile: int) -> Leg:
     """Returns passes of one mode, in tiles of a width by rule, or of that asked for."""
     rows = problem.m if mode is Mode.FORWARD else problem.n
     answer = rows * max(itemsize(type_.dtype) for type_ in (*problem.wrt, *problem.outputs))
-    return _tiled(Leg(mode, count, sweep=sweep(mode, cost, problem, survey)), cost, answer, workers, tile)
+    return _tiled(Leg(mode, count), cost, answer, workers, tile)
 
 
-def _first(mode: Mode, cost: Cost, problem: Problem, survey: Survey) -> Cost:
-    """Returns what a whole first derivative costs whose passes are computed at once."""
-    count, sweeps = passes(problem, mode), _sweeps(problem, mode)
+def _over(cost: Cost, count: int) -> Cost:
+    """Returns what a forward pass costs over a whole first derivative, whose passes are computed at once."""
     flops, moved = cost.flops * count + cost.shared_flops, cost.bytes * count + cost.shared_bytes
-    return Cost(flops + survey.value.flops * sweeps, moved + survey.value.bytes * sweeps, cost.peak * count)
-
-
-def _sweeps(problem: Problem, mode: Mode) -> int:
-    """Returns how often the function is computed again for passes that are computed at once."""
-    return LOOP_SWEEPS if problem.loops and mode is Mode.REVERSE else 0
+    return Cost(_OVER * flops, _OVER * moved, 2 * cost.peak * count, measured=cost.measured)
 
 
 def _tiled(leg: Leg, cost: Cost, answer: int, workers: int, tile: int) -> Leg:
     """Returns passes cut into tiles; ``answer``: the bytes that one of them makes."""
+    leg = replace(leg, sweep=sweep(cost))
     width, share = _width(leg.passes, cost, leg.sweep, workers), fitting(math.ceil(leg.passes / max(1, workers)))
     # Seeds are cheapest in the widest tiles, so trials alone would end with a single one, and all other workers idle.
     widest = min(max(width, share), below(RESULT_BYTES // max(1, answer)))

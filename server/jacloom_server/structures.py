@@ -30,8 +30,8 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """Asks for the structure of a derivative. Equal questions have equal answers."""
+class Search:
+    """A search for the structure of a derivative. Equal ones find the same."""
 
     kernel: Kernel
     """The tile kernel of the derivative, its width left open."""
@@ -49,44 +49,44 @@ class Structures:
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most_bytes = most_bytes
-        self._found: OrderedDict[Question, Structure | Dense | asyncio.Task[Structure | Dense]] = OrderedDict()
+        self._found: OrderedDict[Search, Structure | Dense | asyncio.Task[Structure | Dense]] = OrderedDict()
         self._operands: dict[str, tuple[tuple[Operand, ...], ...]] = {}
 
-    async def find(self, pool: Pool, function: Function, question: Question, given: tuple[Operand, ...] = ()) -> Structure | Dense:
+    async def find(self, pool: Pool, function: Function, search: Search, given: tuple[Operand, ...] = ()) -> Structure | Dense:
         """Returns a structure; a worker finds it when it is first asked for.
 
         Args:
             pool: Where workers are.
             function: Whose derivative it is.
-            question: What is asked.
+            search: What is looked for.
             given: Row pointers and column indices of the caller's pattern, if there is one.
 
         Raises:
             Fault: What keeps the worker from answering.
         """
-        question = self._alike(question)
-        known = self._found.get(question)
+        search = self._alike(search)
+        known = self._found.get(search)
         if known is None:
-            known = self._found[question] = detached(self._ask(pool, function, question, given or self._pattern(question)))
+            known = self._found[search] = detached(self._ask(pool, function, search, given or self._pattern(search)))
         if isinstance(known, asyncio.Task):
             return await asyncio.shield(known)
-        self._found.move_to_end(question)
+        self._found.move_to_end(search)
         return known
 
-    def _alike(self, question: Question) -> Question:
-        """Returns a question that was asked before and has the same answer, as far as prices that hardly differ go; else the question itself."""
-        if question in self._found:
-            return question
-        return next((other for other in self._others(question) if other.prices.near(question.prices)), question)
+    def _alike(self, search: Search) -> Search:
+        """Returns a search that was made before and found the same, as far as prices that hardly differ go; else the search itself."""
+        if search in self._found:
+            return search
+        return next((other for other in self._others(search) if other.prices.near(search.prices)), search)
 
-    def _pattern(self, question: Question) -> tuple[Operand, ...]:
+    def _pattern(self, search: Search) -> tuple[Operand, ...]:
         """Returns the pattern that was found for other prices: it is coloured once more, and not looked for. Nothing if there is none."""
-        found = (self._found[other] for other in self._others(question))
+        found = (self._found[other] for other in self._others(search))
         known = next((each for each in found if isinstance(each, Structure)), None)
         return () if known is None else (_operand(known.pointers), _operand(known.indices))
 
-    def _others(self, question: Question) -> list[Question]:
-        return [other for other in reversed(self._found) if other != question and replace(other, prices=question.prices) == question]
+    def _others(self, search: Search) -> list[Search]:
+        return [other for other in reversed(self._found) if other != search and replace(other, prices=search.prices) == search]
 
     def operands(self, structure: Structure) -> tuple[tuple[Operand, ...], ...]:
         """Returns for each part of a structure the arrays that its tiles take; stored once, where workers share them."""
@@ -96,31 +96,31 @@ class Structures:
             self._operands[structure.digest] = found
         return found
 
-    async def _ask(self, pool: Pool, function: Function, question: Question, given: tuple[Operand, ...]) -> Structure | Dense:
+    async def _ask(self, pool: Pool, function: Function, search: Search, given: tuple[Operand, ...]) -> Structure | Dense:
         try:
-            answer = await pool.ask(work.structure(Task(question.kernel), question.prices, question.most, given, function.load))
+            answer = await pool.ask(work.structure(Task(search.kernel), search.prices, search.most, given, function.load))
         except BaseException as error:
-            if question.needed or not isinstance(error, Fault) or error.reason not in _DISPENSABLE:
-                self._found.pop(question, None)
+            if search.needed or not isinstance(error, Fault) or error.reason not in _DISPENSABLE:
+                self._found.pop(search, None)
                 raise
             # What keeps a pattern from being found need not keep the derivative from being computed; it is not tried again with each call.
             _LOG.warning("no sparsity pattern of %s: %s", function.name, error)
             answer = Dense(f"its pattern could not be found ({error.message})")
         assert isinstance(answer, Structure | Dense)
-        self._found[question] = answer
-        self._found.move_to_end(question)
+        self._found[search] = answer
+        self._found.move_to_end(search)
         self._make_room()
         return answer
 
     def _make_room(self) -> None:
         """Forgets what was not used for longest, so that the rest fits."""
-        sizes = {question: _nbytes(found) for question, found in self._found.items() if isinstance(found, Structure | Dense)}
+        sizes = {search: _nbytes(found) for search, found in self._found.items() if isinstance(found, Structure | Dense)}
         total = sum(sizes.values())
-        for question in list(sizes)[:-1]:  # the last is new
+        for search in list(sizes)[:-1]:  # the last is new
             if total <= self._most_bytes and len(sizes) <= _MOST:
                 break
-            total -= sizes.pop(question)
-            del self._found[question]
+            total -= sizes.pop(search)
+            del self._found[search]
         digests = {found.digest for found in self._found.values() if isinstance(found, Structure)}
         self._operands = {digest: operands for digest, operands in self._operands.items() if digest in digests}
 

@@ -91,6 +91,7 @@ class Weaver:
         self._under_way = 0
         self._tiles = self._passes = 0
         self._seconds = self._compile_seconds = 0.0
+        self._repairs = self._doubtful = 0
         if request.chosen.values:
             self._submit_values()
         self.fill()
@@ -142,6 +143,8 @@ class Weaver:
         strand, tile = sent
         self._tiles += 1
         self._passes += tile.count
+        self._repairs += result.repairs
+        self._doubtful += result.doubtful
         structure = request.plan.structure
         if structure is not None:
             place = strand.first + int(structure.parts[strand.number].bounds[tile.start])
@@ -160,7 +163,9 @@ class Weaver:
         """Returns what the call took."""
         seconds = {"plan": self._planned - self._started, "compile": self._compile_seconds, "compute": self._seconds}
         width = max((strand.tuner.best for strand in self._strands), default=0) if self._tiles else 0
-        return Summary(self._passes, self._tiles, self._lane.retries, len(self._lane.seats), seconds, width)
+        return Summary(
+            self._passes, self._tiles, self._lane.retries, len(self._lane.seats), seconds, width, repairs=self._repairs, doubtful=self._doubtful
+        )
 
     def _besides(self, strand: _Strand, tile: Tile) -> tuple[Operand, ...]:
         """Returns what a tile takes besides the point: its part of the structure, or its seeds; where these have numbers, nothing."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,18 +20,11 @@ from jacloom_api.v1 import blob_service_pb2_grpc as stubs
 from jacloom_graph import blobnames
 from jacloom_graph.errors import Fault, Reason
 from jacloom_server.blobs import Blob, Blobs
-from jacloom_server.cluster import Cluster
-from jacloom_server.config import Config
 from jacloom_server.edges.blob import BlobServicer
 
 MIB = 1 << 20
 
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[Cluster]:
-    made = Cluster(Config(workers=1, object_store=256 << 20))
-    yield made
-    made.close()
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 @asynccontextmanager

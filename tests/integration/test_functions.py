@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,12 @@ from jacloom_graph.errors import Fault, Reason
 from jacloom_server import shelf
 from jacloom_server.blobs import Blobs
 from jacloom_server.cluster import Cluster
-from jacloom_server.config import Config
 from jacloom_server.function import Function
 from jacloom_server.functions import Functions
 from jacloom_server.pool import Pool
 from jacloom_worker.launch import Role, Seat
 
 MATRIX = np.arange(12.0).reshape(3, 4)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    made = Cluster(Config(workers=1, object_store=256 << 20))
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

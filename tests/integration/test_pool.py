@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.types import Graph, Type
 from jacloom_server import work
 from jacloom_server.cluster import Cluster
-from jacloom_server.config import Config
 from jacloom_server.pool import Pool
 from jacloom_server.work import Desk, Lane
 from jacloom_worker import launch
@@ -25,20 +23,6 @@ from jacloom_worker.launch import Operand, Role, Seat
 from jacloom_worker.protocol import Description, Done, Kernel, Kind, Load, Survey, Task
 
 CLERK, NARROW, SECOND, WIDE = Seat(Role.CLERK, 0), Seat(Role.NARROW, 0), Seat(Role.NARROW, 1), Seat(Role.WIDE, 0)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    made = Cluster(Config(workers=4, object_store=256 << 20))
-    yield made
-    made.close()
-
-
-@pytest.fixture
-async def pool(cluster: Cluster) -> AsyncIterator[Pool]:
-    made = Pool(lease=60.0, attempts=3, patience=20.0, abreast=4)
-    yield made
-    made.close()
 
 
 async def seated(pool: Pool, *seats: Seat) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,16 +12,9 @@ import jacloom as jl
 from jacloom_graph.answer import Derivative
 from jacloom_graph.types import Type
 from jacloom_server import run, tuning
-from jacloom_server.blobs import Blobs
 from jacloom_server.call import Argument, Call, Sparsity
-from jacloom_server.cluster import Cluster
-from jacloom_server.config import Config
-from jacloom_server.functions import Functions
 from jacloom_server.plan import Plan
 from jacloom_server.planning import Service
-from jacloom_server.pool import Pool
-from jacloom_server.structures import Structures
-from jacloom_worker.launch import Role, Seat
 
 N = 60
 
@@ -43,33 +34,17 @@ def solved(x: jax.Array) -> jax.Array:
     return solution[1:] * solution[:-1]
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    made = Cluster(Config(workers=1, object_store=256 << 20))
-    yield made
-    made.close()
-
-
-@pytest.fixture
-async def service(cluster: Cluster) -> AsyncIterator[Service]:
-    pool = Pool(lease=60.0, attempts=3, patience=20.0, abreast=2)
-    pool.seat([Seat(Role.CLERK, 0), Seat(Role.NARROW, 0)])
-    blobs = Blobs(1 << 20, 60.0)
-    yield Service(pool, Functions(pool, blobs, most=10, most_bytes=1 << 20, total_bytes=1 << 24), blobs, Structures())
-    pool.close()
-
-
-async def test_what_passes_took_overrules_their_estimate(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_passes_took_overrules_their_estimate(one_worker: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "_WORTH_SECONDS", 0.0)
     monkeypatch.setattr(tuning, "_WORTH_COMPILES", 0.01)
     x = np.linspace(0.1, 1, N)
-    function = await service.functions.register(graphs.serialized(jl.trace(solved, x).graph))
+    function = await one_worker.functions.register(graphs.serialized(jl.trace(solved, x).graph))
     point = Argument(Type("float64", (N,)), x.tobytes())
     call = Call(derivative=Derivative.JACOBIAN, function=function.name, args=(point,), wrt=(0,), sparsity=Sparsity.DENSE)
 
     async def computed() -> tuple[Plan, np.ndarray]:
         plan, found = None, np.zeros((N - 1, N))
-        async for reply in run.replies(service, call):
+        async for reply in run.replies(one_worker, call):
             plan = reply.header.plan if reply.header is not None else plan
             for block in reply.blocks:
                 rows, columns = slice(block.row, block.row + block.rows), slice(block.column, block.column + block.columns)
@@ -77,9 +52,9 @@ async def test_what_passes_took_overrules_their_estimate(service: Service, monke
         assert plan is not None
         return plan, found
 
-    before = await run.explain(service, call)
+    before = await run.explain(one_worker, call)
     plans, results = zip(*[await computed() for _ in range(4)], strict=True)
-    after = await run.explain(service, call)
+    after = await run.explain(one_worker, call)
     assert before.strategy == "forward"
     assert not any("measured" in option.verdict for option in before.considered)
     assert [plan.strategy for plan in plans[1:]] == ["reverse"] * 3

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import time
+
+import pytest
+
 from jacloom_worker.bounded import Bounded
 
 
@@ -37,3 +41,21 @@ def test_an_entry_above_the_bound_is_kept_alone() -> None:
     cache.put("c", 3, 10)
     assert list(cache) == ["c"]
     assert len(cache) == 1
+
+
+def test_entries_that_nobody_uses_can_be_told_to_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    cache: Bounded[str, int] = Bounded(10)
+    for name in "abc":
+        cache.put(name, 1, 10)
+        now += 1
+    cache.get("a")
+    cache.discard_idle(2.5)
+    assert list(cache) == ["b", "c", "a"]
+    cache.discard_idle(2.0)
+    assert (list(cache), cache.nbytes) == (["c", "a"], 20)
+    cache.put("c", 2, 5)
+    now += 1
+    cache.discard_idle(1.0)
+    assert (list(cache), cache.nbytes) == ([], 0)

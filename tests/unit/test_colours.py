@@ -29,7 +29,7 @@ def problem(m: int, n: int) -> Problem:
 
 def structure(pattern: np.ndarray, survey: Survey = SURVEY, mode: Mode | None = None) -> Structure:
     found = csr_array(pattern.astype(bool))
-    return arrange(found, *cheapest(found, colours.prices(problem(*pattern.shape), survey, mode)))
+    return arrange(found, *cheapest(found, colours.prices(survey, mode)))
 
 
 def planned(
@@ -68,14 +68,14 @@ def test_how_many_entries_a_pattern_may_have() -> None:
 
 
 def test_prices_of_what_there_is_and_is_asked_for() -> None:
-    both = colours.prices(problem(3, 4), SURVEY, None)
+    both = colours.prices(SURVEY, None)
     assert both.forward is not None
     assert both.reverse == pytest.approx(2 * both.forward)
-    assert colours.prices(problem(3, 4), SURVEY, Mode.FORWARD) == Prices(both.forward, None)
-    assert colours.prices(problem(3, 4), SURVEY, Mode.REVERSE) == Prices(None, 1.0)
-    assert colours.prices(problem(3, 4), Survey(VALUE, REFUSED, REVERSE), None) == Prices(None, 1.0)
+    assert colours.prices(SURVEY, Mode.FORWARD) == Prices(both.forward, None)
+    assert colours.prices(SURVEY, Mode.REVERSE) == Prices(None, 1.0)
+    assert colours.prices(Survey(VALUE, REFUSED, REVERSE), None) == Prices(None, 1.0)
     shared = Survey(VALUE, FORWARD.times(1.004, measured=True), Cost(4e6, 4e5, 8, shared_flops=40e6, shared_bytes=4e6))
-    assert colours.prices(problem(3, 4), shared, None) == Prices(1.0, 2.0, 0.0, 20.0)
+    assert colours.prices(shared, None) == Prices(1.0, 2.0, 0.0, 20.0)
 
 
 class TestJacobian:

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jacloom_worker.compressed import Passes, entries, repair
+from jacloom_worker.compressed import Passes, Repair, entries, repair
 from jacloom_worker.protocol import Part
 
 ROWS, COLUMNS = 3, 5
@@ -32,12 +32,16 @@ class Runner:
     def __init__(self, matrix: np.ndarray, *dtypes: object, width: int = 2) -> None:
         self.matrix, self.dtypes, self.width = matrix, dtypes or (np.float64,), width
         self.calls: list[list[int]] = []
+        self.alone: set[int] = set()
+        """Columns that had a pass for themselves."""
 
     def __call__(self, colours: np.ndarray) -> Passes:
         self.calls.append(np.flatnonzero(colours >= 0).tolist())
         lines = np.zeros((self.width, self.matrix.shape[0]), self.matrix.dtype)
         for number in range(self.width):
-            chosen = self.matrix[:, colours == number]
+            columns = np.flatnonzero(colours == number)
+            self.alone |= set(columns.tolist()) if len(columns) == 1 else set()
+            chosen = self.matrix[:, columns]
             lines[number] = chosen.sum(axis=1)
             if not np.isfinite(chosen).all():
                 lines[number, np.isfinite(lines[number])] = np.nan
@@ -85,7 +89,7 @@ class TestRepair:
         found, whole = entries(run(np.array(COLOURS)), part(matrix, COLOURS), 0, 2), part(matrix, COLOURS)
         assert np.isnan(found).tolist() == [False, True, True, False, False]
         run = Runner(matrix, *dtypes, width=width)
-        assert repair(found, whole, 0, width, run) == passes
+        assert repair(found, whole, 0, width, run) == Repair(passes, 0)
         assert found.real.astype(np.float64).tolist() == [np.inf, 2, 3, 4, 5]
         assert [column for call in run.calls for column in call] == [1, 2], "what is infinite is so by itself"
 
@@ -95,13 +99,13 @@ class TestRepair:
         run, whole = Runner(matrix), part(matrix, COLOURS)
         found = entries([run(np.array(COLOURS))[0][1:]], whole, 1, 1)
         assert np.isnan(found).tolist() == [False, True]
-        assert repair(found, whole, 1, 2, run) == 1
+        assert repair(found, whole, 1, 2, run) == Repair(1, 0)
         assert found.tolist() == [-np.inf, 5]
 
     def test_nothing_is_computed_where_nothing_is_wrong(self) -> None:
         run = Runner(MATRIX)
-        assert repair(np.array([1.0, np.inf, -np.inf]), part(np.diag([1.0, 1, 1]), [0, 0, 0]), 0, 2, run) == 0
-        assert repair(np.zeros(0), part(MATRIX, COLOURS), 2, 2, run) == 0
+        assert repair(np.array([1.0, np.inf, -np.inf]), part(np.diag([1.0, 1, 1]), [0, 0, 0]), 0, 2, run) == Repair(0, 0)
+        assert repair(np.zeros(0), part(MATRIX, COLOURS), 2, 2, run) == Repair(0, 0)
         assert run.calls == []
 
     @pytest.mark.parametrize(("width", "passes"), [(1, 7), (4, 6), (64, 6)])
@@ -110,7 +114,7 @@ class TestRepair:
         matrix[0, 0] = matrix[1, 1] = np.nan
         run, whole = Runner(matrix, width=width), part(matrix, [0] * 6)
         found = np.full(6, np.nan)
-        assert repair(found, whole, 0, width, run) == passes
+        assert repair(found, whole, 0, width, run) == Repair(passes, 0)
         np.testing.assert_array_equal(found, [np.nan, np.nan, 3, 4, 5, 6])
 
     @pytest.mark.parametrize(("width", "passes", "runs"), [(1, 21, 21), (8, 26, 4), (64, 80, 2)])
@@ -118,7 +122,8 @@ class TestRepair:
         matrix = np.diag(np.arange(1.0, 1001.0))
         matrix[700, 700] = np.nan
         run, found = Runner(matrix, width=width), np.full(1000, np.nan)
-        assert repair(found, part(matrix, [0] * 1000), 0, width, run) <= passes
+        taken = repair(found, part(matrix, [0] * 1000), 0, width, run)
+        assert (taken.passes <= passes, taken.doubtful) == (True, 0)
         assert len(run.calls) <= runs
         assert np.flatnonzero(found != np.arange(1.0, 1001.0)).tolist() == [700]
 
@@ -133,15 +138,17 @@ class TestRepair:
     def test_it_ends_where_nothing_heals(self, width: int) -> None:
         matrix = np.diag(np.full(1000, np.nan))
         run, found = Runner(matrix, width=width), np.full(1000, np.nan)
-        assert repair(found, part(matrix, [0] * 1000), 0, width, run) <= 256
+        taken = repair(found, part(matrix, [0] * 1000), 0, width, run)
+        assert taken.passes <= 256
         assert np.isnan(found).all()
+        assert taken.doubtful == 1000 - len(run.alone)
         few = np.full(30, np.nan)
-        assert repair(few, part(matrix[:30, :30], [0] * 30), 0, width, Runner(matrix[:30, :30], width=width)) < 60
+        assert repair(few, part(matrix[:30, :30], [0] * 30), 0, width, Runner(matrix[:30, :30], width=width)).passes < 60
 
     def test_no_more_passes_than_are_allowed(self) -> None:
         matrix = np.diag(np.where(np.arange(40) % 5, np.arange(40.0), np.nan))
         run, found = Runner(matrix, width=4), np.full(40, np.nan)
-        assert repair(found, part(matrix, [0] * 40), 0, 4, run, most=10) == 10
+        assert repair(found, part(matrix, [0] * 40), 0, 4, run, most=10) == Repair(10, int(np.isnan(found).sum()))
         assert sum(len(call) for call in run.calls) > 40, "lines in smaller and smaller groups"
-        repair(found, part(matrix, [0] * 40), 0, 4, run)
+        assert repair(found, part(matrix, [0] * 40), 0, 4, run).doubtful == 0
         assert np.flatnonzero(np.isnan(found)).tolist() == list(range(0, 40, 5))

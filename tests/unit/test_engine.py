@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from unit.handmade import (
+    DOUBLING,
     JACOBIAN,
     LAYER,
     PRODUCT,
@@ -197,6 +198,19 @@ class TestSurvey:
         assert 24 <= here.forward.flops <= 40
         assert 24 <= here.reverse.flops <= 40
         assert here.value.flops == 24 + 3 * 40
+
+    def test_what_rows_share_is_the_value_and_of_loops_their_steps_once_more(self) -> None:
+        for graph, loops in ((LAYER, False), (DOUBLING, True)):
+            described, here = Engine().describe(load_of(graph)), Engine().survey(load_of(graph), (0,), (0,))
+            assert isinstance(described, Description)
+            assert described.loops is loops
+            assert isinstance(here, Survey)
+            assert isinstance(here.forward, Cost)
+            assert isinstance(here.reverse, Cost)
+            if loops:
+                assert (here.reverse.shared_flops, here.reverse.shared_bytes) == (2 * here.value.flops, 2 * here.value.bytes)
+            else:
+                assert here.value.flops <= here.reverse.shared_flops <= here.forward.shared_flops + here.forward.flops
 
     def test_a_mode_that_is_not_there_is_recorded(self) -> None:
         here = Engine().survey(load_of(REVERSE_ONLY), (0,), (0,))

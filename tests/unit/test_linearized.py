@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,7 +22,7 @@ from jacloom_worker.engine import Engine
 from jacloom_worker.kernels import Subject
 from jacloom_worker.linearized import Linearizer
 from jacloom_worker.modes import equations
-from jacloom_worker.protocol import Kernel, Kind, Task
+from jacloom_worker.protocol import Done, Kernel, Kind, Task
 from jacloom_worker.splitting import Split, split
 
 pytestmark = pytest.mark.usefixtures("worker_jax")
@@ -106,6 +107,12 @@ class TestSplit:
             return [jax.lax.while_loop(lambda y: jnp.max(y) < 100, lambda y: y * jnp.exp(y), x)]
 
         assert not split(subject_of(function, X + 2), kernel_of(Kind.JVP)).pays
+
+    def test_a_random_number_that_is_tried_for_until_it_fits_is_kept(self) -> None:
+        halves = split(subject_of(lambda x, key: [jax.random.gamma(key, 2.0, (4,)) * x], X, jax.random.key(4)), kernel_of(Kind.JVP))
+        assert "random_gamma" not in names(halves)
+        assert [aval.shape for aval in halves.kept] == [(4,)]
+        assert halves.pays
 
     def test_keys_and_integers_are_leaves(self) -> None:
         def function(x: jax.Array, count: jax.Array, key: jax.Array) -> list[jax.Array]:
@@ -200,6 +207,19 @@ class TestEngine:
         found = [arrays(here.run(product(REVERSE_ONLY, kind, "a"), np.array(3.0), np.array(5.0)))[0] for kind in (Kind.VJP, Kind.HVP)]
         np.testing.assert_allclose(found, [15.0, 5.0])
 
+    def test_points_that_nobody_asks_for_leave_after_a_while(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        now, here = 1000.0, Engine()
+        monkeypatch.setattr(time, "monotonic", lambda: now)
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # where arguments are kept, too
+        for name in "aba":
+            here.run(product(SCAN, Kind.JVP, name), POINTS["ab".index(name)], seed(Kind.JVP))
+            now += engine_module.IDLE_SECONDS / 2
+        here.tidy()
+        assert [key[1] for key in kept(here)] == list(here._points) == ["a"]
+        now += engine_module.IDLE_SECONDS / 2
+        here.tidy()
+        assert len(kept(here)) == len(here._points) == 0
+
     def test_a_function_takes_its_points_along(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(engine_module, "_FUNCTIONS", 1)
         here = Engine()
@@ -215,6 +235,25 @@ class TestEngine:
         assert len(kept(here)) == 3
         here._linearizer.make_room(14 * 30 * 8 * N)
         assert [key[1] for key in kept(here)] == ["b", "c"]
+
+    def test_what_is_compiled_where_there_is_no_room_for_a_point_counts_as_compiling_and_must_fit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*_: Any) -> None:
+            raise MemoryError("no room")
+
+        def large(here: Engine, *args: Any) -> Any:
+            return replace(plain(here, *args), nbytes=1 << 40)
+
+        asked, (limited, free), plain = product(SCAN, Kind.JVP, "a"), (Engine(memory_limit=1 << 30), Engine()), Engine._plain
+        for here in (limited, free):
+            arrays(here.run(asked, POINTS[0], seed(Kind.JVP)))
+        monkeypatch.setattr(Linearizer, "run", full)
+        done = free.run(asked, POINTS[0], seed(Kind.JVP))
+        assert isinstance(done, Done)
+        assert done.compile_seconds > 0
+        monkeypatch.setattr(Engine, "_plain", large)
+        found = fault(limited.run(asked, POINTS[0], seed(Kind.JVP)))
+        assert found.reason is Reason.OUT_OF_MEMORY
+        assert "the kernel needs 1,099,511,627,776 bytes" in found.message
 
     def test_without_memory_for_it_a_point_is_not_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*_: Any) -> None:

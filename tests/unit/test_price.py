@@ -100,6 +100,14 @@ class TestSeeds:
         product = tally(lambda y, v: W @ (jnp.cos(y) * y) * v, X, W[:, 0], varying=[False, True])
         assert (product.seed_flops, product.shared_flops) == (3, 5 * 151 + 30)
 
+    @pytest.mark.parametrize(
+        ("function", "weight"), [(lambda y: jax.random.gamma(jax.random.key(0), y), 16_000), (lambda y: lax.igamma(jnp.ones(5), y), 45_000)]
+    )
+    def test_a_loop_over_elements_is_no_part_of_what_reads_it(self, function: Callable[..., Any], weight: float) -> None:
+        got = tally(lambda y, v: function(y) * v, X, X, varying=[False, True])
+        assert got.seed_flops == 5
+        assert 5 * weight <= got.shared_flops <= 5 * weight + 1000
+
     def test_a_factorization_is_shared_and_its_solves_are_not(self) -> None:
         a = np.eye(20)
         got = tally(lambda b, v: jax.jvp(lambda b: jnp.linalg.solve(a, b), (b,), (v,))[1], np.ones(20), np.ones(20), varying=[False, True])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from jacloom_graph.errors import Fault, Reason
@@ -13,18 +15,32 @@ from jacloom_server.strategy import Problem
 from jacloom_server.tuning import Tuner
 from jacloom_worker.protocol import Cost, Survey
 
-SURVEY = Survey(Cost(1e9, 0, 8), Cost(2e9, 0, 8, shared_flops=4e9), Cost(4e9, 0, 8))
+COLUMN, ROW = Cost(2e9, 0, 8, shared_flops=4e9), Cost(4e9, 0, 8)
+SURVEY = Survey(Cost(1e9, 0, 8), COLUMN, ROW)
 """At 20 GFLOP/s: 50 ms, then 100 ms a column and 200 ms for what they share, 200 ms a row."""
 PROBLEM = Problem((Type("float64", (30,)),), (Type("float64", (40,)),), 9600)
 
 
 def test_a_tile_is_held_against_its_seeds_and_what_they_share() -> None:
     tuner = Tuner(8)
-    assert factor(tuner, Mode.FORWARD, PROBLEM, SURVEY) is None
+    assert factor(tuner, COLUMN) is None
     tuner.record(8, 8, 3.0, 0.5)
-    assert factor(tuner, Mode.FORWARD, PROBLEM, SURVEY) == pytest.approx(3.0)
-    assert factor(tuner, Mode.REVERSE, PROBLEM, SURVEY) == pytest.approx(3.0 / 1.6)
-    assert factor(tuner, Mode.REVERSE, PROBLEM, Survey(SURVEY.value, SURVEY.forward, Fault(Reason.MODE_UNAVAILABLE, "none"))) is None
+    assert factor(tuner, COLUMN) == pytest.approx(3.0)
+    assert factor(tuner, ROW) == pytest.approx(3.0 / 1.6)
+    assert factor(tuner, Fault(Reason.MODE_UNAVAILABLE, "none")) is None
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_a_tile_takes_as_long_as_the_corrected_price_says_whatever_its_seeds_share(mode: Mode) -> None:
+    survey = Survey(SURVEY.value, COLUMN, replace(ROW, shared_flops=6e9))
+    tuner, known = Tuner(8), Correction()
+    tuner.record(8, 8, 3.0, 0.5)
+    found = factor(tuner, strategy.by_mode(survey)[mode])
+    assert found is not None
+    known.learn({Mode.FORWARD: 1.0, Mode.REVERSE: 1.0, mode: found})
+    corrected = strategy.by_mode(known.applied(survey))[mode]
+    assert isinstance(corrected, Cost)
+    assert strategy.sweep(corrected) + 8 * strategy.seconds(corrected) == pytest.approx(3.0)
 
 
 def test_one_measurement_alone_changes_no_choice() -> None:
@@ -34,7 +50,7 @@ def test_one_measurement_alone_changes_no_choice() -> None:
     assert isinstance(made.forward, Cost)
     assert isinstance(made.reverse, Cost)
     assert strategy.seconds(made.forward) == pytest.approx(1.0)
-    assert strategy.sweep(Mode.FORWARD, made.forward, PROBLEM, made) == pytest.approx(2.0)
+    assert strategy.sweep(made.forward) == pytest.approx(2.0)
     assert strategy.seconds(made.reverse) == pytest.approx(2.0)
     assert (made.forward.measured, made.reverse.measured) == (True, False)
     assert made.forward.peak == 8

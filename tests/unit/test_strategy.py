@@ -21,11 +21,13 @@ FORWARD = Cost(2e6, 2e5, 10_000)
 REVERSE = Cost(4e6, 4e5, 10_000)
 COLUMN, ROW = Cost(2e6, 2e5, 10_000, 1e6, 1e5), Cost(4e6, 4e5, 10_000, 1e6, 1e5)
 """The same, and an evaluation for all seeds of a tile."""
+LOOPED = replace(ROW, shared_flops=2e6, shared_bytes=2e5)
+"""A row of a loop of unknown length, which is run twice for all seeds of a tile."""
 REFUSED = Fault(Reason.MODE_UNAVAILABLE, "a custom_vjp has no forward rule", place=Place(1, 4, "custom_call"))
 
 
-def problem(n: int, m: int, loops: bool = False) -> Problem:
-    return Problem((Type("float64", (n,)),), (Type("float64", (m,)),), n * m * 8, loops)
+def problem(n: int, m: int) -> Problem:
+    return Problem((Type("float64", (n,)),), (Type("float64", (m,)),), n * m * 8)
 
 
 def plan(n: int, m: int, survey: Survey = Survey(VALUE, FORWARD, REVERSE), workers: int = 2, **options: object) -> Plan:  # noqa: B008
@@ -65,30 +67,29 @@ def test_prices_are_relative_to_the_value() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "m", "loops", "tile", "mode"),
+    ("row", "n", "tile", "mode"),
     [
-        (11, 5, False, 0, Mode.REVERSE),  # 22 evaluations' worth of columns, 20 of rows
-        (11, 5, True, 0, Mode.FORWARD),  # one tile of rows runs the loops once more: 21, which is near
-        (12, 5, True, 0, Mode.REVERSE),
-        (12, 5, True, 1, Mode.FORWARD),  # five tiles of rows do so five times: 25
+        (REVERSE, 11, 0, Mode.REVERSE),  # 22 evaluations' worth of columns, 20 of rows
+        (ROW, 11, 0, Mode.FORWARD),  # one tile of rows has one evaluation more: 21, which is near
+        (ROW, 12, 0, Mode.REVERSE),
+        (ROW, 12, 1, Mode.FORWARD),  # five tiles of rows have five: 25
     ],
 )
-def test_rows_of_a_loop_cost_its_steps_again_once_a_tile(n: int, m: int, loops: bool, tile: int, mode: Mode) -> None:
-    assert strategy.jacobian(problem(n, m, loops), Survey(VALUE, FORWARD, REVERSE), workers=2, tile=tile).mode is mode
+def test_what_rows_share_costs_once_a_tile(row: Cost, n: int, tile: int, mode: Mode) -> None:
+    assert strategy.jacobian(problem(n, 5), Survey(VALUE, FORWARD, row), workers=2, tile=tile).mode is mode
 
 
-def test_the_price_of_a_row_has_its_share_of_the_steps_that_are_taken_again() -> None:
-    row, column = strategy.jacobian(problem(12, 5, loops=True), Survey(VALUE, FORWARD, REVERSE), workers=2).considered
+def test_the_price_of_a_row_has_its_part_of_what_they_share() -> None:
+    row, column = strategy.jacobian(problem(12, 5), Survey(VALUE, FORWARD, ROW), workers=2).considered
     assert (round(row.price, 9), round(column.price, 9)) == (4.2, 2.0)
     assert (row.verdict, column.verdict) == ("cheapest", "about 1.14 times the price")
-    asked = strategy.jacobian(problem(12, 5, loops=True), Survey(VALUE, FORWARD, REVERSE), workers=2, mode=Mode.REVERSE, tile=1)
+    asked = strategy.jacobian(problem(12, 5), Survey(VALUE, FORWARD, ROW), workers=2, mode=Mode.REVERSE, tile=1)
     assert asked.seconds == pytest.approx(25 * strategy.seconds(VALUE))
 
 
-def test_a_second_derivative_of_a_loop_goes_over_the_cheaper_first() -> None:
-    survey = Survey(VALUE, FORWARD, REVERSE)
-    assert strategy.hessian(problem(11, 5), survey, workers=2).inner is Mode.REVERSE
-    assert strategy.hessian(problem(11, 5, loops=True), survey, workers=2).inner is Mode.FORWARD
+def test_a_second_derivative_goes_over_the_cheaper_first_with_all_that_its_passes_share() -> None:
+    assert strategy.hessian(problem(11, 5), Survey(VALUE, FORWARD, REVERSE), workers=2).inner is Mode.REVERSE
+    assert strategy.hessian(problem(11, 5), Survey(VALUE, FORWARD, ROW), workers=2).inner is Mode.FORWARD
 
 
 def test_an_asked_for_mode_is_taken() -> None:
@@ -179,12 +180,12 @@ def test_an_asked_for_width_is_taken_as_it_is() -> None:
 
 
 def test_a_plan_of_another_width_is_priced_for_its_own_tiles() -> None:
-    survey = Survey(VALUE, REFUSED, REVERSE)
-    made = strategy.jacobian(problem(12, 500, loops=True), survey, workers=2)
+    survey = Survey(VALUE, REFUSED, ROW)
+    made = strategy.jacobian(problem(12, 500), survey, workers=2)
     for width in (1, 8):
         (other,) = (leg.resized(width) for leg in made.legs)
         assert other.tiles != made.tiles
-        assert other.seconds == pytest.approx(strategy.jacobian(problem(12, 500, loops=True), survey, workers=2, tile=width).seconds)
+        assert other.seconds == pytest.approx(strategy.jacobian(problem(12, 500), survey, workers=2, tile=width).seconds)
 
 
 def test_wide_answers_keep_tiles_narrow() -> None:
@@ -209,6 +210,10 @@ def test_hessian_counts_columns_and_needs_a_first_derivative() -> None:
     assert strategy.hessian(problem(30, 1), Survey(VALUE, FORWARD, REFUSED), workers=2).considered[0].strategy == "forward over forward"
     through_a_rule = strategy.hessian(problem(30, 1), Survey(VALUE, REFUSED, REVERSE), workers=2)
     assert (through_a_rule.inner, through_a_rule.considered[0].strategy) == (Mode.REVERSE, "forward over reverse")
+    measured = Survey(VALUE.times(3, measured=False), FORWARD.times(3, measured=False), REVERSE.times(3, measured=True))
+    (timed,) = strategy.hessian(problem(30, 1), measured, workers=2).considered
+    (estimated,) = made.considered
+    assert (timed.verdict, timed.price) == (f"{estimated.verdict} (measured)", pytest.approx(estimated.price))
     with pytest.raises(Fault, match="neither mode"):
         strategy.hessian(problem(30, 1), Survey(VALUE, REFUSED, REFUSED), workers=2)
     without = Survey(VALUE, REFUSED, REVERSE, Fault(Reason.MODE_UNAVAILABLE, "no second derivative"))
@@ -220,16 +225,16 @@ def test_hessian_counts_columns_and_needs_a_first_derivative() -> None:
 @pytest.mark.parametrize(
     ("survey", "n", "mode"),
     [
-        (Survey(VALUE, COLUMN, ROW), 2, Mode.FORWARD),  # 1 + 2 x 2 evaluations' worth, against 2 + 4
-        (Survey(VALUE, COLUMN, ROW), 3, Mode.REVERSE),
-        (Survey(VALUE, COLUMN, Cost(3e6, 3e5, 10_000, 1e6, 1e5)), 2, Mode.FORWARD),  # 5 against 2 + 3
+        (Survey(VALUE, COLUMN, LOOPED), 2, Mode.FORWARD),  # 1 + 2 x 2 evaluations' worth, against 2 + 4
+        (Survey(VALUE, COLUMN, LOOPED), 3, Mode.REVERSE),
+        (Survey(VALUE, COLUMN, replace(LOOPED, flops=3e6, bytes=3e5)), 2, Mode.FORWARD),  # 5 against 2 + 3
         (Survey(VALUE, REFUSED, ROW), 2, Mode.REVERSE),
         (Survey(VALUE, COLUMN, REFUSED), 60, Mode.FORWARD),
         (Survey(VALUE, COLUMN, REFUSED), 60_000, Mode.REVERSE),  # which is then refused with its reason
     ],
 )
 def test_the_gradient_of_a_loop_goes_the_cheaper_way(survey: Survey, n: int, mode: Mode) -> None:
-    assert strategy.gradient(problem(n, 1, loops=True), survey) is mode
+    assert strategy.gradient(problem(n, 1), survey) is mode
 
 
 def test_a_gradient_of_mixed_types_goes_in_reverse() -> None:

@@ -13,7 +13,7 @@ import pytest
 from scipy.sparse import csr_array
 
 from jacloom_graph.errors import Fault, Reason
-from jacloom_server.structures import Question, Structures
+from jacloom_server.structures import Search, Structures
 from jacloom_server.work import Assignment
 from jacloom_worker.launch import Operand
 from jacloom_worker.pattern import colouring
@@ -29,8 +29,8 @@ def structure(m: int, n: int) -> Structure:
     return arrange(found, colours, (Weighed("coloured forward", colours.forward, 0, exact=True),))
 
 
-def question(number: int) -> Question:
-    return Question(Kernel(f"{number}", Kind.FORWARD, (0,), (0,)), Prices(1.0, 2.0), 100)
+def search(number: int) -> Search:
+    return Search(Kernel(f"{number}", Kind.FORWARD, (0,), (0,)), Prices(1.0, 2.0), 100)
 
 
 class Asked:
@@ -40,7 +40,7 @@ class Asked:
         self.answers = list(answers)
         self.count = 0
         self.given: list[Sequence[Operand]] = []
-        """The patterns that came with the questions."""
+        """The patterns that came with the searches."""
         self.held = asyncio.Event()
         self.held.set()
 
@@ -67,20 +67,20 @@ def nbytes(found: Structure) -> int:
 async def test_calls_at_the_same_time_ask_once() -> None:
     made, pool = Structures(), Asked(structure(3, 4))
     pool.held.clear()
-    calls = [asyncio.create_task(made.find(pool, FUNCTION, question(0))) for _ in range(3)]  # type: ignore[arg-type]
+    calls = [asyncio.create_task(made.find(pool, FUNCTION, search(0))) for _ in range(3)]  # type: ignore[arg-type]
     await asyncio.sleep(0)
     calls[0].cancel()
     await asyncio.sleep(0)
     pool.held.set()
     first, second = await calls[1], await calls[2]
-    assert first is second is await made.find(pool, FUNCTION, question(0))  # type: ignore[arg-type]
+    assert first is second is await made.find(pool, FUNCTION, search(0))  # type: ignore[arg-type]
     assert pool.count == 1
 
 
 async def test_prices_that_hardly_differ_ask_for_nothing_and_others_for_colours_alone() -> None:
     first, second = structure(3, 4), structure(4, 3)
     made, pool = Structures(), Asked(first, second)
-    asked = question(0)
+    asked = search(0)
     near, far, other = (replace(asked, prices=Prices(1.0, price)) for price in (2.4, 9.0, 8.0))
     assert await made.find(pool, FUNCTION, asked) is await made.find(pool, FUNCTION, near) is first  # type: ignore[arg-type]
     assert (pool.count, pool.given) == (1, [()])
@@ -94,10 +94,10 @@ async def test_prices_that_hardly_differ_ask_for_nothing_and_others_for_colours_
 async def test_what_is_dense_is_remembered_and_a_fault_is_not() -> None:
     made, pool = Structures(), Asked(Dense("full"), Fault(Reason.NO_WORKERS, "none"), structure(3, 4))
     for _ in range(2):
-        assert await made.find(pool, FUNCTION, question(0)) == Dense("full")  # type: ignore[arg-type]
+        assert await made.find(pool, FUNCTION, search(0)) == Dense("full")  # type: ignore[arg-type]
     with pytest.raises(Fault):
-        await made.find(pool, FUNCTION, question(1))  # type: ignore[arg-type]
-    assert isinstance(await made.find(pool, FUNCTION, question(1)), Structure)  # type: ignore[arg-type]
+        await made.find(pool, FUNCTION, search(1))  # type: ignore[arg-type]
+    assert isinstance(await made.find(pool, FUNCTION, search(1)), Structure)  # type: ignore[arg-type]
     assert pool.count == 3
 
 
@@ -106,7 +106,7 @@ async def test_what_was_not_used_for_longest_makes_room() -> None:
     made, pool = Structures(2 * nbytes(found)), Asked(*(structure(30, 40) for _ in range(5)))
 
     async def find(number: int) -> int:
-        await made.find(pool, FUNCTION, question(number))  # type: ignore[arg-type]
+        await made.find(pool, FUNCTION, search(number))  # type: ignore[arg-type]
         return pool.count
 
     assert [await find(0), await find(1), await find(0), await find(2)] == [1, 2, 2, 3]
@@ -118,29 +118,29 @@ async def test_the_newest_stays_though_it_was_asked_for_first() -> None:
     found = structure(30, 40)
     made, pool = Structures(nbytes(found)), Asked(found, structure(30, 41))
     pool.held.clear()
-    slow = asyncio.create_task(made.find(pool, FUNCTION, question(0)))  # type: ignore[arg-type]
+    slow = asyncio.create_task(made.find(pool, FUNCTION, search(0)))  # type: ignore[arg-type]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     held, pool.held = pool.held, asyncio.Event()
     pool.held.set()
-    await made.find(pool, FUNCTION, question(1))  # type: ignore[arg-type]
+    await made.find(pool, FUNCTION, search(1))  # type: ignore[arg-type]
     held.set()
     await slow
-    await made.find(pool, FUNCTION, question(0))  # type: ignore[arg-type]
+    await made.find(pool, FUNCTION, search(0))  # type: ignore[arg-type]
     assert pool.count == 2
 
 
 async def test_one_that_is_too_large_is_kept_until_the_next() -> None:
     made, pool = Structures(1), Asked(structure(3, 4), structure(4, 3))
-    first = await made.find(pool, FUNCTION, question(0))  # type: ignore[arg-type]
-    assert await made.find(pool, FUNCTION, question(0)) is first  # type: ignore[arg-type]
-    await made.find(pool, FUNCTION, question(1))  # type: ignore[arg-type]
+    first = await made.find(pool, FUNCTION, search(0))  # type: ignore[arg-type]
+    assert await made.find(pool, FUNCTION, search(0)) is first  # type: ignore[arg-type]
+    await made.find(pool, FUNCTION, search(1))  # type: ignore[arg-type]
     assert len(made._found) == 1
 
 
 async def test_operands_are_made_once_and_go_with_their_structure() -> None:
     made, pool = Structures(1), Asked(structure(3, 4), structure(4, 3))
-    found = await made.find(pool, FUNCTION, question(0))  # type: ignore[arg-type]
+    found = await made.find(pool, FUNCTION, search(0))  # type: ignore[arg-type]
     assert isinstance(found, Structure)
     (operands,) = made.operands(found)
     assert [(operand.type.dtype, operand.type.shape) for operand in operands] == [
@@ -151,7 +151,7 @@ async def test_operands_are_made_once_and_go_with_their_structure() -> None:
     ]
     assert [np.frombuffer(operand.data, operand.type.dtype).tolist() for operand in operands][1:] == [[0, 1, 2], [0, 1, 2], [0, 3]]
     assert made.operands(structure(3, 4))[0] is operands
-    await made.find(pool, FUNCTION, question(1))  # type: ignore[arg-type]
+    await made.find(pool, FUNCTION, search(1))  # type: ignore[arg-type]
     assert made.operands(found)[0] is not operands
 
 
@@ -165,7 +165,7 @@ async def test_a_structure_without_passes_has_no_operands() -> None:
 async def test_a_search_that_fails_costs_the_pattern_and_not_the_derivative(reason: Reason) -> None:
     made, pool = Structures(), Asked(Fault(reason, "the rule of sort is wrong"))
     for _ in range(2):
-        found = await made.find(pool, FUNCTION, question(0))
+        found = await made.find(pool, FUNCTION, search(0))
         assert isinstance(found, Dense)
         assert "the rule of sort is wrong" in found.reason
     assert pool.count == 1, "and it is not repeated"
@@ -174,7 +174,7 @@ async def test_a_search_that_fails_costs_the_pattern_and_not_the_derivative(reas
 @pytest.mark.parametrize(("reason", "needed"), [(Reason.INTERNAL, True), (Reason.NO_WORKERS, False), (Reason.MODE_UNAVAILABLE, False)])
 async def test_a_failure_is_the_calls_where_the_pattern_is_needed_or_the_reason_another(reason: Reason, needed: bool) -> None:
     made, pool = Structures(), Asked(Fault(reason, "no"), structure(3, 4))
-    asked = replace(question(0), needed=needed)
+    asked = replace(search(0), needed=needed)
     with pytest.raises(Fault, match="no"):
         await made.find(pool, FUNCTION, asked)
     assert isinstance(await made.find(pool, FUNCTION, asked), Structure), "and the next call asks again"

@@ -12,6 +12,7 @@ from jacloom_graph.errors import Fault
 from jacloom_graph.limits import Limits
 from jacloom_graph.types import OPSET
 from jacloom_worker.envelope import Result, pack_result, unpack_task
+from jacloom_worker.leisure import Leisure
 from jacloom_worker.notes import Notes
 from jacloom_worker.protocol import PROTOCOL, Hello, Load, Prices
 from jacloom_worker.watchdog import Watchdog
@@ -73,6 +74,7 @@ class Worker:
     def __init__(self, threads: int | None, gpu: bool, memory: int | None, limits: Limits) -> None:
         """See ``Process``."""
         self._process = Process(threads, gpu, memory, limits)
+        self._leisure = Leisure(self._process.engine.tidy)
 
     def hello(self) -> Hello:
         """See ``Process.hello``."""
@@ -105,7 +107,7 @@ class Worker:
             task, lease, arrays = unpack_task(packed, buffers)
         except Fault as fault:
             return pack_result(fault, process.notes.take())
-        with process.watchdog.within(lease):
+        with process.watchdog.within(lease), self._leisure.interrupted():
             # Fetched on the clock: an object that is lost with its machine would keep this process waiting.
             answer = compute(replace(task, load=fetched(load) if load is not None else None), *arrays)
         return pack_result(answer, process.notes.take())

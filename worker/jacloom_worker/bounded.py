@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
@@ -28,6 +29,8 @@ class Bounded(Generic[K, V]):
         self._most_bytes = nbytes
         self._dropped = dropped
         self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
+        self._used: dict[K, float] = {}
+        """When each was used last."""
         self.nbytes = 0
 
     def __len__(self) -> int:
@@ -42,16 +45,18 @@ class Bounded(Generic[K, V]):
         if entry is None:
             return None
         self._entries.move_to_end(key)
+        self._used[key] = time.monotonic()
         return entry[0]
 
     def put(self, key: K, value: V, nbytes: int = 0) -> None:
         """Adds or replaces an entry, and drops the oldest until the bounds hold."""
         self.discard(key)
         self._entries[key] = (value, nbytes)
+        self._used[key] = time.monotonic()
         self.nbytes += nbytes
         while len(self._entries) > 1 and self._is_over():
-            oldest, (old, size) = self._entries.popitem(last=False)
-            self.nbytes -= size
+            oldest, (old, _) = next(iter(self._entries.items()))
+            self.discard(oldest)
             if self._dropped:
                 self._dropped(oldest, old)
 
@@ -60,6 +65,15 @@ class Bounded(Generic[K, V]):
         entry = self._entries.pop(key, None)
         if entry is not None:
             self.nbytes -= entry[1]
+            del self._used[key]
+
+    def discard_idle(self, seconds: float) -> None:
+        """Removes entries that have not been used for some seconds."""
+        now = time.monotonic()
+        for key in self:
+            if now - self._used[key] < seconds:
+                return  # those after it were used later
+            self.discard(key)
 
     def _is_over(self) -> bool:
         return len(self._entries) > self._most_entries or (self._most_bytes is not None and self.nbytes > self._most_bytes)

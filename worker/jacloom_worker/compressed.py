@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +20,15 @@ MOST_PASSES: Final = 256
 """Passes that one tile computes for repairs at most."""
 _PATIENCE: Final = 16
 """So many columns, or rows, in a row that alone come out as they were are enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What a repair took, and what it left open."""
+
+    passes: int
+    doubtful: int
+    """Entries that are NaN still, and were not computed alone: others may have made them so."""
 
 
 def entries(passes: Passes, part: Part, start: int, count: int) -> NDArray[np.inexact]:
@@ -39,13 +49,13 @@ def entries(passes: Passes, part: Part, start: int, count: int) -> NDArray[np.in
     return found
 
 
-def repair(found: NDArray[np.inexact], part: Part, start: int, width: int, run: Callable[[np.ndarray], Passes], most: int = MOST_PASSES) -> int:
+def repair(found: NDArray[np.inexact], part: Part, start: int, width: int, run: Callable[[np.ndarray], Passes], most: int = MOST_PASSES) -> Repair:
     """Computes what is NaN in coloured entries once more, apart from the columns (or rows) that made it so.
 
     In a pass that sums several columns, an infinite one may spoil its neighbours: where the function multiplies it by zero on the way to their rows,
     that is NaN. Those that are spoilt are computed in smaller groups, and what is spoilt again in yet smaller ones: the many that have no such column
     among them are right at once, and few columns are left to be computed alone. Where the derivative itself is NaN in many places, most of these come
-    out as they were: after some in a row that did, no more of that pass are computed. What is infinite is so by itself.
+    out as they were: after some in a row that did, no more of that pass are computed, and those left are in doubt. What is infinite is so by itself.
 
     Args:
         found: What ``entries`` returned; repaired in place.
@@ -54,9 +64,6 @@ def repair(found: NDArray[np.inexact], part: Part, start: int, width: int, run: 
         width: How many seeds ``run`` takes.
         run: Computes passes, given colours as ``part.colours``.
         most: How many passes are computed at most.
-
-    Returns:
-        The number of passes that this took.
     """
     bad = np.flatnonzero(np.isnan(found))
     # Of each entry that is NaN, the line to compute, and what to take of it.
@@ -64,6 +71,7 @@ def repair(found: NDArray[np.inexact], part: Part, start: int, width: int, run: 
     lines, across = part.along[first + bad], part.lines[first + bad]
     spoilt = part.colours[lines]
     groups = [np.unique(lines[spoilt == colour]) for colour in np.unique(spoilt)]
+    alone = np.zeros(len(bad), bool)
     passes, least = 0, 1
     fruitless = Counter[int]()
     while groups and passes < most:
@@ -82,11 +90,12 @@ def repair(found: NDArray[np.inexact], part: Part, start: int, width: int, run: 
                 found[bad[mine]] = values = _line(given, number).take(across[mine], mode="clip")
                 colour = int(part.colours[piece[0]])
                 if len(piece) == 1:
+                    alone[mine] = True
                     fruitless[colour] = fruitless[colour] + 1 if np.isnan(values).all() else 0
                 elif np.isnan(values).any():
                     groups.append(np.unique(lines[mine[np.isnan(values)]]))
         groups = [group for group in groups if fruitless[int(part.colours[group[0]])] < _PATIENCE]
-    return passes
+    return Repair(passes, int(np.count_nonzero(np.isnan(found[bad]) & ~alone)))
 
 
 def _dtype(passes: Passes) -> np.dtype[Any]:

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import jax
 import numpy as np
@@ -35,6 +35,7 @@ from jacloom_worker import (
 )
 from jacloom_worker.bounded import Bounded
 from jacloom_worker.compiling import Compiled
+from jacloom_worker.compressed import Repair
 from jacloom_worker.faults import explain
 from jacloom_worker.functions import Blueprint
 from jacloom_worker.kernels import Subject
@@ -64,6 +65,8 @@ _FUNCTIONS, _FUNCTION_BYTES = 128, 4 << 30
 _KERNELS = 512
 _BLUEPRINTS, _BLUEPRINT_BYTES = 128, 128 << 20
 _POINTS, _POINT_BYTES = 64, 2 << 30
+IDLE_SECONDS: Final = 600.0
+"""How long something of a point is kept that nobody asks for: as long as the server by default keeps the point itself."""
 
 
 class Engine:
@@ -104,6 +107,11 @@ class Engine:
             return self._run(task, arrays)
         except Exception as error:
             return explain(error)
+
+    def tidy(self) -> None:
+        """Drops what is kept of points that have not been asked for in a while. Who asks again has it computed once more."""
+        self._points.discard_idle(IDLE_SECONDS)
+        self._linearizer.discard_idle(IDLE_SECONDS)
 
     def diagnose(self, task: Task, *arrays: np.ndarray) -> Diagnosis | Missing | Fault:
         """Returns what is not finite in a function's value and derivatives, and where that begins; see ``diagnosing.diagnose``.
@@ -191,18 +199,34 @@ class Engine:
     def _run(self, task: Task, arrays: Sequence[np.ndarray]) -> Answer:
         kernel, compile_seconds = task.kernel, 0.0
         compiled = self._kernels.get((kernel, task.linearize))
+        subject = self._subject(task)  # counts as used, or its kernels would go with it
+        if subject is None:
+            return Missing()
         if compiled is None:
-            subject = self._subject(task)
-            if subject is None:
-                return Missing()
             started = time.perf_counter()
             compiled = self._compiled(subject, task)
             compile_seconds = time.perf_counter() - started
             self._kernels.put((kernel, task.linearize), compiled)
-        else:
-            self._subjects.get(kernel.function)  # counts as used, or its kernels would go with it
+        try:
+            return self._computed(task, compiled, arrays, compile_seconds)
+        except Exception as error:
+            if isinstance(compiled, Compiled) or explain(error).reason is not Reason.OUT_OF_MEMORY:
+                raise
+        # What is kept may be what there was no room beside.
+        self._linearizer.clear()
+        started = time.perf_counter()
+        plain = self._plain(subject, kernel)
+        self._kernels.put((kernel, True), plain)
+        return self._computed(task, plain, arrays, compile_seconds + time.perf_counter() - started)
+
+    def _computed(self, task: Task, compiled: Compiled | Product, arrays: Sequence[np.ndarray], compile_seconds: float) -> Done:
+        """Returns the answer to a task by its kernel.
+
+        Raises:
+            Fault: OUT_OF_MEMORY if the kernel needs more than there is; and what is wrong with the arrays. What XLA raises passes through.
+        """
         self._check_memory(compiled)
-        part = None
+        kernel, part = task.kernel, None
         if kernel.coloured:
             part = _part(task, arrays[compiled.leaves :])
             arrays = [*arrays[: compiled.leaves], part.colours]
@@ -213,8 +237,10 @@ class Engine:
         started = time.perf_counter()
         run = partial(self._results, task, compiled)
         results = run(arguments)
-        answer = _trimmed(task, results) if part is None else (_entries(run, task, part, arguments, results),)
-        return Done(answer, time.perf_counter() - started, compile_seconds)
+        if part is None:
+            return Done(_trimmed(task, results), time.perf_counter() - started, compile_seconds)
+        found, repair = _entries(run, task, part, arguments, results)
+        return Done((found,), time.perf_counter() - started, compile_seconds, repair.passes, repair.doubtful)
 
     def _compiled(self, subject: Subject, task: Task) -> Compiled | Product:
         """Returns a task's kernel, compiled; as a product from what is kept of the point, where that is wanted and pays.
@@ -242,19 +268,7 @@ class Engine:
         return compiled
 
     def _results(self, task: Task, compiled: Compiled | Product, arguments: Sequence[Any]) -> list[np.ndarray]:
-        if isinstance(compiled, Compiled):
-            return _ready(compiled(arguments))
-        try:
-            return _ready(self._linearizer.run(compiled, task.point, arguments))
-        except Exception as error:
-            subject = self._subject(task)
-            if explain(error).reason is not Reason.OUT_OF_MEMORY or subject is None:
-                raise
-        # What is kept may be what there was no room beside.
-        self._linearizer.clear()
-        plain = self._plain(subject, task.kernel)
-        self._kernels.put((task.kernel, True), plain)
-        return self._results(task, plain, arguments)
+        return _ready(compiled(arguments) if isinstance(compiled, Compiled) else self._linearizer.run(compiled, task.point, arguments))
 
     def _subject(self, task: Task) -> Subject | None:
         """Returns the task's function, or None if it is neither held nor in the task."""
@@ -338,12 +352,11 @@ def _part(task: Task, arrays: Sequence[np.ndarray]) -> Part:
 
 def _entries(
     run: Callable[[Sequence[Any]], list[np.ndarray]], task: Task, part: Part, arguments: Sequence[Any], results: list[np.ndarray]
-) -> np.ndarray:
-    """Returns the entries that a coloured tile yields, those that its colours spoil computed once more without."""
+) -> tuple[np.ndarray, Repair]:
+    """Returns the entries that a coloured tile yields, those that its colours spoil computed once more without, and what that took."""
     found = compressed.entries(results, part, task.start, task.count)
     *point, _, _ = arguments
-    compressed.repair(found, part, task.start, task.kernel.width, lambda colours: run([*point, colours, np.int64(0)]))
-    return found
+    return found, compressed.repair(found, part, task.start, task.kernel.width, lambda colours: run([*point, colours, np.int64(0)]))
 
 
 def _check_arguments(compiled: Compiled | Product, task: Task, arrays: Sequence[np.ndarray]) -> None:

@@ -39,8 +39,8 @@ class Blueprint:
 
     @property
     def loops(self) -> bool:
-        """Whether the graph has a ``while``."""
-        return any(node.op == "while" for function in self.graph.functions for node in function.nodes)
+        """Whether there are loops of unknown length."""
+        return self.subject.reversible is not None
 
 
 def load(source: Load, limits: Limits = DEFAULT, most_bytes: int = MOST_BYTES) -> tuple[Subject, int]:
@@ -90,8 +90,10 @@ def _subject(program: Program, outputs: Program | tuple[Type, ...], constants: t
     """Returns a program to be differentiated, with the types of its outputs, or those of another whose outputs have the same types."""
     if isinstance(outputs, Program):
         outputs = output_types(outputs.apply, outputs.inputs, outputs.large)
+    loops = any(node.op == "while" for function in program.graph.functions for node in function.nodes)
     reverse_rules = any(isinstance(rule.derivative, VjpRule) for rule in program.graph.rules)
-    return Subject(program.apply, program.inputs, outputs, constants, partial(program.apply, reverse=True), reverse_rules)
+    reversible = partial(program.apply, reverse=True) if loops else None
+    return Subject(program.apply, program.inputs, outputs, constants, reversible, reverse_rules)
 
 
 def _placeholder(constant: Constant) -> Constant:

@@ -144,6 +144,10 @@ class Linearizer:
         for key in self._kept:
             self._kept.discard(key)
 
+    def discard_idle(self, seconds: float) -> None:
+        """Drops what is kept of points that have not been used for some seconds."""
+        self._kept.discard_idle(seconds)
+
     def make_room(self, nbytes: int) -> None:
         """Drops what was used longest ago, until a computation that needs some bytes finds them beside what is kept."""
         if self._memory_limit is None:

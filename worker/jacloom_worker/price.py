@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxprs_in_params
 
-from jacloom_worker.flops import flops, nbytes, size
+from jacloom_worker.flops import LOOPS, flops, nbytes, size
 from jacloom_worker.modes import scan_counts
 from jacloom_worker.protocol import Cost
 
@@ -220,6 +220,7 @@ def is_elementwise(eqn: JaxprEqn) -> bool:
     if (
         not eqn.outvars
         or any(True for _ in jaxprs_in_params(eqn.params))
+        or name in LOOPS
         or name in ("gather", "dynamic_update_slice", "concatenate", "dot_general")
         or name.startswith(("scatter", "reduce", "cum", "sort", "conv_"))
     ):

@@ -118,6 +118,11 @@ class Done:
     """Wall time of the computation alone."""
     compile_seconds: float = 0.0
     """Wall time of tracing and compiling, where this task had to."""
+    repairs: int = 0
+    """Of a coloured kernel: passes computed besides, because entries came out as NaN and other columns (or rows) of their colour may have made them
+    so."""
+    doubtful: int = 0
+    """Entries of which that is still unknown: they are NaN, and were not computed alone because that would have taken too many passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +164,7 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one pass costs, estimated from the program without running it, and as far as ``measured`` corrected by what passes took."""
+    """What one pass costs: estimated from the program without running it, and corrected by what tiles took."""
 
     flops: float
     """Floating-point operations of one pass (one seed); of one evaluation for the value itself."""
@@ -168,12 +173,14 @@ class Cost:
     peak: int
     """Bytes alive at once per seed, over and above what all seeds share."""
     shared_flops: float = 0.0
-    """Operations that all seeds of a tile have in common: the function's own value, and what follows from it alone."""
+    """Operations that all seeds of a tile have in common: the function's own value, what follows from it alone, and in reverse the steps of loops
+    that are taken again."""
     shared_bytes: float = 0.0
     """Bytes moved likewise."""
     shared_peak: int = 0
     """Bytes alive at once that all seeds of a tile have in common, such as what going back through a loop needs of each of its steps."""
     measured: bool = False
+    """Whether it is corrected by what tiles of just these passes took."""
 
     def times(self, factor: float, *, measured: bool) -> Cost:
         """Returns what it costs if it takes so many times as long."""
@@ -394,5 +401,5 @@ class Hello:
     """The device in words."""
 
 
-PROTOCOL = 8
+PROTOCOL = 9
 """Version of this module's messages; server and workers must agree."""

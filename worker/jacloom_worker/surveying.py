@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from jacloom_graph.errors import Fault, Reason
 from jacloom_worker import kernels, requirements, second_order
@@ -11,6 +12,10 @@ from jacloom_worker.kernels import Subject
 from jacloom_worker.modes import live
 from jacloom_worker.price import price
 from jacloom_worker.protocol import Cost, Kernel, Kind, Survey
+
+_LOOP_SWEEPS: Final = 2
+"""How often a loop of unknown length is run for its rows: on the way there, and once more on the way back, unless it takes more steps than there are
+checkpoints. A tile does so for all its rows: measured, 8 rows through 400 steps took as long as one."""
 
 
 def survey(subject: Subject, wrt: tuple[int, ...], outputs: tuple[int, ...], holomorphic: bool = False, second: bool = False) -> Survey:
@@ -42,9 +47,9 @@ def _derivative(subject: Subject, tile: Kernel, single: Kind) -> Cost | Fault:
         return fault
     if single is Kind.JVP or subject.reversible is None:
         return cost
-    # How often a checkpointed loop takes its steps again depends on how many there are, which nobody knows. The way there takes them once.
+    # How often a checkpointed loop takes its steps depends on how many there are, which its program does not say.
     value = _cost(subject, Kernel("", Kind.VALUE, values=tile.outputs))
-    return replace(cost, shared_flops=value.flops, shared_bytes=value.bytes)
+    return replace(cost, shared_flops=_LOOP_SWEEPS * value.flops, shared_bytes=_LOOP_SWEEPS * value.bytes)
 
 
 def _cost(subject: Subject, kernel: Kernel) -> Cost:

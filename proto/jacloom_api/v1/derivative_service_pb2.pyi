@@ -645,8 +645,10 @@ class Summary(_message.Message):
     WORKERS_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
     TILE_FIELD_NUMBER: _builtins.int
+    REPAIRS_FIELD_NUMBER: _builtins.int
+    DOUBTFUL_FIELD_NUMBER: _builtins.int
     passes: _builtins.int
-    """JVPs or VJPs computed."""
+    """JVPs or VJPs computed, those of `repairs` left out."""
     tiles: _builtins.int
     """Calls to workers."""
     retries: _builtins.int
@@ -655,6 +657,12 @@ class Summary(_message.Message):
     """Workers that took part."""
     tile: _builtins.int
     """Seeds per tile at the end (tuning may have changed it on the way)."""
+    repairs: _builtins.int
+    """Of a coloured derivative: passes computed besides, because entries came out as NaN and other columns (or rows) of their colour may have made them so."""
+    doubtful: _builtins.int
+    """Entries of which that is still unknown: they are NaN, and were not computed alone because that would have taken too many passes. Where it
+    matters, compute them without colours: Sparsity.DENSE, or products with single seeds.
+    """
     @_builtins.property
     def seconds(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Seconds by stage: "plan", "compile" and "compute" (both summed over workers), "total"."""
@@ -668,10 +676,12 @@ class Summary(_message.Message):
         workers: _builtins.int = ...,
         seconds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         tile: _builtins.int = ...,
+        repairs: _builtins.int = ...,
+        doubtful: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["passes", b"passes", "retries", b"retries", "seconds", b"seconds", "tile", b"tile", "tiles", b"tiles", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["doubtful", b"doubtful", "passes", b"passes", "repairs", b"repairs", "retries", b"retries", "seconds", b"seconds", "tile", b"tile", "tiles", b"tiles", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -153,6 +153,8 @@ def encode(reply: Reply) -> bytes:
                 workers=summary.workers,
                 seconds=summary.seconds,
                 tile=summary.tile,
+                repairs=summary.repairs,
+                doubtful=summary.doubtful,
             )
         )
     pieces: Pieces = [message.SerializeToString()]

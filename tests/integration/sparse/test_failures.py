@@ -36,6 +36,22 @@ class TestSpoiltEntries:
             expected = np.diag([np.nan, 1.5, 3.0, 4.5, 6.0])
             np.testing.assert_allclose(got, np.vstack([expected, expected[:1]]), rtol=1e-12)
 
+    def test_what_repairing_took_and_left_in_doubt_is_told(self, client: jl.Client) -> None:
+        def told(f: Any, *args: Any) -> tuple[int, int, int]:
+            seen: list[jl.Progress] = []
+            client.jacobian(f, output="csr", mode="forward", on_progress=seen.append)(*args)
+            summary = seen[-1].summary
+            assert summary is not None
+            return summary.passes, summary.repairs, summary.doubtful
+
+        fixed, x = self.FIXED, np.ones(5)
+        overflowing = lambda x, scale: jnp.asarray(fixed) @ (x * scale * scale)  # noqa: E731
+        assert told(overflowing, x, np.arange(1.0, 6.0)) == (1, 0, 0)
+        passes, repairs, doubtful = told(overflowing, x, np.array([1.0, 1e200, 2.0, 3.0, 4.0]))
+        assert (passes, repairs > 0, doubtful) == (1, True, 0)
+        # All are NaN by themselves, which takes more passes to find out than one tile may: they are in groups still when it gives up.
+        assert told(lambda x: jnp.sqrt(x) * x, np.zeros(1000)) == (1, 256, 1000)
+
 
 class TestTooLarge:
     """Dense results that the service knows to be sparse, and could compute in a few passes."""
