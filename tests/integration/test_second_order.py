@@ -268,7 +268,9 @@ class TestAsymmetric:
 
     def test_verification_names_what_is_asymmetric(self, client: jl.Client) -> None:
         f = lambda x: jnp.sum(gently(x)[1:] ** 2 * x[:-1])  # noqa: E731
-        with pytest.raises(jl.VerificationError, match=r"is not symmetric, at args\[0\]\[\d+\] and args\[0\]\[\d+\]: .* a custom rule on the way is no derivative"):
+        with pytest.raises(
+            jl.VerificationError, match=r"is not symmetric, at args\[0\]\[\d+\] and args\[0\]\[\d+\]: .* a custom rule on the way is no derivative"
+        ):
             client.hessian(f, verify=True)(np.linspace(-2.0, 2.0, 12))
 
     def test_products_with_the_transpose_are_those_of_the_gradients_jacobian(self, client: jl.Client) -> None:
