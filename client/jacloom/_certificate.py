@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-
 VALUE, ADJOINT, LINEARITY = "value", "adjoint identity", "linearity"
 """What passes are compared with each other by. A derivative may have all of it and be wrong."""
 

@@ -194,7 +194,7 @@ class Differences:
         return Finding(CHECK, kind, float(error), float(allowed), place, self._argument(row, kind, probe.attempt), f"{share}{figures}{advice}")
 
     def _argument(self, row: int, kind: Verdict, attempt: Attempt) -> str:
-        """Returns the entry of the arguments along which alone a row shows the same in an attempt, by bisection: ``log2(n)`` probes. Empty if there is none."""
+        """Returns the entry of the arguments along which alone a row shows the same in an attempt, or nothing: bisection by ``log2(n)`` probes."""
         layout = self._passes.inputs
         entries = np.arange(layout.size)
         while entries.size > 1:

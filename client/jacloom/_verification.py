@@ -38,12 +38,17 @@ class Subject:
     weights: np.ndarray | None = None
     """Of the outputs, shape ``(m,)``, where a Hessian is of more than one scalar."""
 
-    def allows(self, row: int, column: int) -> bool:
-        """Returns whether the pattern has an entry; of a Hessian's, one half stands for both."""
-        pattern = self.pattern
-        if pattern is None or pattern.holds(row, column):
-            return True
-        return self.derivative is Derivative.HESSIAN and pattern.holds(column, row)
+    def allowed(self, line: int, size: int, *, transposed: bool) -> np.ndarray:
+        """Returns which entries of a row, or if ``transposed`` a column, the pattern has; of a Hessian's, one half stands for both."""
+        if self.pattern is None:
+            return np.ones(size, bool)
+        found = np.zeros(size, bool)
+        symmetric = self.derivative is Derivative.HESSIAN
+        if symmetric or not transposed:
+            found[self.pattern.row(line)] = True
+        if symmetric or transposed:
+            found[self.pattern.column(line)] = True
+        return found
 
     @property
     def epsilon(self) -> float:
@@ -207,19 +212,17 @@ def _wrong(subject: Subject, side: _Side, worst: int, at: int, figures: tuple[fl
     unit = _unit(matrix.rows.size if side.transposed else matrix.columns.size, at)
     expected, got = side.passed(unit), side.computed(unit).values
     assert expected is not None  # there was one before
-    if subject.pattern is not None and subject.allows(*side.entry(worst, at)):
+    allows = subject.allowed(at, expected.size, transposed=not side.transposed)
+    if allows[worst]:
         # What a pattern lacks is added to entries of the same colour, which are in the same row or in the same column.
         gap = np.nan_to_num(np.abs(expected - got), nan=0.0)
-        missing = [each for each in np.flatnonzero(gap > 1e-3 * gap.max()) if not subject.allows(*side.entry(int(each), at))]
-        worst = int(max(missing, key=gap.__getitem__)) if missing else worst
+        missing = np.flatnonzero(~allows & (gap > 1e-3 * gap.max()))
+        worst = int(missing[np.argmax(gap[missing])]) if missing.size else worst
     row, column = side.entry(worst, at)
     place, argument = matrix.rows.place(row), matrix.columns.place(column)
     if subject.derivative is Derivative.HESSIAN:
         place, argument = subject.passes.outputs.place(0), f"{place} and {argument}"
-    if subject.pattern is not None:
-        advice = _FIRST_SUSPECT if subject.allows(row, column) else _OUTSIDE
-    else:
-        advice = _WRONG
+    advice = _WRONG if subject.pattern is None else _FIRST_SUSPECT if allows[worst] else _OUTSIDE
     detail = f"expected {expected[worst]:.6g}, got {got[worst]:.6g}"
     if abs(expected[worst] - got[worst]) <= np.sqrt(subject.epsilon) * abs(got[worst]):
         detail = f"along a random direction expected {products[0]:.6g}, got {products[1]:.6g}, though along it alone both are {got[worst]:.6g}"
@@ -229,8 +232,8 @@ def _wrong(subject: Subject, side: _Side, worst: int, at: int, figures: tuple[fl
 
 _OUTSIDE = "The pattern misses this entry, and others may be wrong with it; add it, or leave sparsity='auto', which finds the pattern"
 _FIRST_SUSPECT = (
-    "The pattern is the first suspect: what it misses is added to other entries. Leave sparsity='auto', which finds the pattern; if that differs, too, "
-    "client.check(f, ...) says whether a custom rule is wrong"
+    "The pattern is the first suspect: what it misses is added to other entries. Leave sparsity='auto', which finds the pattern; if that differs, "
+    "too, client.check(f, ...) says whether a custom rule is wrong"
 )
 _WRONG = "client.check(f, ...) says whether a custom rule is wrong; if none is, this is a defect of the service"
 _NONLINEAR = (
@@ -243,22 +246,18 @@ def _culprit(subject: Subject, side: _Side, other: _Side, worst: int, vector: np
     """Returns which entry of the vector makes an entry of the product differ: from one pass of the other side or, without that, by bisection."""
     unit = _unit(subject.matrix.columns.size if side.transposed else subject.matrix.rows.size, worst)
     passed = other.passed(unit)
-    if passed is None:
-        return _bisected(side, worst, vector)
-    error = np.nan_to_num(np.abs(passed - other.computed(unit).values), nan=0.0)
+    # An entry that the pattern lacks turns up in another one of its colour. Both differ; the former is what the user can mend.
+    outside = ~subject.allowed(worst, vector.size, transposed=side.transposed)
+    error = np.zeros(vector.size) if passed is None else np.nan_to_num(np.abs(passed - other.computed(unit).values), nan=0.0)
     if subject.derivative is Derivative.HESSIAN or not error.any():
         # A column says what the row is only where the Hessian is symmetric, and beside what is not finite a pass may have lost the entry.
-        return _bisected(side, worst, vector)
-    if subject.pattern is not None:
-        # An entry that the pattern lacks turns up in another one of its colour. Both differ; the former is what the user can mend.
-        outside = [at for at in np.flatnonzero(error > 1e-3 * error.max()) if not subject.allows(*side.entry(worst, int(at)))]
-        if outside:
-            return int(max(outside, key=error.__getitem__))
-    return int(np.argmax(error))
+        return _bisected(side, worst, vector, outside)
+    missing = np.flatnonzero(outside & (error > 1e-3 * error.max()))
+    return int(missing[np.argmax(error[missing])] if missing.size else np.argmax(error))
 
 
-def _bisected(side: _Side, worst: int, vector: np.ndarray) -> int:
-    """Returns the same from twice ``log2(n)`` passes."""
+def _bisected(side: _Side, worst: int, vector: np.ndarray, outside: np.ndarray) -> int:
+    """Returns the same from twice ``log2(n)`` passes; of what is outside the pattern, if that alone makes the entry differ."""
 
     def error(entries: np.ndarray) -> float:
         only = np.zeros_like(vector)
@@ -268,6 +267,8 @@ def _bisected(side: _Side, worst: int, vector: np.ndarray) -> int:
         return float(np.nan_to_num(np.abs(passed[worst] - side.computed(only).values[worst])))
 
     entries = np.arange(vector.size)
+    if outside.any() and error(np.flatnonzero(outside)) > 1e-3 * error(entries):
+        entries = np.flatnonzero(outside)
     while entries.size > 1:
         entries = max(np.array_split(entries, 2), key=error)
     return int(entries[0])

@@ -51,7 +51,8 @@ class Suspect:
         """Returns whether second derivatives are symmetric all the same."""
         if self.jaxpr.eqns[0].primitive.name != "custom_jvp_call":
             return False
-        types = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in self.jaxpr.invars]
+        avals: list[Any] = [var.aval for var in self.jaxpr.invars]
+        types = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
         return gradients.symmetric(jaxpr_as_fun(ClosedJaxpr(self.jaxpr, [])), types, self.active)
 
 
@@ -88,7 +89,7 @@ def _walk(jaxpr: Jaxpr, flags: Sequence[bool], found: list[Suspect]) -> list[boo
 
 
 def _handing_on(jaxpr: Jaxpr) -> list[JaxprEqn]:
-    """Returns the equations through which tangents reach an output. What is rounded, compared or stopped is constant in derivatives of every order."""
+    """Returns the equations through which tangents reach an output. What is rounded, compared or stopped is a constant then."""
     wanted = {out for out in jaxpr.outvars if isinstance(out, Var) and _inexact(out)}
     found = []
     for eqn in reversed(jaxpr.eqns):
