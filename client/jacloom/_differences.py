@@ -175,7 +175,8 @@ class Differences:
                 yield self._bad(kind, rows[kind], votes, probes)
         if rows[Verdict.NOT_CHECKED].size:
             share = f"{rows[Verdict.NOT_CHECKED].size:,} of {verdicts.size:,} entries" if verdicts.size > 1 else "it"
-            detail = f"{share} cannot be resolved: not finite next to the point, too rough, or hidden by rounding"
+            advice = "; arguments of float64 tell more" if self._epsilon > np.finfo(np.float64).eps else ""
+            detail = f"{share} cannot be resolved: not finite next to the point, too rough, or hidden by rounding{advice}"
             yield Finding(CHECK, Verdict.NOT_CHECKED, place=self._place(rows[Verdict.NOT_CHECKED][0]), detail=detail)
         held = rows[Verdict.HOLDS].size
         if held == verdicts.size:

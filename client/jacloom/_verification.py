@@ -248,8 +248,8 @@ def _culprit(subject: Subject, side: _Side, other: _Side, worst: int, vector: np
     passed = other.passed(unit)
     # An entry that the pattern lacks turns up in another one of its colour. Both differ; the former is what the user can mend.
     outside = ~subject.allowed(worst, vector.size, transposed=side.transposed)
-    error = np.zeros(vector.size) if passed is None else np.nan_to_num(np.abs(passed - other.computed(unit).values), nan=0.0)
-    if subject.derivative is Derivative.HESSIAN or not error.any():
+    error = np.full(vector.size, np.nan) if passed is None else np.abs(passed - other.computed(unit).values)
+    if subject.derivative is Derivative.HESSIAN or not np.isfinite(error).all():
         # A column says what the row is only where the Hessian is symmetric, and beside what is not finite a pass may have lost the entry.
         return _bisected(side, worst, vector, outside)
     missing = np.flatnonzero(outside & (error > 1e-3 * error.max()))
