@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from jax.scipy import special
 
+import jacloom as jl
 from jacloom_graph.types import Type
-from jacloom_worker import structuring, symmetry
+from jacloom_worker import gradients, structuring, symmetry
 from jacloom_worker.kernels import Subject
 from jacloom_worker.protocol import Kernel, Kind, Prices, Structure
+from jacloom_worker.raising import Program
 
 pytestmark = pytest.mark.usefixtures("worker_jax")
 
@@ -131,6 +133,24 @@ def test_only_what_is_differentiated_matters() -> None:
     both = subject(lambda x, y: jnp.sum(x**2 * gently(y)), FIVE, FIVE)
     assert symmetry.suspects(both, HESSIAN) == []
     assert len(symmetry.suspects(both, Kernel("f", Kind.HESSIAN, (0, 1), (0,)))) == 1
+
+
+def test_a_rule_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many layers of a network have it: for each type and each way of differentiating it once."""
+
+    def network(x: jax.Array) -> jax.Array:
+        for _ in range(10):
+            x = jax.nn.relu(1.1 * x + jnp.logaddexp(x, x[::-1]))
+        return jnp.sum(x) + jnp.sum(jax.nn.relu(x[:2]))
+
+    calls = []
+    honest = gradients.symmetric
+    monkeypatch.setattr(gradients, "symmetric", lambda function, types, active: calls.append(types) or honest(function, types, active))
+    program = Program(jl.trace(network, np.ones(5)).graph)
+    found = symmetry.suspects(Subject(lambda _, leaves: program(*leaves), (FIVE,), (Type("float64"),)), HESSIAN)
+    assert len(found) == 21
+    assert symmetry.doubt(found) == ""
+    assert len(calls) == 3
 
 
 def structure(f: Callable[..., Any], **options: Any) -> Structure:

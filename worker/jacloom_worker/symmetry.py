@@ -6,7 +6,7 @@ anything. A gradient that is clipped, say, is the gradient of no function.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var, jaxpr_as_fun, jax
 
 from jacloom_worker import gradients, kernels
 from jacloom_worker.kernels import Subject
+from jacloom_worker.modes import rule_of
 from jacloom_worker.protocol import Kernel, Kind
 from jacloom_worker.pruning import pruned
 
@@ -47,6 +48,15 @@ class Suspect:
         """What it is, in the user's words."""
         return _WRITTEN[self.jaxpr.eqns[0].primitive.name]
 
+    @property
+    def key(self) -> Hashable:
+        """Equal of calls by the same rule of the graph with operands of the same types: one is looked at for all."""
+        (eqn,) = self.jaxpr.eqns
+        rule = rule_of(eqn)
+        numbers = {var: at for at, var in enumerate(self.jaxpr.invars)}
+        operands = tuple(numbers[atom] if isinstance(atom, Var) else str(atom) for atom in eqn.invars)
+        return id(eqn) if rule is None else rule, operands, tuple(str(var.aval) for var in self.jaxpr.invars), self.active
+
     def harmless(self) -> bool:
         """Returns whether second derivatives are symmetric all the same."""
         if self.jaxpr.eqns[0].primitive.name != "custom_jvp_call":
@@ -72,7 +82,7 @@ def suspects(subject: Subject, kernel: Kernel) -> list[Suspect]:
 
 def doubt(found: Sequence[Suspect]) -> str:
     """Returns why second derivatives may be asymmetric, in the user's words; empty if they are symmetric."""
-    bad = next((suspect for suspect in found if not suspect.harmless()), None)
+    bad = next((suspect for suspect in {suspect.key: suspect for suspect in found}.values() if not suspect.harmless()), None)
     return "" if bad is None else f"symmetry is not known after {bad.named}"
 
 
