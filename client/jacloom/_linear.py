@@ -73,6 +73,6 @@ def sides(question: Linear, chosen: Selection) -> tuple[Side, Side]:
     """Returns the products with the derivative and with its transpose."""
     if question.derivative == "hessian":
         both = Side(Derivative.HVP, chosen.wrt_types, Part.PRODUCT, chosen.wrt_types)
-        return both, both  # second derivatives are symmetric
+        return both, both  # symmetric, if rules are derivatives; `linear_operator` says what to do otherwise
     forward = Side(Derivative.JVP, chosen.wrt_types, Part.TANGENT, chosen.output_types)
     return forward, Side(Derivative.VJP, chosen.output_types, Part.COTANGENT, chosen.wrt_types)

@@ -151,7 +151,7 @@ class Plan:
 _MEANINGS = {
     "forward": "one JVP for each column",
     "reverse": "one VJP for each row",
-    "coloured forward": "one JVP for all columns of a colour, which share no row",
+    "coloured forward": "one JVP for all columns of a colour, which share no row; of a Hessian, a JVP of the gradient",
     "coloured reverse": "one VJP for all rows of a colour, which share no column",
     "bicoloured": "JVPs for columns and VJPs for rows, one for all of a colour",
     "star-coloured": "one JVP of the gradient for all columns of a colour, which mix no entries but those that symmetry tells twice",

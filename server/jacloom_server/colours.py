@@ -99,7 +99,8 @@ def hessian(dense: Plan, found: Structure | Dense, nbytes: int, *, workers: int,
     if isinstance(found, Dense):
         return without_colours(dense, f"not considered: {found.reason}")
     if not required and found.passes * NEAR >= dense.passes:
-        return without_colours(dense, "no fewer passes", found.passes, dense.considered[0].price)
+        verdict = "no fewer passes" + (f"; {found.doubt}" if found.doubt else "")
+        return without_colours(dense, verdict, found.passes, dense.considered[0].price)
     (alone,) = dense.considered
     (whole,) = dense.legs
     legs = []
@@ -107,8 +108,10 @@ def hessian(dense: Plan, found: Structure | Dense, nbytes: int, *, workers: int,
         leg = Leg(Mode.FORWARD, part.passes, seconds=whole.seconds * part.passes / whole.passes, widest=whole.widest)
         legs.append(leg.cut(tile) if tile else leg.resized(whole.tile))
     ratio = whole.passes / max(1, found.passes)
+    verdict = "cheapest: columns of one colour share a pass" + (f"; {found.doubt}" if found.doubt else "")
+    name = "coloured" if found.strategy == "coloured forward" else found.strategy
     considered = (
-        replace(alone, strategy=f"star-coloured {alone.strategy}", passes=found.passes, verdict="cheapest: columns of one colour share a pass"),
+        replace(alone, strategy=f"{name} {alone.strategy}", passes=found.passes, verdict=verdict),
         replace(alone, verdict=strategy.times(ratio)),
     )
     return replace(_coloured(found, legs, nbytes, workers, considered), inner=dense.inner)

@@ -222,6 +222,67 @@ class TestAdvice:
 
 
 @jax.custom_vjp
+def gently(x: Any) -> Any:
+    """The identity, whose gradient is clipped: the gradient of no function, so its derivative is not symmetric."""
+    return x
+
+
+gently.defvjp(lambda x: (x, None), lambda _, cotangent: (jnp.clip(cotangent, -1.0, 1.0),))
+
+
+@jax.custom_vjp
+def rounded(x: Any) -> Any:
+    """Straight through."""
+    return jnp.round(x)
+
+
+rounded.defvjp(lambda x: (jnp.round(x), None), lambda _, cotangent: (cotangent,))
+
+
+@jax.custom_jvp
+def lying(x: Any) -> Any:
+    return x
+
+
+lying.defjvp(lambda primals, tangents: (primals[0], 2 * tangents[0]))
+
+
+class TestAsymmetric:
+    @pytest.mark.parametrize("rule", [gently, rounded, lying])
+    @pytest.mark.parametrize("n", [12, 300])
+    def test_every_way_gives_the_columns_that_jax_gives(self, client: jl.Client, rule: Any, n: int) -> None:
+        f = lambda x: jnp.sum(rule(x)[1:] ** 2 * x[:-1])  # noqa: E731
+        x = np.linspace(-2.0, 2.0, n)
+        expected = of_jax(jax.hessian(f), x)
+        assert abs(expected - expected.T).max() > 1
+        band = np.abs(np.subtract.outer(np.arange(n), np.arange(n))) < 2
+        same(client.hessian(f)(x), expected)
+        same(client.hessian(f, sparsity="dense")(x), expected)
+        same(client.hessian(f, output="csr")(x).toarray(), expected)
+        same(client.hessian(f, sparsity=band, output="csr")(x).toarray(), expected)
+
+    def test_what_symmetry_would_have_saved_is_told(self, client: jl.Client) -> None:
+        plan = client.explain(lambda x: jnp.sum(gently(x)[1:] ** 2 * x[0]), X, derivative="hessian", output="csr")
+        assert (plan.strategy, plan.passes) == ("coloured forward", SIZE)
+        assert "symmetry is not known after a custom rule" in str(plan)
+        plan = client.explain(lambda x: jnp.sum(jax.nn.softplus(x)[1:] ** 2 * x[0]), X, derivative="hessian", output="csr")
+        assert (plan.strategy, plan.passes) == ("star-coloured", 2)
+
+    def test_verification_names_what_is_asymmetric(self, client: jl.Client) -> None:
+        f = lambda x: jnp.sum(gently(x)[1:] ** 2 * x[:-1])  # noqa: E731
+        with pytest.raises(
+            jl.VerificationError, match=r"is not symmetric, at args\[0\]\[\d+\] and args\[0\]\[\d+\]: .* a custom rule on the way is no derivative"
+        ):
+            client.hessian(f, verify=True)(np.linspace(-2.0, 2.0, 12))
+
+    def test_products_with_the_transpose_are_those_of_the_gradients_jacobian(self, client: jl.Client) -> None:
+        f = lambda x: jnp.sum(lying(x)[1:] ** 2 * x[:-1])  # noqa: E731
+        x = np.linspace(-2.0, 2.0, 12)
+        with client.linear_operator(jax.grad(f), x) as operator:
+            same(operator.T @ np.eye(12), of_jax(jax.hessian(f), x).T)
+
+
+@jax.custom_vjp
 def clipped(x: jax.Array) -> jax.Array:
     return x
 

@@ -129,7 +129,9 @@ class Products(Methods):
             *args: The point.
             argnums: Which positional arguments to differentiate, as for ``jacobian``.
             has_aux: Whether ``f`` returns ``(out, aux)``; ``aux`` is left alone.
-            derivative: ``"jacobian"``; or ``"hessian"`` of a scalar function, shape ``(n, n)``, whose products are those of ``hvp``.
+            derivative: ``"jacobian"``; or ``"hessian"`` of a scalar function, shape ``(n, n)``, whose products are those of ``hvp``, from
+                either side: second derivatives are symmetric. Where a custom rule makes them otherwise, ``client.linear_operator(jax.grad(f), x)``
+                has the transpose, by VJPs of the gradient.
             weights: Of the outputs, as for ``hessian``: the function may then return anything. Copied, as the arguments are.
             holomorphic: Whether ``f`` is a holomorphic function of complex inputs.
             timeout: Seconds for each product; see the class.

@@ -108,11 +108,14 @@ class Questions(Methods):
     def check(
         self, f: AnyFunction, /, *args: Any, argnums: Argnums | None = None, seed: int = 0, timeout: float | None = None, **kwargs: Any
     ) -> Certificate:
-        """Returns whether the derivatives of a function at a point are right, in both modes. ``print`` it; it is true if all holds.
+        """Returns whether the derivatives of a function at a point are right, in both modes. ``print`` it; it is true if all that was compared holds.
 
-        Compared are, along random vectors: finite differences with a JVP, entry by entry; a JVP with a VJP (``<u, J v> = <J^T u, v>``); and the
-        values that come with them. That takes five evaluations, a JVP and a VJP; what looks wrong is looked at more closely. Found are rules of
-        ``jax.custom_jvp`` and ``jax.custom_vjp`` that are wrong, by more than about half of the dtype's digits, and kinks and jumps at the point.
+        Compared are, along random vectors: finite differences with a JVP, entry by entry of the result; a JVP with a VJP
+        (``<u, J v> = <J^T u, v>``); a VJP with that of a multiple of its cotangent; and the values that come with them. That takes five evaluations,
+        a JVP and three VJPs; what looks wrong or is not clear is looked at more closely. Found are rules of ``jax.custom_jvp`` and
+        ``jax.custom_vjp`` that are wrong or bend gradients, and kinks and jumps at the point. An entry holds only where finite differences tell its
+        derivative along the vector to 2 per mille or better, in float32 to a tenth; others are told of as not checked, and if there are only such,
+        as in float16, ``ok`` is false and the ``verdict`` is ``NOT_CHECKED``.
 
         Args:
             f: The function.
