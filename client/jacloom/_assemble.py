@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import prod
 from typing import Protocol
 
 import numpy as np
 
-from jacloom._errors import OutOfMemoryError, ProtocolError
+from jacloom._errors import ProtocolError
 from jacloom_graph import tensor
 from jacloom_graph.answer import Array, ArrayKey, Rectangle, covered_once
 
@@ -77,7 +76,7 @@ class Assembly:
 
         Raises:
             ProtocolError: if they are not those expected.
-            OutOfMemoryError: if this process cannot allocate them.
+            MemoryError: if this process cannot allocate them.
         """
         self._expected = self._expected if instead is None else instead
         for item in described:
@@ -86,24 +85,13 @@ class Assembly:
             if array is None or key in self._arrays or not _same(array, item):
                 raise ProtocolError(f"the answer has an array that was not asked for (part {key[0]}, output {key[1]}, inputs {key[2:]})")
             dtype, shape = tensor.storage(array.type)
-            made = self._made(shape, dtype)
+            made = np.empty(shape, dtype)
             self._arrays[key] = made
             # Random keys have further axes, which belong to one element.
             self._matrices.append(made.reshape(array.rows, array.columns, *shape[len(array.type.shape) :]))
             self._received.append([])
         if len(self._arrays) != len(self._expected):
             raise ProtocolError(f"the answer has {len(self._arrays)} arrays, {len(self._expected)} were asked for")
-
-    def _made(self, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-        try:
-            return np.empty(shape, dtype)
-        except (MemoryError, ValueError):  # the latter beyond what addresses can tell apart
-            sizes = [prod(kept) * kept_dtype.itemsize for kept_dtype, kept in (tensor.storage(array.type) for array in self._expected.values())]
-            raise OutOfMemoryError(
-                f"the result has {sum(sizes):,} bytes, more than this process can allocate; an array of it is {dtype}[{','.join(map(str, shape))}]. "
-                "Ask for fewer argnums at a time, or for products with the derivative (client.jvp, client.vjp, client.hvp), which are never larger "
-                "than the inputs or the outputs."
-            ) from None
 
     def place(self, block: Block) -> None:
         """Writes one block into its array.

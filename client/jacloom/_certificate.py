@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+VALUE, ADJOINT, LINEARITY = "value", "adjoint identity", "linearity"
+"""What passes are compared with each other by. A derivative may have all of it and be wrong."""
+
 
 class Verdict(Enum):
     """How one comparison came out."""
@@ -51,7 +54,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What was established about a function's derivatives at a point. ``print`` it; it is true if all that was compared holds.
+    """What was established about a function's derivatives at a point. ``print`` it; it is true if they were compared and all that was holds.
 
     Example:
         >>> assert client.check(jnp.sin, np.array([0.5, 2.0]))
@@ -65,9 +68,20 @@ class Certificate:
     hvps: int = 0
 
     @property
+    def verdict(self) -> Verdict:
+        """What is known in all.
+
+        The first verdict that is bad; else ``HOLDS`` where at least one entry of the derivative was compared with the function itself, and all that
+        were hold; else ``NOT_CHECKED``: passes that only agree with each other say nothing of whether they are right.
+        """
+        bad = next((finding.verdict for finding in self.findings if finding.verdict.bad), None)
+        compared = any(finding.verdict is Verdict.HOLDS and finding.check not in (VALUE, ADJOINT, LINEARITY) for finding in self.findings)
+        return bad or (Verdict.HOLDS if compared else Verdict.NOT_CHECKED)
+
+    @property
     def ok(self) -> bool:
-        """Whether all that was compared holds. What could not be compared is not in the way; it is in ``findings``."""
-        return not any(finding.verdict.bad for finding in self.findings)
+        """Whether ``verdict`` is ``HOLDS``. Entries that could not be compared are not in the way if others could; they are in ``findings``."""
+        return self.verdict is Verdict.HOLDS
 
     @property
     def passes(self) -> int:
@@ -80,4 +94,5 @@ class Certificate:
     def __str__(self) -> str:
         counts = ((self.evaluations, "evaluation"), (self.jvps, "JVP"), (self.vjps, "VJP"), (self.hvps, "HVP"))
         took = ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts if count)
-        return "\n".join([f"{'holds' if self.ok else 'does not hold'}{f' ({took})' if took else ''}", *map(str, self.findings)])
+        found = "does not hold" if self.verdict.bad else self.verdict.value
+        return "\n".join([f"{found}{f' ({took})' if took else ''}", *map(str, self.findings)])

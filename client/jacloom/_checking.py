@@ -8,23 +8,23 @@ from collections.abc import Iterator
 import numpy as np
 
 from jacloom import _differences, _directions
-from jacloom._certificate import Certificate, Finding, Verdict
+from jacloom._certificate import ADJOINT, VALUE, Certificate, Finding, Verdict
 from jacloom._differences import Differences
 from jacloom._layout import Layout
+from jacloom._linearity import linearity
 from jacloom._passes import Passes
 from jacloom_graph.answer import Derivative
-
-_VALUE, _ADJOINT = "value", "adjoint identity"
 
 
 @np.errstate(all="ignore")  # entries that are not finite are told of in words
 def certify(passes: Passes, seed: int = 0) -> Certificate:
-    """Returns what holds of a function's derivatives at a point, found in five evaluations, one JVP and one VJP; where they leave doubts, in more.
+    """Returns what holds of a function's derivatives at a point, found in five evaluations, one JVP and three VJPs; where they leave doubts, in more.
 
     1. The value is finite, and the passes return the same as the function.
     2. Finite differences along a random direction ``v`` equal the JVP, entry by entry, up to what ``Line.tolerance`` says. In reverse mode alone,
        those of a random combination ``u`` of the outputs equal the VJP's product with the direction.
     3. ``<u, J v> = <J^T u, v>`` up to ``sqrt(eps) (sum |u_i (J v)_i| + sum |(J^T u)_j v_j|)``.
+    4. ``J^T (c u) = c J^T u`` for ``u`` of the unit's scale and a large negative ``c``, up to ``eps ** (1/4)``: a VJP is linear.
 
     Args:
         passes: The function at the point.
@@ -41,9 +41,10 @@ def certify(passes: Passes, seed: int = 0) -> Certificate:
     compared = differences.findings()
     adjoint, pulled = _adjoint(passes, generator, differences, finite=bool(np.isfinite(middle).all()))
     values = [*_values(passes, middle, {"JVP": differences.pushed, "VJP": differences.pulled or pulled})]
-    unusual = not_finite(_VALUE, passes.outputs, middle)
-    values += [unusual] if unusual else [] if values else [Finding(_VALUE, Verdict.HOLDS)]
-    return Certificate((*values, *compared, adjoint), **counted(passes.counts))
+    unusual = not_finite(VALUE, passes.outputs, middle)
+    values += [unusual] if unusual else [] if values else [Finding(VALUE, Verdict.HOLDS)]
+    linear = linearity(passes, generator, middle)
+    return Certificate((*values, *compared, adjoint, linear), **counted(passes.counts))
 
 
 def counted(counts: Counter[Derivative]) -> dict[str, int]:
@@ -77,7 +78,7 @@ def _values(passes: Passes, middle: np.ndarray, found: dict[str, tuple[np.ndarra
             detail = (
                 f"f returns {middle[worst]:.8g}, the {mode} comes with {pair[0][worst]:.8g}: a custom rule returns another value than its function"
             )
-            yield Finding(_VALUE, Verdict.DIFFERS, float(error[worst]), float(allowed[worst]), passes.outputs.place(worst), detail=detail)
+            yield Finding(VALUE, Verdict.DIFFERS, float(error[worst]), float(allowed[worst]), passes.outputs.place(worst), detail=detail)
 
 
 def _adjoint(
@@ -92,13 +93,13 @@ def _adjoint(
         finite: Whether the value is.
     """
     if differences.tangent is None:
-        return Finding(_ADJOINT, Verdict.NOT_CHECKED, detail="there is no direction to check it along"), None
+        return Finding(ADJOINT, Verdict.NOT_CHECKED, detail="there is no direction to check it along"), None
     if differences.pushed is None:
         return _unavailable("forward", passes), None
     tangent, pushed = differences.tangent, differences.pushed[1]
     if not np.isfinite(pushed).all():
         # That of a value which is not finite is no news.
-        unknown = Finding(_ADJOINT, Verdict.NOT_CHECKED, detail="the JVP is not finite")
+        unknown = Finding(ADJOINT, Verdict.NOT_CHECKED, detail="the JVP is not finite")
         return ((not_finite("JVP", passes.outputs, pushed) if finite else None) or unknown), None
     cotangent = _directions.weights(passes.outputs, pushed, generator)
     found = passes.pull(cotangent)
@@ -106,17 +107,17 @@ def _adjoint(
         return _unavailable("reverse", passes), None
     pulled = found[1]
     if not np.isfinite(pulled).all():
-        unknown = Finding(_ADJOINT, Verdict.NOT_CHECKED, detail="the VJP is not finite")
+        unknown = Finding(ADJOINT, Verdict.NOT_CHECKED, detail="the VJP is not finite")
         return ((not_finite("VJP", passes.inputs, pulled) if finite else None) or unknown), found
     ahead, back = _directions.pairing(cotangent, pushed), _directions.pairing(pulled, tangent)
     scale = np.sum(np.abs(cotangent * pushed)) + np.sum(np.abs(pulled * tangent))
     error, allowed = abs(ahead - back), float(np.sqrt(max(passes.inputs.epsilon, passes.outputs.epsilon)) * scale)
     if error <= allowed:
-        return Finding(_ADJOINT, Verdict.HOLDS, error, allowed), found
+        return Finding(ADJOINT, Verdict.HOLDS, error, allowed), found
     detail = f"<u, J v> is {ahead:.8g} in forward mode, <J^T u, v> is {back:.8g} in reverse mode: a custom rule has a wrong transpose"
-    return Finding(_ADJOINT, Verdict.DIFFERS, error, allowed, detail=detail), found
+    return Finding(ADJOINT, Verdict.DIFFERS, error, allowed, detail=detail), found
 
 
 def _unavailable(mode: str, passes: Passes) -> Finding:
     refusal = passes.refused[Derivative.JVP if mode == "forward" else Derivative.VJP]
-    return Finding(_ADJOINT, Verdict.NOT_CHECKED, detail=f"{mode} mode is not available: {refusal}")
+    return Finding(ADJOINT, Verdict.NOT_CHECKED, detail=f"{mode} mode is not available: {refusal}")

@@ -15,6 +15,7 @@ from jacloom._votes import NEEDED, Votes
 from jacloom_graph.answer import Derivative
 
 CHECK = "finite differences"
+_SUSPECTS = "a custom rule, a stop_gradient, or what is rough at a scale below the step, is on the way"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +28,10 @@ class Attempt:
     """Whether every entry moves in proportion to itself."""
 
 
-_ATTEMPTS = (Attempt(0), Attempt(0.2), Attempt(0, relative=True), Attempt(0.3), Attempt(0.4))
+_ATTEMPTS = (Attempt(0), Attempt(0.2), Attempt(0, relative=True), Attempt(0.2, relative=True), Attempt(0.3), Attempt(0.4))
 """What is found to differ is believed when attempts agree: in another direction, with a shorter step. Those further down are for what the first
-ones leave open: a step that leads out of the domain, or over much more than the function's own scale."""
+ones leave open: a step that leads out of the domain, or over much more than the function's own scale; entries much smaller than others of their leaf
+have one of their own where all move in proportion."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +52,7 @@ class Probe:
     """The direction."""
     cotangent: np.ndarray
     """Weights of the sum, where it is that which is compared."""
+    attempt: Attempt
 
     def figures(self, row: int) -> tuple[float, float, str]:
         """Returns error, tolerance and figures of a row."""
@@ -57,10 +60,11 @@ class Probe:
         if self.verdicts[row] in (Verdict.KINK, Verdict.JUMP):
             line, row = (self.line, row) if row < len(self.line.middle) else (self.compared, at)
             left, right = (side[row] for side in line.sides())
-            says = f"; the derivative along the same direction is {self.claimed[at]:.6g}" if at >= 0 else ""
+            says = f"; the derivative along the same direction says {self.claimed[at]:.6g}" if at >= 0 else ""
             return abs(right - left), line.rounding[row], f"slope {left:.6g} on one side, {right:.6g} on the other{says}"
         slope, claimed = self.compared.slope[at], self.claimed[at]
-        return abs(slope - claimed), self.compared.tolerance(self.claimed)[at], f"expected {slope:.8g}, the derivative says {claimed:.8g}"
+        figures = f"along a random direction expected {slope:.8g}, the derivative says {claimed:.8g}"
+        return abs(slope - claimed), self.compared.tolerance(self.claimed)[at], figures
 
     def excess(self, kind: Verdict) -> np.ndarray:
         """Returns how many times its tolerance each row is off, by the measure of one kind of what is bad."""
@@ -74,10 +78,11 @@ class Probe:
         return np.asarray(np.nan_to_num(found, nan=0.0))
 
     def worst(self) -> tuple[float, float]:
-        """Returns error and tolerance of the row that is closest to its tolerance."""
+        """Returns error and tolerance of the row that holds and is closest to its tolerance."""
         with np.errstate(all="ignore"):
             error, allowed = abs(self.compared.slope - self.claimed), self.compared.tolerance(self.claimed)
-            share = np.where(np.isfinite(error) & (allowed > 0), error / allowed, 0.0)
+            holds = self.verdicts[len(self.verdicts) - len(error) :] == Verdict.HOLDS
+            share = np.where(holds & np.isfinite(error) & (allowed > 0), error / allowed, np.where(holds, 0.0, -1.0))
         at = int(np.argmax(share))
         return float(error[at]), float(allowed[at])
 
@@ -127,12 +132,14 @@ class Differences:
         inputs, point = self._passes.inputs, self._passes.point
         if attempt.relative and not (np.abs(point) < inputs.magnitudes(point)).any() and point.all():
             return None  # it would be as the first one was
-        towards = _directions.direction(inputs, point, self._generator, relative=attempt.relative)
-        return self._probe(towards, self._step * power(self._epsilon, attempt.shorter))
+        return self._probe(self._direction(attempt), attempt)
 
-    def _probe(self, towards: np.ndarray, step: float) -> Probe | None:
+    def _direction(self, attempt: Attempt) -> np.ndarray:
+        return _directions.direction(self._passes.inputs, self._passes.point, self._generator, relative=attempt.relative)
+
+    def _probe(self, towards: np.ndarray, attempt: Attempt) -> Probe | None:
         """Returns the outcome along one direction; None if its step goes nowhere."""
-        passes = self._passes
+        passes, step = self._passes, self._step * power(self._epsilon, attempt.shorter)
         tangent = _directions.representable(passes.inputs, passes.point, towards, step)
         if not tangent.any() or not np.isfinite(tangent).all():
             return None
@@ -142,12 +149,12 @@ class Differences:
         if first:
             self.tangent, self.pushed = tangent, pushed
         if pushed is not None:
-            return Probe(line.compared(pushed[1], passes.outputs.magnitudes(line.slope)), line, line, pushed[1], tangent, np.zeros(0))
-        return self._summed(line, tangent, first=first)
+            return Probe(line.compared(pushed[1]), line, line, pushed[1], tangent, np.zeros(0), attempt)
+        return self._summed(line, tangent, attempt, first=first)
 
-    def _summed(self, line: Line, tangent: np.ndarray, *, first: bool) -> Probe:
+    def _summed(self, line: Line, tangent: np.ndarray, attempt: Attempt, *, first: bool) -> Probe:
         passes = self._passes
-        verdicts = line.compared(line.slope, passes.outputs.magnitudes(line.slope))
+        verdicts = line.compared(line.slope)
         # What is bad or open in one output would hide all others in the sum.
         left_out = verdicts != Verdict.HOLDS
         cotangent = _directions.weights(passes.outputs, line.slope, self._generator)
@@ -158,7 +165,7 @@ class Differences:
         if first:
             self.pulled = pulled
         claimed, total = np.array([_directions.pairing(pulled[1], tangent)]), line.weighted(cotangent)
-        return Probe(np.concatenate([verdicts, total.compared(claimed, abs(total.slope))]), line, total, claimed, tangent, cotangent)
+        return Probe(np.concatenate([verdicts, total.compared(claimed)]), line, total, claimed, tangent, cotangent, attempt)
 
     def _findings(self, votes: Votes, probes: list[Probe]) -> Iterator[Finding]:
         verdicts = votes.verdicts()
@@ -168,7 +175,8 @@ class Differences:
                 yield self._bad(kind, rows[kind], votes, probes)
         if rows[Verdict.NOT_CHECKED].size:
             share = f"{rows[Verdict.NOT_CHECKED].size:,} of {verdicts.size:,} entries" if verdicts.size > 1 else "it"
-            detail = f"{share} cannot be resolved: not finite next to the point, too rough, or hidden by rounding"
+            advice = "; arguments of float64 tell more" if self._epsilon > np.finfo(np.float64).eps else ""
+            detail = f"{share} cannot be resolved: not finite next to the point, too rough, or hidden by rounding{advice}"
             yield Finding(CHECK, Verdict.NOT_CHECKED, place=self._place(rows[Verdict.NOT_CHECKED][0]), detail=detail)
         held = rows[Verdict.HOLDS].size
         if held == verdicts.size:
@@ -182,24 +190,24 @@ class Differences:
         probe = probes[votes.latest(kind, row)]
         error, allowed, figures = probe.figures(row)
         share = f"{rows.size:,} entries in all; " if rows.size > 1 else ""
-        advice = ": a custom rule on the way is wrong" if kind is Verdict.DIFFERS else ""
+        advice = f": {_SUSPECTS}" if kind is Verdict.DIFFERS else ""
         place = self._place(row if row < self._passes.outputs.size else self._output(probe))
-        return Finding(CHECK, kind, float(error), float(allowed), place, self._argument(row, kind), f"{share}{figures}{advice}")
+        return Finding(CHECK, kind, float(error), float(allowed), place, self._argument(row, kind, probe.attempt), f"{share}{figures}{advice}")
 
-    def _argument(self, row: int, kind: Verdict) -> str:
-        """Returns the entry of the arguments along which alone a row shows the same, by bisection: ``log2(n)`` probes. Empty if there is none."""
+    def _argument(self, row: int, kind: Verdict, attempt: Attempt) -> str:
+        """Returns the entry of the arguments along which alone a row shows the same in an attempt, or nothing: bisection by ``log2(n)`` probes."""
         layout = self._passes.inputs
         entries = np.arange(layout.size)
         while entries.size > 1:
             first, rest = entries[: entries.size // 2], entries[entries.size // 2 :]
-            entries = first if self._shows(row, kind, first) else rest
-        return layout.place(int(entries[0])) if self._shows(row, kind, entries) else ""
+            entries = first if self._shows(row, kind, attempt, first) else rest
+        return layout.place(int(entries[0])) if self._shows(row, kind, attempt, entries) else ""
 
-    def _shows(self, row: int, kind: Verdict, entries: np.ndarray) -> bool:
-        towards = _directions.direction(self._passes.inputs, self._passes.point, self._generator)
+    def _shows(self, row: int, kind: Verdict, attempt: Attempt, entries: np.ndarray) -> bool:
+        towards = self._direction(attempt)
         only = np.zeros_like(towards)
         only[entries] = towards[entries]
-        probe = self._probe(only, self._step)
+        probe = self._probe(only, attempt)
         return probe is not None and probe.verdicts[row] is kind
 
     def _output(self, probe: Probe) -> int:
@@ -212,7 +220,7 @@ class Differences:
             pulled, line = self._passes.pull(only), probe.line.weighted(only)
             assert pulled is not None  # the whole sum had one
             claimed = np.array([_directions.pairing(pulled[1], probe.tangent)])
-            differs = line.compared(claimed, abs(line.slope))[0] is Verdict.DIFFERS
+            differs = line.compared(claimed)[0] is Verdict.DIFFERS
             entries = half if differs else entries[entries.size // 2 :]
         return int(entries[0])
 

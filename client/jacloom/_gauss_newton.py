@@ -7,6 +7,7 @@ from functools import cache, wraps
 from typing import Any
 
 from jacloom._errors import ArgumentError
+from jacloom._outline import outline
 
 
 def gauss_newton(f: Callable[..., Any], loss: Callable[[Any], Any] | None = None) -> Callable[..., Any]:
@@ -20,10 +21,11 @@ def gauss_newton(f: Callable[..., Any], loss: Callable[[Any], Any] | None = None
 
     Args:
         f: A function that JAX can trace and differentiate forward; it may return any tree.
-        loss: From what ``f`` returns to a scalar. Default: half the sum of squares of all entries, so that the matrix is ``J^T J``.
+        loss: From what ``f`` returns to a scalar. Default: half the sum of squares of all entries, so that the matrix is ``J^T J``; of complex
+            entries that of their absolute values, so that of real arguments the matrix is the real part of ``J^H J``.
 
     Raises:
-        ArgumentError: if one of them is no callable.
+        ArgumentError: if one of them is no callable; when it is traced, if ``loss`` returns no scalar.
 
     Example:
         >>> residuals = lambda x: jnp.array([x[0], 10 * (x[1] - x[0] ** 2)])
@@ -51,9 +53,18 @@ def gauss_newton(f: Callable[..., Any], loss: Callable[[Any], Any] | None = None
 
         point = [leaves[at] for at in moving]
         value, change = jax.jvp(around, tuple(map(jax.lax.stop_gradient, point)), tuple(map(still, point)))
-        return measure(jax.tree.map(lambda one, other: moved(one, other) if _moves(one) else one, value, change))
+        measured = measure(jax.tree.map(lambda one, other: moved(one, other) if _moves(one) else one, value, change))
+        if not jax.tree_util.treedef_is_leaf(jax.tree.structure(measured)) or jax.numpy.shape(measured):
+            raise ArgumentError(
+                f"`jl.gauss_newton(f, loss)`: loss must return one scalar, it returns {_returned(measured)}; sum it, or take its mean."
+            )
+        return measured
 
     return approximated
+
+
+def _returned(value: Any) -> str:
+    return f"an array of shape {tuple(value.shape)}" if hasattr(value, "shape") else outline(value)
 
 
 def half_squares(residuals: Any) -> Any:

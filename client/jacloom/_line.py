@@ -86,20 +86,23 @@ class Line:
         """Returns the derivatives to the left and to the right, by the shorter step."""
         return (self.middle - self.near[1]) / self.step, (self.near[0] - self.middle) / self.step
 
-    def compared(self, claimed: np.ndarray, typical: np.ndarray) -> np.ndarray:
+    def compared(self, claimed: np.ndarray) -> np.ndarray:
         """Returns for every value what becomes of a claimed derivative: one ``Verdict`` each.
+
+        It holds or differs only where the tolerance is small against the derivative itself: 2 per mille of it in float64, a tenth of it in float32
+        and shorter. The size of others says nothing, since a step may suit these and be far too long for it.
 
         Args:
             claimed: What the derivative is said to be.
-            typical: What size derivatives have here, for those that are small by chance.
         """
         with np.errstate(all="ignore"):
             slope, error, allowed = np.abs(self.slope), np.abs(self.slope - claimed), self.tolerance(claimed)
             # A claim says something about the size only where the function is straight: a step beyond a pole has any slope.
             straight = self.truncation <= np.maximum(self.rounding, 0.1 * slope)
-            settled = allowed <= 0.1 * np.maximum(np.where(straight, np.abs(claimed), 0.0), np.maximum(slope, typical))
-            # A derivative that is exactly zero has no size to compare with.
-            settled |= (claimed == 0) & (error <= allowed)
+            settled = allowed <= min(0.1, 16 * self.epsilon**0.25) * np.maximum(np.where(straight, np.abs(claimed), 0.0), slope)
+            # What is zero has no size of its own but that which it has as far away as the step is relative to.
+            settled |= allowed <= np.sqrt(self.epsilon) * self._bent()
+            settled |= (claimed == 0) & (slope == 0)
             verdicts = np.full(error.shape, Verdict.HOLDS)
             verdicts[error > allowed] = Verdict.DIFFERS
             verdicts[~settled] = Verdict.NOT_CHECKED
@@ -119,6 +122,13 @@ class Line:
         steady = np.abs(right - right_far) + np.abs(left - left_far) <= min(0.1, max(0.01, 16 * self.step)) * gap
         large = gap > 4 * self.rounding + np.sqrt(self.epsilon) * np.maximum(np.abs(left), np.abs(right))
         return np.asarray(steady & large)
+
+    def _bent(self) -> np.ndarray:
+        """Returns the size that the second derivative gives a slope at a distance of 1; 0 where rounding hides it, or others are in the way."""
+        near, far = self._bend(self.near), self._bend(self.far)
+        clear = np.abs(near) > 2 * _ROUNDING * self.epsilon * self.size
+        quadratic = np.abs(FAR**2 * near - far) <= 0.5 * np.abs(far)
+        return np.asarray(np.where(clear & quadratic, np.abs(near), 0.0) / self.step**2)
 
     def _jumps(self) -> np.ndarray:
         """Where the function is elsewhere at once, however short the step."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from jacloom._binding import Binding
 from jacloom._question import Question, passed
-from jacloom._transform import differentiated, parts, require_field, require_inexact_outputs, require_scalar, require_second
+from jacloom._transform import WEIGHTS, differentiated, parts, require_field, require_inexact_outputs, require_scalar, require_second
 from jacloom._vectors import like_result
 from jacloom_graph.answer import Derivative, Part, Selection
 from jacloom_graph.types import Type
@@ -38,7 +38,7 @@ class Linear(Question):
         wrt_types, output_types = tuple(signature.inputs[leaf] for leaf in wrt), tuple(signature.outputs[leaf] for leaf in outputs)
         if self.derivative == "hessian":
             if not self.weighted:
-                require_scalar(call, binding, result, outputs)
+                require_scalar(call, binding, result, outputs, WEIGHTS)
             require_second(call, binding, wrt, outputs, self.holomorphic)
         chosen = Selection(wrt, tuple(outputs), (), wrt_types, output_types, ())
         return chosen.weighted() if self.weighted else chosen
@@ -73,6 +73,6 @@ def sides(question: Linear, chosen: Selection) -> tuple[Side, Side]:
     """Returns the products with the derivative and with its transpose."""
     if question.derivative == "hessian":
         both = Side(Derivative.HVP, chosen.wrt_types, Part.PRODUCT, chosen.wrt_types)
-        return both, both  # second derivatives are symmetric
+        return both, both  # symmetric, if rules are derivatives; `linear_operator` says what to do otherwise
     forward = Side(Derivative.JVP, chosen.wrt_types, Part.TANGENT, chosen.output_types)
     return forward, Side(Derivative.VJP, chosen.output_types, Part.COTANGENT, chosen.wrt_types)

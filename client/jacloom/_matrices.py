@@ -16,7 +16,7 @@ from jacloom._question import passed
 from jacloom._signature import is_complex
 from jacloom._sparsity import Output, Pattern, check_shape, formatted
 from jacloom._structure import Structure
-from jacloom._transform import HOLOMORPHIC, Transform, differentiated, parts, require_field, require_inexact_outputs, require_second
+from jacloom._transform import HOLOMORPHIC, WEIGHTS, Transform, differentiated, parts, require_field, require_inexact_outputs, require_second
 from jacloom._vectors import like_result
 from jacloom_graph.answer import Derivative, Part
 
@@ -129,6 +129,11 @@ class Hessian(Matrix):
 
     def further(self, call: str, binding: Binding, wrt: Sequence[int], outputs: Sequence[int]) -> Mapping[str, Any]:
         require_second(call, binding, wrt, outputs, self.holomorphic)
+        option = "output" if self.output != "dense" else "sparsity" if isinstance(self.sparsity, Pattern) else ""
+        entries = sum(binding.signature.outputs[leaf].size for leaf in outputs)
+        if option and entries != 1 and not self.weighted:
+            several = f"{binding.signature.label} returns {entries} entries, each with a Hessian of its own"
+            raise OptionError(f"`{call}`: {option} is for a single matrix, and {several}; pass {WEIGHTS}, or leave {option} out.")
         return {"weighted": self.weighted}
 
     def tree(self, arrays: Arrays, asked: Query, result: Structure, inner: Inner) -> Any:
@@ -142,3 +147,25 @@ class Hessian(Matrix):
     def vectors(self, call: str, binding: Binding, result: Structure, outputs: Sequence[int]) -> Callable[[Any], Vectors] | None:
         weights = like_result(call, binding, result, outputs, "weights")
         return (lambda given: Vectors(weights=weights(given))) if self.weighted else None
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedJacobian(Jacobian):
+    """Asks how they would be computed."""
+
+    operands: ClassVar = ("...",)
+
+    @property
+    def call(self) -> str:
+        return "explain"
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedHessian(Hessian):
+    """Asks how they would be computed."""
+
+    operands: ClassVar = ("...", "derivative='hessian'")
+
+    @property
+    def call(self) -> str:
+        return "explain"

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
+
 from jacloom._errors import OptionError
 from jacloom._outline import outline
 from jacloom._progress import Progress
@@ -56,3 +58,9 @@ def check_tile(call: str, tile: object) -> None:
     """Raises OptionError unless ``tile`` is one of ``Tile`` and within the service's limits."""
     if isinstance(tile, bool) or not ((isinstance(tile, int) and 1 <= tile <= MOST_WIDTH) or (isinstance(tile, str) and tile == "auto")):
         raise OptionError(f"`{call}`: tile must be 'auto' or a number of seeds from 1 to {MOST_WIDTH}, got {outline(tile)}.")
+
+
+def check_seed(call: str, seed: object) -> None:
+    """Raises OptionError unless ``seed`` can be that of random numbers."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise OptionError(f"`{call}`: seed must be an integer that is not negative, got {outline(seed)}.")

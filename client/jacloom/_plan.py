@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from jacloom._errors import ClientStateError
+from jacloom._errors import ClientStateError, OptionError
 from jacloom._function import from_here
 from jacloom._table import aligned
 from jacloom_api.v1 import derivative_service_pb2 as pb
@@ -23,38 +23,52 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Considered:
-    """A strategy that was weighed."""
+    """A strategy that was weighed.
+
+    Attributes:
+        strategy: As ``Plan.strategy``; of second derivatives also ``"forward over reverse"`` or ``"forward over forward"``, and ``"coloured"`` for
+            what was not looked at.
+        passes: JVPs or VJPs that it takes; None where they were not counted.
+        price: Estimated cost of one pass, in evaluations of the function; None where it is not known, or an evaluation costs nothing.
+            ``price * passes`` is that of all.
+        verdict: Why it was chosen, or why not.
+    """
 
     strategy: str
-    passes: int
-    """JVPs or VJPs that it takes; 0 where they were not counted."""
-    price: float
-    """Estimated cost of one pass, relative to one evaluation of the function; 0 where it is not known."""
+    passes: int | None
+    price: float | None
     verdict: str
-    """Why it was chosen, or why not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a derivative is computed. ``print(plan)`` explains it."""
+    """How a derivative is computed. ``print(plan)`` explains it.
+
+    Attributes:
+        strategy: ``"forward"``, ``"reverse"``, the same coloured, ``"bicoloured"``, ``"star-coloured"``, ``"batch"``, ``"single pass"`` or
+            ``"empty"``.
+        passes: JVPs and VJPs in all: final.
+        tile: Seeds per tile, which is what a worker computes at a time: where the service tunes it, the first guess.
+        tiles: How many tiles that makes.
+        workers: Workers that the tiles are spread over.
+        nbytes: Size of the result in bytes; of a sparse one that of the entries that are computed.
+        seconds: Estimated computing time in seconds, summed over workers; None where it is not known.
+        considered: The strategies that were weighed, the chosen one first.
+        forward: How many of the passes are JVPs, each of one column or of those of one colour; the others are VJPs, of rows.
+        given: Whether the pattern is one that was passed as ``sparsity``. A plan takes it as it is: it is held against the function only when the
+            derivative is computed, and refused there if an entry is missing.
+    """
 
     strategy: str
-    """``"forward"``, ``"reverse"``, the same coloured, ``"bicoloured"``, ``"star-coloured"``, ``"batch"``, ``"single pass"`` or ``"empty"``."""
     passes: int
-    """JVPs or VJPs in all: final."""
     tile: int
-    """Seeds per tile: where the service tunes it, the first guess."""
     tiles: int
     workers: int
-    """Workers that the tiles are spread over."""
     nbytes: int
-    """Size of the result in bytes."""
     seconds: float | None
-    """Estimated computing time in seconds, summed over workers; None where it is not known."""
     considered: tuple[Considered, ...] = ()
-    """The strategies that were weighed, the chosen one first."""
     forward: int = 0
-    """How many of the passes are JVPs, each of one column or of those of one colour; the others are VJPs, of rows."""
+    given: bool = False
     # Asks the service that the plan came from for the pattern, given a limit in seconds; None in another process.
     _ask: Callable[[float | None], Structure] | None = field(default=None, compare=False, repr=False, kw_only=True)
 
@@ -63,7 +77,8 @@ class Plan:
 
         Rows are the entries of all output leaves one after the other, each in C order, columns those of all leaves that are differentiated; of a
         Hessian both are the latter. ``sparsity=`` takes it, for this function and for others. The service finds it if it does not know it yet, also
-        where the plan makes no use of it; no pass is computed.
+        where the plan makes no use of it; no pass is computed. Where a pattern was passed as ``sparsity``, it is that one, of a Hessian with its
+        mirror image, and nobody has compared it with the function.
 
         Args:
             timeout: Seconds until ``jl.DeadlineExceeded`` is raised; default: no limit.
@@ -107,6 +122,8 @@ class Plan:
             return self._ask(timeout)
         except ClientStateError as error:
             raise ClientStateError(f"`plan.{call}` asks the service for the pattern, and {error.message} and another plan") from None
+        except OptionError as error:
+            raise OptionError(f"`plan.{call}`: {error.message}") from None
 
     def __str__(self) -> str:
         meaning = _MEANINGS.get(self.strategy)
@@ -120,8 +137,10 @@ class Plan:
         ]
         if self.seconds is not None:
             lines.append(f"compute   about {in_seconds(self.seconds)}, summed over workers (estimate)")
+        if self.given:
+            lines.append("pattern   as given: compared with the function when the derivative is computed, and not here")
         if self.considered:
-            lines += ["", *aligned([_HEAD, *map(_row, self.considered)], right=frozenset({1, 2, 3})), _PRICES]
+            lines += ["", *_table(self.considered)]
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -132,7 +151,7 @@ class Plan:
 _MEANINGS = {
     "forward": "one JVP for each column",
     "reverse": "one VJP for each row",
-    "coloured forward": "one JVP for all columns of a colour, which share no row",
+    "coloured forward": "one JVP for all columns of a colour, which share no row; of a Hessian, a JVP of the gradient",
     "coloured reverse": "one VJP for all rows of a colour, which share no column",
     "bicoloured": "JVPs for columns and VJPs for rows, one for all of a colour",
     "star-coloured": "one JVP of the gradient for all columns of a colour, which mix no entries but those that symmetry tells twice",
@@ -142,9 +161,21 @@ _HEAD = ["considered", "passes", "each", "in all", "verdict"]
 _PRICES = "(each, in all: what one pass and all of them cost, in evaluations of the function; estimates)"
 
 
+def _table(considered: Sequence[Considered]) -> list[str]:
+    if all(option.price is None for option in considered):
+        rows = [[option.strategy, _passes(option), option.verdict] for option in considered]
+        return aligned([[*_HEAD[:2], _HEAD[-1]], *rows], right=frozenset({1}))
+    return [*aligned([_HEAD, *map(_row, considered)], right=frozenset({1, 2, 3})), _PRICES]
+
+
 def _row(option: Considered) -> list[str]:
-    each, total = (f"{option.price:.2g}", _rounded(option.price * option.passes)) if option.price else ("", "")
-    return [option.strategy, f"{option.passes:,}" if option.passes else "", each, total, option.verdict]
+    each = "" if option.price is None else f"{option.price:.2g}"
+    total = "" if option.price is None or option.passes is None else _rounded(option.price * option.passes)
+    return [option.strategy, _passes(option), each, total, option.verdict]
+
+
+def _passes(option: Considered) -> str:
+    return "" if option.passes is None else f"{option.passes:,}"
 
 
 def _counted(count: int, word: str) -> str:
@@ -157,24 +188,28 @@ def _rounded(count: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What computing a derivative took."""
+    """What computing a derivative took.
+
+    Attributes:
+        passes: JVPs and VJPs that were computed, those of ``repairs`` left out.
+        tiles: Tiles that they came in.
+        retries: Tiles that were run again because a worker was lost.
+        workers: Workers that took part.
+        tile: Seeds per tile at the end; tuning may have changed it on the way.
+        seconds: Seconds by stage: ``"plan"``, ``"compile"`` and ``"compute"`` (both summed over workers), ``"total"``.
+        repairs: Passes computed besides, because entries came out as NaN and other columns (or rows) of their colour may have made them so.
+        doubtful: Entries of which that is still unknown: they are NaN, and were not computed alone because that would have taken too many passes.
+            With ``sparsity="dense"`` each entry is by itself.
+    """
 
     passes: int
-    """JVPs or VJPs that were computed, those of ``repairs`` left out."""
     tiles: int
     retries: int
-    """Tiles that were run again because a worker was lost."""
     workers: int
-    """Workers that took part."""
     tile: int
-    """Seeds per tile at the end; tuning may have changed it on the way."""
     seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
-    """Seconds by stage: ``"plan"``, ``"compile"`` and ``"compute"`` (both summed over workers), ``"total"``."""
     repairs: int = 0
-    """Passes computed besides, because entries came out as NaN and other columns (or rows) of their colour may have made them so."""
     doubtful: int = 0
-    """Entries of which that is still unknown: they are NaN, and were not computed alone because that would have taken too many passes. With
-    ``sparsity="dense"`` each entry is by itself."""
 
 
 def plan_from_message(message: pb.Plan, function: Function | None = None) -> Plan:
@@ -198,7 +233,8 @@ def _considered(message: pb.Considered, function: Function | None) -> Considered
         place = Place(message.place.function, message.place.node, message.place.op)
         source = function.source(place) if function is not None else None
         verdict += f" (at {place if source is None else from_here(source)})"
-    return Considered(message.strategy, message.passes, message.price, verdict)
+    passes = message.passes if message.HasField("passes") else None
+    return Considered(message.strategy, passes, message.price if message.HasField("price") else None, verdict)
 
 
 def summary_from_message(message: pb.Summary) -> Summary:

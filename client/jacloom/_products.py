@@ -14,7 +14,7 @@ from jacloom._prepared import Arrays, Prepared, Vectors
 from jacloom._query import query
 from jacloom._question import passed
 from jacloom._signature import inexact
-from jacloom._transform import Transform, parts, require_inexact_outputs, require_scalar, values
+from jacloom._transform import WEIGHTS, Transform, parts, require_inexact_outputs, require_scalar, values
 from jacloom._vectors import FLOAT0, like_result, tangents
 from jacloom_graph.answer import Derivative, Part
 from jacloom_graph.tensor import DTYPES
@@ -102,7 +102,7 @@ class HessianProduct(Transform):
         if weighted:
             require_inexact_outputs(call, binding, outputs)
         else:
-            require_scalar(call, binding, result, outputs)
+            require_scalar(call, binding, result, outputs, WEIGHTS)
         asking = Derivative.HVP if wrt else Derivative.EVALUATE
         around = outputs if wrt else ()
         asked = query(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from jacloom._errors import OptionError
 from jacloom._options import Mode, Tile
 from jacloom._sparsity import Pattern, check_sizes
-from jacloom_graph.answer import Array, ArrayKey, Derivative, Selection, Sizes, arrays, sparse_arrays, structure_arrays
+from jacloom_graph.answer import Array, ArrayKey, Derivative, Part, Selection, Sizes, arrays, sparse_arrays, structure_arrays
 from jacloom_graph.types import Type
 
 
@@ -18,7 +19,7 @@ class Query:
     derivative: Derivative
     chosen: Selection
     expected: Mapping[ArrayKey, Array]
-    """The arrays that the answer has to have."""
+    """The arrays that the answer has to have; of a sparse one those alone that it has besides its entries."""
     mode: Mode = "auto"
     tile: Tile = "auto"
     holomorphic: bool = False
@@ -94,12 +95,21 @@ def query(
         tuple(results[leaf] for leaf in values),
     )
     chosen = chosen.weighted() if weighted else chosen
-    expected = {array.key: array for array in arrays(derivative, chosen)}
+    # Of a sparse answer, the rest is as large as the service says.
+    expected = {array.key: array for array in arrays(derivative, chosen) if not sparse or array.part is Part.VALUE}
     return Query(derivative, chosen, expected, mode, tile, holomorphic, sparse, dense, pattern)
 
 
 def structural(asked: Query) -> Query:
-    """Returns a query for the structure that a sparse answer to another query would have."""
+    """Returns a query for the structure that a sparse answer to another query would have.
+
+    Raises:
+        OptionError: if that has no sparse answer.
+    """
+    entries = sum(type_.size for type_ in asked.chosen.output_types)
+    if asked.derivative is Derivative.HESSIAN and entries != 1:
+        text = f"a pattern is that of a single matrix, and there are {entries} outputs with a Hessian each"
+        raise OptionError(f"{text}; pass weights=... to client.explain for that of their weighted sum")
     chosen = replace(asked.chosen, values=(), value_types=())
     return replace(asked, chosen=chosen, expected={}, sparse=True, dense=False, structure=True)
 

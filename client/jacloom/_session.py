@@ -33,6 +33,7 @@ from jacloom._query import probe, products, structural
 from jacloom._question import Question
 from jacloom._registry import Registry
 from jacloom._remote import RemoteFunction
+from jacloom._room import room
 from jacloom._signature import Signature, inexact, parse_id
 from jacloom._sparsity import Structure
 from jacloom._structure import Structure as Containers
@@ -95,7 +96,7 @@ class Session:
                 with located(binding):
                     return self.exchange.structure(binding, structural(query), Deadline(timeout))
 
-            return replace(self.exchange.plan(binding, query, deadline), _ask=structure)
+            return replace(self.exchange.plan(binding, query, deadline), given=query.pattern is not None, _ask=structure)
 
         return self._with_activity(f, args, kwargs, transform, deadline, step)
 
@@ -155,7 +156,8 @@ class Session:
 
         def step(binding: Binding) -> Mapping[ArrayKey, np.ndarray]:
             title = f"{question.call} of {binding.signature.label}"
-            return self.exchange.product(binding, query, point, seeds, types, title, deadline, options)
+            with room(f"`{question.spelled(binding.signature.label)}`", query):
+                return self.exchange.product(binding, query, point, seeds, types, title, deadline, options)
 
         args, kwargs = point.arguments
         return self._narrowing(point.f, args, kwargs, point.binding, question, step)
@@ -242,7 +244,7 @@ class Session:
     ) -> _Answer:
         """Runs a step; where custom rules refuse some inputs of the function, with the function traced for those inputs only that matter."""
         binding = binding.narrowed.get(question) or binding
-        with located(binding):
+        with located(binding, question):
             try:
                 return step(binding)
             except ModeUnavailableError:
@@ -272,11 +274,13 @@ class Session:
         query = prepared.query
         point = [_leaves.to_array(leaf) for leaf in binding.inputs(leaves)]
         vectors = prepared.vectors(given) if prepared.vectors is not None else Vectors()
-        found = self.exchange.answer(binding, query, point, vectors, f"{transform.call} of {binding.signature.label}", deadline, options)
-        if options.verify or query.pattern is not None:
-            passes = self._passes(binding, query.chosen, point, deadline, vectors.weights, holomorphic=query.holomorphic)
-            verify(computed(passes, query, found), transform.spelled(binding.signature.label), thorough=options.verify)
-        return prepared.build(found)
+        title, call = f"{transform.call} of {binding.signature.label}", transform.spelled(binding.signature.label)
+        with room(f"`{call}`", query):
+            found = self.exchange.answer(binding, query, point, vectors, title, deadline, options)
+            if options.verify or query.pattern is not None:
+                passes = self._passes(binding, query.chosen, point, deadline, vectors.weights, holomorphic=query.holomorphic)
+                verify(computed(passes, query, found), call, thorough=options.verify)
+            return prepared.build(found)
 
     def _passes(
         self,
@@ -296,7 +300,7 @@ class Session:
                 arrays[slot] = leaf
             query = probe(derivative, chosen, holomorphic=holomorphic)
             title = f"check of {binding.signature.label}"
-            with located(binding):
+            with located(binding), room(title, query):
                 found = self.exchange.answer(binding, query, arrays, Vectors(seeds, weights), title, deadline, CallOptions())
             values = [array for key, array in found.items() if key[0] == Part.VALUE]
             return values, [array for key, array in found.items() if key[0] != Part.VALUE]
@@ -312,12 +316,14 @@ class Session:
 
 
 @contextmanager
-def located(binding: Binding) -> Iterator[None]:
-    """Adds to errors the user's own words for what the service says in numbers: the source line of a node, the path of an argument."""
+def located(binding: Binding, question: Question | None = None) -> Iterator[None]:
+    """Adds to errors the user's own words for what the service says in numbers: the source line of a node, the path of an argument, the call."""
     try:
         yield
     except JacloomError as error:
         _locate(error, binding)
+        if question is not None and error.field.startswith("options."):
+            error.message = f"`{question.spelled(binding.signature.label)}`: {error.message}"
         raise
 
 

@@ -34,9 +34,14 @@ class Pattern:
     """Row ``i`` has the entries ``pointers[i]`` to ``pointers[i + 1] - 1``."""
     indices: np.ndarray = field(compare=False, repr=False)
 
-    def holds(self, row: int, column: int) -> bool:
-        """Returns whether an entry may differ from zero."""
-        return bool(np.any(self.indices[self.pointers[row] : self.pointers[row + 1]] == column))
+    def row(self, row: int) -> np.ndarray:
+        """Returns the columns of a row's entries."""
+        return self.indices[self.pointers[row] : self.pointers[row + 1]]
+
+    def column(self, column: int) -> np.ndarray:
+        """Returns the rows of a column's entries."""
+        found: np.ndarray = np.searchsorted(self.pointers, np.flatnonzero(self.indices == column), side="right") - 1
+        return found
 
     def __repr__(self) -> str:
         return f"<pattern of {self.shape[0]} x {self.shape[1]} with {len(self.indices)} entries>"

@@ -7,12 +7,12 @@ import warnings
 from collections.abc import Callable, Collection, Hashable, Mapping
 from functools import wraps
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from jacloom import _leaves
 from jacloom._binding import Binding, argument_paths
 from jacloom._cache import PerObject
+from jacloom._caller import callers_level
 from jacloom._captured import captured
 from jacloom._errors import ArgumentError, JacloomWarning, MissingExtraError, faults
 from jacloom._function import Function
@@ -78,17 +78,6 @@ def bind_callable(
     return found, leaves
 
 
-def _callers_level() -> int:
-    """Returns the ``stacklevel`` at which the function that asks would name the line outside this package that called it."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        level, frame = level + 1, frame.f_back
-    return level
-
-
-_PACKAGE = str(Path(__file__).parent)
-
-
 def _bind(function: Function, leaves: list[Any], structure: Structure, keywords: bool) -> Binding:
     signature = function.signature
     assert signature is not None, "the tracer declares all types"
@@ -122,7 +111,7 @@ def _function(
         traced = trace_graph(inputs_only if fixed else f, args, kwargs, active=active)
 
     for note in traced.notes:
-        warnings.warn(f"{label_of(f)}: {note}", JacloomWarning, stacklevel=_callers_level())
+        warnings.warn(f"{label_of(f)}: {note}", JacloomWarning, stacklevel=callers_level())
 
     def retrace(narrower: Collection[int]) -> Function:
         return _function(f, shapes, structure, keywords, narrower, keep=False)

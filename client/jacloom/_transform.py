@@ -73,7 +73,7 @@ class Gradient(Transform):
         signature, call = binding.signature, self.spelled(binding.signature.label)
         wrt, inner = differentiated(call, binding, self.argnums)
         result, outputs, aux = parts(call, binding, self.has_aux)
-        require_scalar(call, binding, result, outputs)
+        require_scalar(call, binding, result, outputs, f"client.jacobian, or {'sum the output' if result.is_leaf else _AUXILIARY}")
         require_field(call, binding, wrt, outputs, self.holomorphic)
         if not self.holomorphic and is_complex(signature.outputs[0]):
             raise ArgumentError(f"`{call}`: {signature.label} returns {signature.outputs[0]}, and a gradient needs a real output; {HOLOMORPHIC}.")
@@ -102,6 +102,9 @@ class ValueAndGradient(Gradient):
         return "value_and_grad"
 
 
+_AUXILIARY: Final = "has_aux=True for what comes along"
+WEIGHTS: Final = "weights=..., one number for each entry of the result, for the second derivatives of the weighted sum"
+"""What to do where second derivatives of several outputs are asked for as one matrix."""
 HOLOMORPHIC: Final = "pass holomorphic=True if it is a holomorphic function of complex inputs"
 """What to do where complex numbers come in and go out."""
 
@@ -200,17 +203,15 @@ def require_inexact_outputs(call: str, binding: Binding, outputs: Sequence[int])
             )
 
 
-def require_scalar(call: str, binding: Binding, result: Structure, outputs: Sequence[int]) -> None:
-    """Raises ArgumentError unless the result is one floating-point or complex scalar."""
+def require_scalar(call: str, binding: Binding, result: Structure, outputs: Sequence[int], instead: str) -> None:
+    """Raises ArgumentError unless the result is one floating-point or complex scalar; ``instead``: what to use otherwise."""
     label = binding.signature.label
     if not result.is_leaf:
-        raise ArgumentError(
-            f"`{call}`: {label} must return one scalar, it returns {result}; use client.jacobian, or has_aux=True for what comes along."
-        )
+        raise ArgumentError(f"`{call}`: {label} must return one scalar, it returns {result}; use {instead}.")
     require_inexact_outputs(call, binding, outputs)
     type_ = binding.signature.outputs[outputs[0]]
     if type_.shape:
-        raise ArgumentError(f"`{call}`: {label} must return a scalar, it returns {type_}; use client.jacobian, or sum the output.")
+        raise ArgumentError(f"`{call}`: {label} must return a scalar, it returns {type_}; use {instead}.")
 
 
 def require_field(call: str, binding: Binding, wrt: Sequence[int], outputs: Sequence[int], holomorphic: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,10 +10,12 @@ import numpy as np
 
 from jacloom import _directions
 from jacloom._blocks import Blocks, Products, blocks
+from jacloom._caller import callers_level
 from jacloom._certificate import Certificate, Finding, Verdict
 from jacloom._checking import counted, not_finite
 from jacloom._differences import Differences
-from jacloom._errors import VerificationError
+from jacloom._errors import JacloomWarning, VerificationError
+from jacloom._layout import Layout
 from jacloom._line import Line, first_step
 from jacloom._passes import Passes
 from jacloom._prepared import Arrays
@@ -34,6 +37,18 @@ class Subject:
     """The entries that the user allowed; None where there was no such restriction."""
     weights: np.ndarray | None = None
     """Of the outputs, shape ``(m,)``, where a Hessian is of more than one scalar."""
+
+    def allowed(self, line: int, size: int, *, transposed: bool) -> np.ndarray:
+        """Returns which entries of a row, or if ``transposed`` a column, the pattern has; of a Hessian's, one half stands for both."""
+        if self.pattern is None:
+            return np.ones(size, bool)
+        found = np.zeros(size, bool)
+        symmetric = self.derivative is Derivative.HESSIAN
+        if symmetric or not transposed:
+            found[self.pattern.row(line)] = True
+        if symmetric or transposed:
+            found[self.pattern.column(line)] = True
+        return found
 
     @property
     def epsilon(self) -> float:
@@ -83,6 +98,11 @@ def verify(subject: Subject, call: str, *, thorough: bool) -> None:
             findings += [finding for finding in Differences(subject.passes, generator, middle).findings() if finding.verdict is Verdict.DIFFERS]
     certificate = Certificate(tuple(findings), **counted(subject.passes.counts))
     bad = next((finding for finding in findings if finding.verdict.bad), None)
+    if bad is not None and bad.verdict is Verdict.NOT_FINITE and subject.pattern is not None and not thorough:
+        text = (
+            f"`{call}`: the result is not finite, first at {bad.place}, and what is not cannot be compared with the pattern: there it was believed."
+        )
+        warnings.warn(f"{text} sparsity='auto' finds the pattern.", JacloomWarning, stacklevel=callers_level())
     if bad is not None and (thorough or bad.verdict is Verdict.DIFFERS):
         raise VerificationError(f"`{call}`: {_told(bad)}", certificate=certificate)
     if thorough and not any(finding.verdict is Verdict.HOLDS for finding in findings):
@@ -108,7 +128,8 @@ class _Side:
 def _sides(subject: Subject) -> tuple[_Side, _Side]:
     passes, matrix = subject.passes, subject.matrix
     if subject.derivative is Derivative.HESSIAN:
-        return _Side("H v and HVP", False, matrix.times, passes.product), _Side("v H and HVP", True, matrix.times_from_left, passes.product)
+        ahead = _Side("H v and HVP", False, matrix.times, passes.product)
+        return ahead, ahead
     return (
         _Side("J v and JVP", False, matrix.times, lambda vector: _second(passes.push(vector))),
         _Side("u J and VJP", True, matrix.times_from_left, lambda vector: _second(passes.pull(vector))),
@@ -120,17 +141,49 @@ def _second(found: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray | None:
 
 
 def _probes(subject: Subject, generator: np.random.Generator, *, thorough: bool) -> list[Finding]:
-    """Returns how random products compare: from both sides if ``thorough``, else from the first for which there is a pass."""
+    """Returns how random products compare: from both sides if ``thorough``, else from the first for which there is a pass.
+
+    There are no products of passes with a Hessian from the left. Whether it is what those from the right say it is, and symmetric, is as much.
+    """
     findings: list[Finding] = []
     # That a gradient's row is what a VJP returns says nothing: it came from one.
-    both = thorough and subject.derivative is not Derivative.GRADIENT
+    both = thorough and subject.derivative is Derivative.JACOBIAN
     ahead, back = _sides(subject)
     for side, other in ((ahead, back), (back, ahead)):
         if findings and (not both or findings[-1].verdict.bad):
             break
         found = _probe(subject, side, other, generator)
         findings += [found] if found is not None else []
+    if thorough and subject.derivative is Derivative.HESSIAN and findings and not findings[-1].verdict.bad:
+        findings.append(_symmetry(subject, generator))
     return findings
+
+
+def _symmetry(subject: Subject, generator: np.random.Generator) -> Finding:
+    """Returns whether a Hessian is symmetric, which takes no passes."""
+    matrix, check = subject.matrix, "symmetry"
+    vector = _directions.random(matrix.rows, generator)
+    right, left = matrix.times(vector), matrix.times_from_left(vector)
+    error = np.abs(right.values - left.values)
+    allowed = _allowed(subject, np.maximum(right.sizes, left.sizes), matrix.rows)
+    row = int(np.argmax(np.nan_to_num(error - allowed, nan=-np.inf)))
+    if error[row] <= allowed[row]:
+        return Finding(check, Verdict.HOLDS, float(error[row]), float(allowed[row]))
+    unit = _unit(matrix.rows.size, row)
+    along, across = matrix.times_from_left(unit).values, matrix.times(unit).values
+    column = int(np.argmax(np.nan_to_num(np.abs(along - across), nan=0.0)))
+    places = f"{matrix.rows.place(row)} and {matrix.rows.place(column)}"
+    detail = (
+        f"{along[column]:.6g} in this order and {across[column]:.6g} in the other: a custom rule on the way is no derivative. It is what the rules "
+        "say, as jax.hessian does"
+    )
+    return Finding(check, Verdict.DIFFERS, float(error[row]), float(allowed[row]), places, detail=detail)
+
+
+def _allowed(subject: Subject, sizes: np.ndarray, layout: Layout) -> np.ndarray:
+    """Returns how far each entry of a product may be off, given the absolute values that were added up for it."""
+    found: np.ndarray = np.sqrt(subject.epsilon) * sizes + 4 * subject.epsilon * layout.magnitudes(sizes)
+    return found
 
 
 def _probe(subject: Subject, side: _Side, other: _Side, generator: np.random.Generator) -> Finding | None:
@@ -142,7 +195,7 @@ def _probe(subject: Subject, side: _Side, other: _Side, generator: np.random.Gen
     if passed is None:
         return None
     products = side.computed(vector)
-    allowed = np.sqrt(subject.epsilon) * products.sizes + 4 * subject.epsilon * results.magnitudes(products.sizes)
+    allowed = _allowed(subject, products.sizes, results)
     error = np.abs(passed - products.values)
     finite = np.isfinite(error)
     excess = np.where(finite, error - allowed, -np.inf)
@@ -150,40 +203,61 @@ def _probe(subject: Subject, side: _Side, other: _Side, generator: np.random.Gen
     if excess[worst] <= 0:
         return not_finite(side.check, results, error) or Finding(side.check, Verdict.HOLDS, float(error[worst]), float(allowed[worst]))
     at = _culprit(subject, side, other, worst, vector)
-    row, column = side.entry(worst, at)
-    unit = _unit(layout.size, at)
+    return _wrong(subject, side, worst, at, (float(error[worst]), float(allowed[worst])), (passed[worst], products.values[worst]))
+
+
+def _wrong(subject: Subject, side: _Side, worst: int, at: int, figures: tuple[float, float], products: tuple[complex, complex]) -> Finding:
+    """Returns the finding of an entry ``worst`` of a product that differs because of entry ``at`` of the vector, with what is suspected."""
+    matrix, (error, allowed) = subject.matrix, figures
+    unit = _unit(matrix.rows.size if side.transposed else matrix.columns.size, at)
     expected, got = side.passed(unit), side.computed(unit).values
     assert expected is not None  # there was one before
-    outside = subject.pattern is not None and not subject.pattern.holds(row, column)
+    allows = subject.allowed(at, expected.size, transposed=not side.transposed)
+    if allows[worst]:
+        # What a pattern lacks is added to entries of the same colour, which are in the same row or in the same column.
+        gap = np.nan_to_num(np.abs(expected - got), nan=0.0)
+        missing = np.flatnonzero(~allows & (gap > 1e-3 * gap.max()))
+        worst = int(missing[np.argmax(gap[missing])]) if missing.size else worst
+    row, column = side.entry(worst, at)
     place, argument = matrix.rows.place(row), matrix.columns.place(column)
     if subject.derivative is Derivative.HESSIAN:
         place, argument = subject.passes.outputs.place(0), f"{place} and {argument}"
+    advice = _WRONG if subject.pattern is None else _FIRST_SUSPECT if allows[worst] else _OUTSIDE
     detail = f"expected {expected[worst]:.6g}, got {got[worst]:.6g}"
-    advice = f". {_OUTSIDE}" if outside else f". {_WRONG}"
-    return Finding(side.check, Verdict.DIFFERS, float(error[worst]), float(allowed[worst]), place, argument, detail + advice)
+    if abs(expected[worst] - got[worst]) <= np.sqrt(subject.epsilon) * abs(got[worst]):
+        detail = f"along a random direction expected {products[0]:.6g}, got {products[1]:.6g}, though along it alone both are {got[worst]:.6g}"
+        advice = _NONLINEAR
+    return Finding(side.check, Verdict.DIFFERS, error, allowed, place, argument, f"{detail}. {advice}")
 
 
 _OUTSIDE = "The pattern misses this entry, and others may be wrong with it; add it, or leave sparsity='auto', which finds the pattern"
+_FIRST_SUSPECT = (
+    "The pattern is the first suspect: what it misses is added to other entries. Leave sparsity='auto', which finds the pattern; if that differs, "
+    "too, client.check(f, ...) says whether a custom rule is wrong"
+)
 _WRONG = "client.check(f, ...) says whether a custom rule is wrong; if none is, this is a defect of the service"
+_NONLINEAR = (
+    "So a pass is not linear in its seed: a custom rule on the way bends it, as one that clips gradients does, and client.check(f, ...) says so. "
+    "What was computed is what JAX returns for seeds of one"
+)
 
 
 def _culprit(subject: Subject, side: _Side, other: _Side, worst: int, vector: np.ndarray) -> int:
     """Returns which entry of the vector makes an entry of the product differ: from one pass of the other side or, without that, by bisection."""
     unit = _unit(subject.matrix.columns.size if side.transposed else subject.matrix.rows.size, worst)
     passed = other.passed(unit)
-    if passed is None:
-        return _bisected(side, worst, vector)
-    error = np.nan_to_num(np.abs(passed - other.computed(unit).values), nan=0.0)
-    if subject.pattern is not None:
-        # An entry that the pattern lacks turns up in another one of its colour. Both differ; the former is what the user can mend.
-        outside = [at for at in np.flatnonzero(error > 1e-3 * error.max()) if not subject.pattern.holds(*side.entry(worst, int(at)))]
-        if outside:
-            return int(max(outside, key=error.__getitem__))
-    return int(np.argmax(error))
+    # An entry that the pattern lacks turns up in another one of its colour. Both differ; the former is what the user can mend.
+    outside = ~subject.allowed(worst, vector.size, transposed=side.transposed)
+    error = np.full(vector.size, np.nan) if passed is None else np.abs(passed - other.computed(unit).values)
+    if subject.derivative is Derivative.HESSIAN or not np.isfinite(error).all():
+        # A column says what the row is only where the Hessian is symmetric, and beside what is not finite a pass may have lost the entry.
+        return _bisected(side, worst, vector, outside)
+    missing = np.flatnonzero(outside & (error > 1e-3 * error.max()))
+    return int(missing[np.argmax(error[missing])] if missing.size else np.argmax(error))
 
 
-def _bisected(side: _Side, worst: int, vector: np.ndarray) -> int:
-    """Returns the same from twice ``log2(n)`` passes."""
+def _bisected(side: _Side, worst: int, vector: np.ndarray, outside: np.ndarray) -> int:
+    """Returns the same from twice ``log2(n)`` passes; of what is outside the pattern, if that alone makes the entry differ."""
 
     def error(entries: np.ndarray) -> float:
         only = np.zeros_like(vector)
@@ -193,6 +267,8 @@ def _bisected(side: _Side, worst: int, vector: np.ndarray) -> int:
         return float(np.nan_to_num(np.abs(passed[worst] - side.computed(only).values[worst])))
 
     entries = np.arange(vector.size)
+    if outside.any() and error(np.flatnonzero(outside)) > 1e-3 * error(entries):
+        entries = np.flatnonzero(outside)
     while entries.size > 1:
         entries = max(np.array_split(entries, 2), key=error)
     return int(entries[0])
@@ -215,7 +291,7 @@ def _slopes(subject: Subject, generator: np.random.Generator) -> list[Finding]:
         return found[1]
 
     line, claimed = Line.along(gradient, middle[1], step, subject.epsilon), matrix.times(tangent).values
-    verdicts = line.compared(claimed, matrix.rows.magnitudes(line.slope))
+    verdicts = line.compared(claimed)
     check = "H v and finite differences of VJPs"
     kinds = [kind for kind in (Verdict.NOT_FINITE, Verdict.DIFFERS, Verdict.HOLDS) if kind in verdicts]
     findings = []
@@ -233,6 +309,8 @@ def _slopes(subject: Subject, generator: np.random.Generator) -> list[Finding]:
 
 
 def _told(finding: Finding) -> str:
+    if finding.check == "symmetry":
+        return f"the result is not symmetric, at {finding.place}: {finding.detail}. Leave verify=True out to get it."
     if finding.verdict is Verdict.NOT_FINITE:
         return f"the result cannot be verified because it is not finite, at {finding.place}; {finding.detail}. Leave verify=True out to get it."
     where = finding.place + (f" with respect to {finding.argument}" if finding.argument else "")

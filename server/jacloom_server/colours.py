@@ -18,6 +18,9 @@ LITTLE_BYTES: Final = 1 << 18
 """Nor is one that takes no longer than this, with a result no larger."""
 MOST_ENTRIES: Final = 1 << 27
 """Entries that a pattern may have. Finding it takes some thirty bytes for each."""
+MANY_ENTRIES: Final = 1 << 24
+"""So many entries a pattern may have for a sparse result however full it is; more only where they are less than half of the matrix. Beyond that a
+dense result takes less memory, on the service and for the caller."""
 FEW_ENTRIES: Final = 1 << 20
 """So many entries a pattern may have in any case; more only where they are less than a third of the dense result."""
 
@@ -29,7 +32,8 @@ def worthwhile(dense: Plan) -> bool:
 
 def most_entries(rows: int, columns: int, *, required: bool) -> int:
     """Returns how many entries a pattern may have to be used; ``required``: for a sparse result, for which there is no other way."""
-    return MOST_ENTRIES if required else min(MOST_ENTRIES, max(FEW_ENTRIES, rows * columns // 3))
+    least, part = (MANY_ENTRIES, 2) if required else (FEW_ENTRIES, 3)
+    return min(MOST_ENTRIES, max(least, rows * columns // part))
 
 
 def prices(survey: Survey, mode: Mode | None) -> Prices:
@@ -79,8 +83,8 @@ def jacobian(
         timed = all(strategy.measured(costs[leg.mode]) for leg in used if leg.mode is not None)
         candidates.append(Candidate(one.strategy, one.forward + one.reverse, sum(leg.seconds for leg in used), one.exact, timed))
     uncoloured = [
-        Candidate(option.strategy, option.passes, _seconds(option, survey), measured=strategy.measured(costs[Mode(option.strategy)]))
-        for option in dense.considered
+        Candidate(each.value, strategy.passes(problem, each), _seconds(dense, each, costs[each]), measured=strategy.measured(costs[each]))
+        for each in (Mode(option.strategy) for option in dense.considered)
     ]
     value = seconds(survey.value)
     if required or total * NEAR < dense.seconds:
@@ -95,23 +99,26 @@ def hessian(dense: Plan, found: Structure | Dense, nbytes: int, *, workers: int,
     if isinstance(found, Dense):
         return without_colours(dense, f"not considered: {found.reason}")
     if not required and found.passes * NEAR >= dense.passes:
-        return without_colours(dense, "no fewer passes", found.passes, dense.considered[0].price)
+        verdict = "no fewer passes" + (f"; {found.doubt}" if found.doubt else "")
+        return without_colours(dense, verdict, found.passes, dense.considered[0].price)
     (alone,) = dense.considered
     (whole,) = dense.legs
     legs = []
     for part in found.parts:
         leg = Leg(Mode.FORWARD, part.passes, seconds=whole.seconds * part.passes / whole.passes, widest=whole.widest)
         legs.append(leg.cut(tile) if tile else leg.resized(whole.tile))
-    ratio = alone.passes / max(1, found.passes)
+    ratio = whole.passes / max(1, found.passes)
+    verdict = "cheapest: columns of one colour share a pass" + (f"; {found.doubt}" if found.doubt else "")
+    name = "coloured" if found.strategy == "coloured forward" else found.strategy
     considered = (
-        replace(alone, strategy=f"star-coloured {alone.strategy}", passes=found.passes, verdict="cheapest: columns of one colour share a pass"),
+        replace(alone, strategy=f"{name} {alone.strategy}", passes=found.passes, verdict=verdict),
         replace(alone, verdict=strategy.times(ratio)),
     )
     return replace(_coloured(found, legs, nbytes, workers, considered), inner=dense.inner)
 
 
-def without_colours(dense: Plan, verdict: str, passes: int = 0, price: float = 0.0) -> Plan:
-    """Returns a plan without colours that says why there are none; 0 passes where they were not counted."""
+def without_colours(dense: Plan, verdict: str, passes: int | None = None, price: float | None = None) -> Plan:
+    """Returns a plan without colours that says why there are none, with their passes and the price of one where they were counted."""
     return replace(dense, considered=(*dense.considered, Considered("coloured", passes, price, verdict)))
 
 
@@ -122,7 +129,8 @@ def _coloured(found: Structure, legs: list[Leg], nbytes: int, workers: int, cons
     return Plan(found.strategy, nbytes, tuple(legs), busy, considered, structure=found)
 
 
-def _seconds(option: Considered, survey: Survey) -> float | Fault:
+def _seconds(dense: Plan, mode: Mode, cost: Cost | Fault) -> float | Fault:
     """Returns the predicted time of a dense strategy, or why it is not there."""
-    refusal = survey.forward if option.strategy == Mode.FORWARD.value else survey.reverse
-    return refusal if isinstance(refusal, Fault) else option.price * option.passes * seconds(survey.value)
+    if isinstance(cost, Fault):
+        return cost
+    return next(option.seconds for option in dense.considered if option.strategy == mode.value and option.seconds is not None)

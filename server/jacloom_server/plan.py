@@ -30,12 +30,15 @@ class Considered:
 
     strategy: str
     """As ``Plan.strategy``; of a second derivative both modes."""
-    passes: int
-    price: float
-    """Price of one pass relative to one evaluation of the function; 0 where it is not available."""
+    passes: int | None
+    """None where they were not counted."""
+    price: float | None
+    """Price of one pass relative to one evaluation of the function; None where it is not available, or an evaluation costs nothing."""
     verdict: str
     place: Place | None = None
     """Where in the graph it is refused."""
+    seconds: float | None = None
+    """Predicted time of all passes of a first derivative; None where it is not available."""
 
 
 @dataclass(frozen=True, slots=True)

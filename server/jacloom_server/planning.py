@@ -165,10 +165,13 @@ async def _structure(
     rows, columns = matrix_shape(call.derivative, chosen)
     given = () if call.pattern is None else pattern_operands(call.pattern, rows, service.blobs)
     needed = required or call.pattern is not None
-    search = Search(kernel, prices, colours.most_entries(rows, columns, required=required), _digest(given), needed)
+    most = colours.most_entries(rows, columns, required=required)
+    search = Search(kernel, prices, most, _digest(given), needed)
     found = await service.structures.find(service.pool, function, search, given)
     if required and isinstance(found, Dense):
-        raise Fault(Reason.TOO_LARGE, f"no sparse result: {found.reason}; ask for products or for fewer leaves", field="options.sparsity")
+        full = 2 * most >= rows * columns
+        text = f"{found.reason}{', half of the matrix or more' if full else ''}; ask for {'a dense result, ' if full else ''}products or fewer leaves"
+        raise Fault(Reason.TOO_LARGE, f"no sparse result: {text}", field="options.sparsity")
     return found
 
 

@@ -158,5 +158,5 @@ def contested(plan: Plan) -> bool:
     if plan.mode is None or len(plan.considered) < 2:
         return False
     chosen, *others = plan.considered
-    rivals = [other for other in others if other.price and not other.strategy.endswith(plan.mode.value)]
-    return any(other.price * other.passes < CLOSE * chosen.price * chosen.passes for other in rivals)
+    rivals = [other.seconds for other in others if other.seconds is not None and not other.strategy.endswith(plan.mode.value)]
+    return chosen.seconds is not None and any(seconds < CLOSE * chosen.seconds for seconds in rivals)

@@ -129,7 +129,7 @@ def hessian(problem: Problem, survey: Survey, *, workers: int, tile: int = 0) ->
     assert isinstance(cost, Cost)
     answer = problem.m * problem.n * max(itemsize(type_.dtype) for type_ in (*problem.wrt, *problem.outputs))
     columns = _tiled(Leg(Mode.FORWARD, problem.n), cost, answer, workers, tile)
-    price = seconds(cost) / max(seconds(survey.value), 1e-12)
+    price = _relative(seconds(cost), seconds(survey.value))
     verdict = "one column of second derivatives a pass" + (" (measured)" if cost.measured else "")
     alone = Considered(f"forward over {inner.value}", problem.n, price, verdict)
     return Plan(Mode.FORWARD.value, problem.nbytes, (columns,), min(workers, columns.tiles), (alone,), inner)
@@ -283,18 +283,30 @@ def weighed(candidates: Sequence[Candidate], chosen: str, value: float, *, asked
     for candidate in sorted(candidates, key=lambda each: each is not best):
         if isinstance(candidate.seconds, Fault):
             refusal = candidate.seconds
-            found.append(Considered(candidate.strategy, candidate.passes, 0.0, f"not available: {refusal.message}", refusal.place))
+            found.append(Considered(candidate.strategy, candidate.passes, None, f"not available: {refusal.message}", refusal.place))
             continue
-        ratio = times(candidate.seconds / max(best.seconds, 1e-12))
+        ratio = _compared(candidate.seconds, best.seconds)
         verdict = ratio if candidate.exact else f"at least so many passes, {ratio}"
         if candidate is best:
             # Colourings are weighed by their passes, before they are cut into tiles: another may come out a little cheaper.
             verdict = "asked for" if asked else "cheapest" if best.seconds <= NEAR * least else "fewest passes for their price"
         if candidate.measured:
             verdict += " (measured)"
-        price = candidate.seconds / max(1, candidate.passes) / max(value, 1e-12)
-        found.append(Considered(candidate.strategy, candidate.passes, price, verdict))
+        price = _relative(candidate.seconds / max(1, candidate.passes), value)
+        found.append(Considered(candidate.strategy, candidate.passes, price, verdict, seconds=candidate.seconds))
     return tuple(found)
+
+
+def _relative(one: float, value: float) -> float | None:
+    """Returns what one pass costs in evaluations of the function; None where these cost nothing, as of one that only hands on its argument."""
+    return one / value if value else None
+
+
+def _compared(one: float, best: float) -> str:
+    """Returns what something costs in comparison with what was chosen, where either may cost nothing."""
+    if one and best:
+        return times(one / best)
+    return "about the same price" if one == best else "costs more" if one else "costs nothing"
 
 
 def times(ratio: float) -> str:

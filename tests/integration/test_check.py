@@ -83,6 +83,22 @@ def miscubed(x: jax.Array) -> jax.Array:
 miscubed.defvjp(lambda x: (x**3, x), lambda x, cotangent: (jnp.where(x > 1, 2, 3) * x**2 * cotangent,))
 
 
+@jax.custom_jvp
+def negated(x: jax.Array) -> jax.Array:
+    return x**3
+
+
+negated.defjvp(lambda primals, tangents: (primals[0] ** 3, -3 * primals[0] ** 2 * tangents[0]))
+
+
+@jax.custom_vjp
+def gently(x: jax.Array) -> jax.Array:
+    return x
+
+
+gently.defvjp(lambda x: (x, None), lambda _, cotangent: (jnp.clip(cotangent, -1.0, 1.0),))
+
+
 def mistransposed(x: jax.Array) -> jax.Array:
     return jax.custom_derivatives.linear_call(lambda w, x: w @ x, lambda w, cotangent: 1.001 * w.T @ cotangent, jnp.asarray(W), x)
 
@@ -92,13 +108,10 @@ def mistransposed(x: jax.Array) -> jax.Array:
     [
         (jnp.sin, (0.5,)),
         (lambda x: jnp.outer(x, x), (X,)),
-        (lambda x: x.sum(), (np.zeros((0, 3)),)),
         (lambda x: {"x": x * 2, "none": x[:0]}, (X,)),
         (loss, (PARAMS, X)),
         (loss, (jax.tree.map(np.float32, PARAMS), X.astype(np.float32))),
         (loss, (PARAMS, X.astype(np.float32))),
-        (lambda x: x**2, (X.astype(jnp.bfloat16),)),
-        (lambda x: jnp.sin(x), (X.astype(np.float16),)),
         (lambda x, n, k: (x**n * k, n), (X, np.arange(4), 2)),
         (reaction, (np.array([1.0, 2e-5, 1e-1]), np.array(0.04))),
         (halved, (X,)),
@@ -118,12 +131,40 @@ def test_derivatives_of_all_kinds_hold(client: jl.Client, f: Callable[..., Any],
     assert found.passes <= 27
 
 
-def test_a_check_takes_seven_passes_and_reads_well(client: jl.Client) -> None:
+@pytest.mark.parametrize(
+    ("f", "x"),
+    [
+        (lambda x: x.sum(), np.zeros((0, 3))),
+        (lambda x: x**2, X.astype(jnp.bfloat16)),
+        (lambda x: jnp.sin(x), X.astype(np.float16)),
+        (lambda x: negated(x), X.astype(np.float16)),
+    ],
+)
+def test_where_nothing_can_be_compared_there_is_no_certificate(client: jl.Client, f: Any, x: Any) -> None:
+    found = client.check(f, x)
+    assert (found.verdict, found.ok, bool(found)) == (jl.Verdict.NOT_CHECKED, False, False)
+    assert str(found).startswith("not checked")
+
+
+@pytest.mark.parametrize("factor", [0.1, 1.0, 100.0, 1e12])
+def test_a_clipped_gradient_is_reported_whatever_its_size(client: jl.Client, factor: float) -> None:
+    for f in (lambda x: jnp.sum(factor * gently(x)), lambda x: factor * gently(x)):
+        (bad,) = [finding for finding in client.check(f, np.array([1.0, 2.0])).findings if finding.verdict.bad]
+        assert (bad.check, bad.verdict) == ("linearity", jl.Verdict.DIFFERS)
+
+
+@pytest.mark.parametrize("x", [np.array([1e3, 1e-3]), np.array([1e4, 0.1])])
+def test_a_wrong_rule_of_a_small_entry_is_found_beside_a_large_one(client: jl.Client, x: np.ndarray) -> None:
+    (bad,) = [finding for finding in client.check(lambda x: jnp.stack([2 * x[0], negated(x[1])]), x).findings if finding.verdict.bad]
+    assert (bad.verdict, bad.place, bad.argument) == (jl.Verdict.DIFFERS, "out[1]", "args[0][1]")
+
+
+def test_a_check_takes_nine_passes_and_reads_well(client: jl.Client) -> None:
     found = client.check(loss, PARAMS, X, argnums=0)
-    assert (found.evaluations, found.jvps, found.vjps, found.hvps) == (5, 1, 1, 0)
+    assert (found.evaluations, found.jvps, found.vjps, found.hvps) == (5, 1, 3, 0)
     lines = str(found).splitlines()
-    assert lines[:2] == ["holds (5 evaluations, 1 JVP, 1 VJP)", "value: holds"]
-    assert [line.partition(" (")[0] for line in lines[2:]] == ["finite differences: holds", "adjoint identity: holds"]
+    assert lines[:2] == ["holds (5 evaluations, 1 JVP, 3 VJPs)", "value: holds"]
+    assert [line.partition(" (")[0] for line in lines[2:]] == ["finite differences: holds", "adjoint identity: holds", "linearity: holds"]
 
 
 def test_a_wrong_jvp_rule_is_named(client: jl.Client) -> None:
@@ -136,7 +177,7 @@ def test_a_wrong_jvp_rule_is_named(client: jl.Client) -> None:
 def test_a_wrong_vjp_rule_is_named(client: jl.Client) -> None:
     right = client.check(cubed, X)
     assert right
-    assert (right.evaluations, right.jvps, right.vjps) == (5, 0, 1)
+    assert (right.evaluations, right.jvps, right.vjps) == (5, 0, 3)
     assert "adjoint identity: not checked; forward mode is not available: a function here has a reverse rule only" in str(right)
     (bad,) = [finding for finding in client.check(miscubed, X).findings if finding.verdict.bad]
     assert (bad.verdict, bad.place, bad.argument) == (jl.Verdict.DIFFERS, "out[2]", "args[0][2]")
@@ -175,7 +216,7 @@ def test_functions_and_arguments_of_all_sorts_are_checked(client: jl.Client) -> 
     with pytest.raises(jl.ArgumentError, match=r"argnums must be 0 or 1; got 2"):
         client.check(loss, PARAMS, X, argnums=2)
     nothing = client.check(lambda n: n + 1, np.arange(3))
-    assert (bool(nothing), nothing.passes) == (True, 0)
+    assert (nothing.verdict, nothing.ok, nothing.passes) == (jl.Verdict.NOT_CHECKED, False, 0)
 
 
 def pattern_of(f: Callable[..., Any], x: np.ndarray) -> sparse.lil_array:
@@ -201,6 +242,15 @@ def test_a_pattern_of_a_function_with_a_reverse_rule_only_is_held_against_vjps(c
     np.testing.assert_allclose(client.jacobian(cubed, sparsity=np.eye(4))(X), np.diag(3 * X**2))
     with pytest.raises(jl.VerificationError, match=r"at out\[3\] with respect to args\[0\]\[0\]: expected 0\.015625, got 0\. The pattern misses"):
         client.jacobian(lambda x: cubed(x).at[3].multiply(x[0]), sparsity=np.eye(4))(X)
+
+
+def test_a_pattern_beside_values_that_are_not_finite(client: jl.Client) -> None:
+    """What can be compared is, the entry that is missed is named, and what cannot be is told."""
+    with pytest.raises(jl.VerificationError, match=r"with respect to args\[0\]\[0\]: expected .*, got 0\. The pattern misses"):
+        client.jacobian(lambda x: jnp.log(x) * x[0], sparsity=np.eye(3))(np.array([-1.0, 2.0, 3.0]))
+    with pytest.warns(jl.JacloomWarning, match=r"not finite, first at out\[0\], and what is not cannot be compared with the pattern") as caught:
+        client.jacobian(lambda x: jnp.sqrt(x) * jnp.roll(x, 1), sparsity=np.eye(3))(np.array([0.0, -1.0, -2.0]))
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 def test_a_pattern_of_a_hessian_is_held_against_an_hvp(client: jl.Client) -> None:
@@ -248,11 +298,18 @@ def test_a_verified_result_is_the_same_result(client: jl.Client) -> None:
 def test_a_wrong_rule_is_refused_where_verification_was_asked_for(client: jl.Client) -> None:
     wrong = lambda x: damped(x).sum()  # noqa: E731
     assert np.isfinite(client.grad(wrong)(X)).all()
-    with pytest.raises(jl.VerificationError, match=r"`client.grad\(f\)`: the result is wrong, at out with respect to args\[0\]\[2\]: expected"):
+    with pytest.raises(
+        jl.VerificationError,
+        match=r"`client.grad\(f\)`: the result is wrong, at out with respect to args\[0\]\[2\]: along a random direction expected",
+    ):
         client.grad(wrong, verify=True)(X)
     with pytest.raises(jl.VerificationError, match=r"args\[0\]\[2\]"):
         client.value_and_grad(lambda x: miscubed(x).sum(), verify=True)(X)
     with pytest.raises(jl.VerificationError, match=r"at out\[\d\] with respect to args\[0\]\[\d\]: expected .*client.check"):
         client.jacobian(mistransposed, mode="reverse", verify=True)(X)
+    with pytest.raises(jl.VerificationError, match=r"So a pass is not linear in its seed: a custom rule on the way bends it"):
+        client.grad(lambda x: jnp.sum(100.0 * gently(x)), verify=True)(X)
+    with pytest.raises(jl.VerificationError, match=r"So a pass is not linear in its seed: a custom rule on the way bends it"):
+        client.jacobian(lambda x: 100.0 * gently(x), output="csr", verify=True)(X)
     with pytest.raises(jl.VerificationError, match=r"not finite, at out\[0\].*client.diagnose"):
         client.jacobian(jnp.sqrt, verify=True)(np.array([0.0, 1.0]))

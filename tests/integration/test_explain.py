@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,14 @@ def backward_only(x: jax.Array) -> jax.Array:
 
 
 backward_only.defvjp(lambda x: (x * 2.0, None), lambda _, g: (2 * g,))
+
+
+@jax.custom_vjp
+def backward_only_identity(x: jax.Array) -> jax.Array:
+    return x
+
+
+backward_only_identity.defvjp(lambda x: (x, None), lambda _, g: (jnp.clip(g, -1, 1),))
 
 
 def structure(client: jl.Client, f: Any, x: np.ndarray, derivative: str = "", **options: Any) -> service.Answer:
@@ -143,7 +152,14 @@ class TestPlan:
     def test_a_pattern_that_is_given_is_shown_as_it_is(self, client: jl.Client) -> None:
         given = np.ones((4, 5), bool)
         given[0, 4] = False
-        np.testing.assert_array_equal(client.explain(lambda x: x[1:] - x[:-1], np.ones(5), sparsity=given).pattern().toarray(), given)
+        plan = client.explain(lambda x: x[1:] - x[:-1], np.ones(5), sparsity=given)
+        np.testing.assert_array_equal(plan.pattern().toarray(), given)
+        assert plan.given
+        # Of a Hessian both halves are there, whichever was given; nobody looks whether it is right.
+        plan = client.explain(energy, np.ones(4), derivative="hessian", sparsity=np.tril(np.ones((4, 4)), -2))
+        np.testing.assert_array_equal(plan.pattern().toarray(), ~band(4))
+        assert plan.given
+        assert not client.explain(energy, np.ones(4), derivative="hessian").given
 
     def test_a_pattern_where_the_plan_makes_no_use_of_it(self, client: jl.Client) -> None:
         x = np.ones(5)
@@ -158,10 +174,20 @@ class TestPlan:
     def test_where_a_mode_is_refused_the_line_is_told(self, client: jl.Client) -> None:
         plan = client.explain(lambda x: backward_only(x) * x, np.ones(4))
         (refused,) = [option for option in plan.considered if option.strategy == "forward"]
-        assert (plan.strategy, refused.price) == ("reverse", 0)
+        assert (plan.strategy, refused.price) == ("reverse", None)
         assert "not available: " in refused.verdict
         assert "test_explain.py:" in refused.verdict
         np.testing.assert_array_equal(plan.pattern().toarray(), np.eye(4, dtype=bool))
+
+    def test_of_a_function_that_costs_nothing_the_chosen_strategy_is_the_cheapest(self, client: jl.Client) -> None:
+        plan = client.explain(backward_only_identity, np.ones(50), output="csr")
+        assert [(option.strategy, option.passes, option.price) for option in plan.considered] == [
+            ("coloured reverse", 1, None),
+            ("reverse", 50, None),
+            ("forward", 50, None),
+        ]
+        assert [option.verdict for option in plan.considered[:2]] == ["cheapest", "about 50 times the price"]
+        assert "each" not in str(plan)
 
     def test_a_picture_has_the_colours_of_the_passes(self, client: jl.Client, tmp_path: Path) -> None:
         client.explain(arrow, np.ones(25), output="csr").spy(tmp_path / "arrow.png")
@@ -180,11 +206,72 @@ class TestPlan:
         assert [len(each) for each in (row, column, diagonal)] == [1, 1, 1]
         assert row | column | diagonal == set(_spy.COLOURS[:3])
 
+    def test_several_outputs_have_no_pattern_of_second_derivatives(self, client: jl.Client, tmp_path: Path) -> None:
+        plan = client.explain(arrow, np.ones(4), derivative="hessian")
+        path = str(tmp_path / "a.png")
+        for ask, call in ((plan.pattern, "pattern()"), (lambda: plan.spy(path), f"spy({path!r})")):
+            with pytest.raises(jl.OptionError) as caught:
+                ask()
+            assert str(caught.value) == (
+                f"`plan.{call}`: a pattern is that of a single matrix, and there are 3 outputs with a Hessian each; "
+                "pass weights=... to client.explain for that of their weighted sum"
+            )
+
     def test_a_function_that_was_lost_is_sent_again(self, client: jl.Client) -> None:
         f = lambda x: x[:-2] * x[2:]  # noqa: E731
         plan = client.explain(f, np.ones(7))
         client.delete(jl.trace(f, np.ones(7)))
         assert plan.pattern().nnz == 10
+
+
+class TestOptions:
+    def test_the_call_that_is_refused_is_the_users(self, client: jl.Client) -> None:
+        for options, text in (
+            ({"mode": 2.0}, r"`client\.explain\(f, \.\.\., mode=2\.0\)`: mode must be"),
+            ({"mode": None}, r"`client\.explain\(f, \.\.\., mode=None\)`: mode must be"),
+            ({"derivative": "hessian", "tile": 1.5}, r"`client\.explain\(f, \.\.\., derivative='hessian', tile=1\.5\)`: tile must be"),
+            ({"output": 3}, r"`client\.explain\(f, \.\.\.\)`: output must be"),
+        ):
+            wrong: Any = options
+            with pytest.raises(jl.OptionError, match=text):
+                client.explain(lambda x: x, np.ones(3), **wrong)
+
+    def test_what_is_no_option_and_no_argument_is_neither(self, client: jl.Client) -> None:
+        f = lambda x: x**2  # noqa: E731
+        for method in (client.explain, client.linear_operator, client.diagnose, client.check):
+            ask: Any = method
+            with pytest.raises(jl.ArgumentError, match=rf"`client\.{method.__name__}\(f, \.\.\., modes=\.\.\.\)`: modes is no argument of f"):
+                ask(f, np.ones(3), modes="forward")
+        wrong: Any = {"output": "csr"}
+        with pytest.raises(jl.ArgumentError, match=r"linear_operator\(f, \.\.\., output=.* the options here are argnums, has_aux, derivative"):
+            client.linear_operator(f, np.ones(3), **wrong)
+
+    def test_an_argument_that_is_called_like_an_option(self, client: jl.Client) -> None:
+        def f(x: Any, *, mode: str = "square") -> Any:
+            return x * x if mode == "square" else x[:1]
+
+        with pytest.raises(jl.OptionError, match=r"To pass f its own argument mode, bind it: functools\.partial\(f, mode=\.\.\.\)\.$"):
+            client.explain(f, np.ones(3), mode="first")  # type: ignore[arg-type]
+        assert client.explain(partial(f, mode="first"), np.ones(3)).nbytes == 24
+        # Where there is no such option, it is the function's.
+        assert client.linear_operator(f, np.ones(3), mode="first").shape == (1, 3)
+
+    @pytest.mark.parametrize(("seed", "got"), [(-1, "-1"), ("a", "'a'"), (1.5, "1.5"), (True, "True")])
+    def test_a_seed_that_is_none(self, client: jl.Client, seed: Any, got: str) -> None:
+        with pytest.raises(
+            jl.OptionError, match=rf"`client\.check\(sin, \.\.\., seed={got}\)`: seed must be an integer that is not negative, got {got}\."
+        ):
+            client.check(jnp.sin, np.ones(2), seed=seed)
+
+    @pytest.mark.parametrize("f", [backward_only, lambda x: backward_only(x) + 1], ids=["itself", "within"])
+    def test_a_mode_that_there_is_not_names_the_call_and_a_line(self, client: jl.Client, f: Any) -> None:
+        with pytest.raises(
+            jl.ModeUnavailableError, match=r"^`client\.jacobian\(\w+, mode='forward'\)`: .*reverse.* \(at .*test_explain\.py:\d+ \("
+        ) as caught:
+            client.jacobian(f, mode="forward")(np.ones(3))
+        assert caught.value.message.count("client.") == 1
+        with pytest.raises(jl.ModeUnavailableError, match=r"^`client\.explain\(\w+, \.\.\., mode='forward'\)`: "):
+            client.explain(f, np.ones(3), mode="forward")
 
 
 class TestCommand:
@@ -220,7 +307,7 @@ class TestCommand:
         found = json.loads(done.stdout)
         assert (done.returncode, found["strategy"], found["passes"]) == (0, "star-coloured", 3)
         done = self.run(*options)
-        assert (done.returncode, "give weights of the outputs" in json.loads(done.stdout)["error"]["message"]) == (1, True)
+        assert (done.returncode, "pass weights=..., one number" in json.loads(done.stdout)["error"]["message"]) == (1, True)
 
     def test_bad_input(self, client: jl.Client, address: str, tmp_path: Path) -> None:
         name = client.register(lambda n, x: x * n, np.int32(2), np.ones(3)).name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -212,11 +213,81 @@ class TestAdvice:
             lambda: client.hvp(f, (X[:3],), (X[:3],), weights=weights),
             lambda: client.explain(f, X[:3], derivative="hessian", weights=weights),
         ):
-            with pytest.raises(jl.ModeUnavailableError, match=self.TEXT):
+            with pytest.raises(jl.ModeUnavailableError, match=self.TEXT) as caught:
                 refused()
-        # The sum whose Hessian was asked for, as a function that is differentiated in reverse twice.
-        found = client.jacobian(jax.grad(summed(f, weights)), mode="reverse")(X[:3])
+        # The sum whose Hessian was asked for, as a function that is differentiated in reverse twice: as the text has it, word for word.
+        (advice,) = re.findall(r"with weights (client\..*), or a variant", str(caught.value))
+        found = eval(advice, {"client": client, "jax": jax, "jnp": jnp, "f": f, "weights": weights})(X[:3])
         same(found, np.diag(30 * X[:3] ** 4 * diagonal))
+
+
+@jax.custom_vjp
+def gently(x: Any) -> Any:
+    """The identity, whose gradient is clipped: the gradient of no function, so its derivative is not symmetric."""
+    return x
+
+
+gently.defvjp(lambda x: (x, None), lambda _, cotangent: (jnp.clip(cotangent, -1.0, 1.0),))
+
+
+@jax.custom_vjp
+def rounded(x: Any) -> Any:
+    """Straight through."""
+    return jnp.round(x)
+
+
+rounded.defvjp(lambda x: (jnp.round(x), None), lambda _, cotangent: (cotangent,))
+
+
+@jax.custom_jvp
+def lying(x: Any) -> Any:
+    return x
+
+
+lying.defjvp(lambda primals, tangents: (primals[0], 2 * tangents[0]))
+
+
+class TestAsymmetric:
+    @pytest.mark.parametrize("rule", [gently, rounded, lying])
+    @pytest.mark.parametrize("n", [12, 300])
+    def test_every_way_gives_the_columns_that_jax_gives(self, client: jl.Client, rule: Any, n: int) -> None:
+        f = lambda x: jnp.sum(rule(x)[1:] ** 2 * x[:-1])  # noqa: E731
+        x = np.linspace(-2.0, 2.0, n)
+        expected = of_jax(jax.hessian(f), x)
+        assert abs(expected - expected.T).max() > 1
+        band = np.abs(np.subtract.outer(np.arange(n), np.arange(n))) < 2
+        same(client.hessian(f)(x), expected)
+        same(client.hessian(f, sparsity="dense")(x), expected)
+        same(client.hessian(f, output="csr")(x).toarray(), expected)
+        same(client.hessian(f, sparsity=band, output="csr")(x).toarray(), expected)
+
+    def test_what_symmetry_would_have_saved_is_told(self, client: jl.Client) -> None:
+        plan = client.explain(lambda x: jnp.sum(gently(x)[1:] ** 2 * x[0]), X, derivative="hessian", output="csr")
+        assert (plan.strategy, plan.passes) == ("coloured forward", SIZE)
+        assert "symmetry is not known after a custom rule" in str(plan)
+        plan = client.explain(lambda x: jnp.sum(jax.nn.softplus(x)[1:] ** 2 * x[0]), X, derivative="hessian", output="csr")
+        assert (plan.strategy, plan.passes) == ("star-coloured", 2)
+
+    def test_verification_names_what_is_asymmetric(self, client: jl.Client) -> None:
+        f = lambda x: jnp.sum(gently(x)[1:] ** 2 * x[:-1])  # noqa: E731
+        with pytest.raises(
+            jl.VerificationError, match=r"is not symmetric, at args\[0\]\[\d+\] and args\[0\]\[\d+\]: .* a custom rule on the way is no derivative"
+        ):
+            client.hessian(f, verify=True)(np.linspace(-2.0, 2.0, 12))
+
+    def test_products_with_the_transpose_are_those_of_the_gradients_jacobian(self, client: jl.Client) -> None:
+        f = lambda x: jnp.sum(lying(x)[1:] ** 2 * x[:-1])  # noqa: E731
+        x = np.linspace(-2.0, 2.0, 12)
+        with client.linear_operator(jax.grad(f), x) as operator:
+            same(operator.T @ np.eye(12), of_jax(jax.hessian(f), x).T)
+
+
+@jax.custom_vjp
+def clipped(x: jax.Array) -> jax.Array:
+    return x
+
+
+clipped.defvjp(lambda x: (x, None), lambda _, bar: (jnp.clip(bar, -1, 1),))
 
 
 class TestGaussNewton:
@@ -282,3 +353,22 @@ class TestGaussNewton:
     def test_what_is_no_function_is_refused(self, args: Any, what: str) -> None:
         with pytest.raises(jl.ArgumentError, match=what):
             jl.gauss_newton(*args)
+
+    @pytest.mark.parametrize(
+        ("loss", "got"),
+        [(lambda y: y**2, r"an array of shape \(199,\)"), (lambda y: (y.sum(), y), r"\(array, array\)"), (lambda y: (y.sum(),), r"\(array,\)")],
+        ids=["vector", "pair", "tuple"],
+    )
+    def test_a_loss_that_is_no_scalar_is_refused(self, client: jl.Client, loss: Any, got: str) -> None:
+        with pytest.raises(jl.ArgumentError, match=rf"^`jl\.gauss_newton\(f, loss\)`: loss must return one scalar, it returns {got}; sum it"):
+            client.hessian(jl.gauss_newton(lambda x: x[1:] * x[:-1], loss))(X)
+
+    @pytest.mark.parametrize("wrapped", [lambda f: f, lambda f: lambda x: 2 * f(x)], ids=["itself", "within"])
+    def test_a_function_with_a_reverse_rule_only_is_refused(self, client: jl.Client, wrapped: Any) -> None:
+        with pytest.raises(jl.ModeUnavailableError, match=r"forward mode, which jl\.gauss_newton needs .* reverse rule only \(jax\.custom_vjp\)"):
+            client.hessian(jl.gauss_newton(wrapped(clipped)))(X)
+
+    def test_of_complex_residuals_it_is_with_the_conjugate_transpose(self, client: jl.Client) -> None:
+        A = RANDOM.normal(size=(4, 3)) + 1j * RANDOM.normal(size=(4, 3))
+        found = client.hessian(jl.gauss_newton(lambda x: jnp.asarray(A) @ x))(RANDOM.normal(size=3))
+        same(found, (A.conj().T @ A).real)

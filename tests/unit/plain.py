@@ -25,6 +25,7 @@ def passes(
     without: tuple[Derivative, ...] = (),
     transpose: Matrix | None = None,
     hessian: Matrix | None = None,
+    bend: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Passes:
     """Returns a function's passes.
 
@@ -36,6 +37,7 @@ def passes(
         without: Passes that are refused.
         transpose: The Jacobian as VJPs have it; default: the same.
         hessian: Of it, as HVPs have it.
+        bend: What a rule does to cotangents on their way, each entry of them meeting one entry of the vector.
     """
     x = np.asarray(point, dtype)
     m = np.size(f(x))
@@ -51,7 +53,8 @@ def passes(
                 case Derivative.JVP:
                     return [value], [np.atleast_2d(jacobian(at)) @ seeds[0]]
                 case Derivative.VJP:
-                    return [value], [seeds[0] @ np.atleast_2d((transpose or jacobian)(at))]
+                    found = seeds[0] @ np.atleast_2d((transpose or jacobian)(at))
+                    return [value], [np.asarray(found if bend is None else bend(found), dtype)]
                 case Derivative.HVP:
                     assert hessian is not None
                     return [], [hessian(at) @ seeds[0]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
@@ -59,7 +61,10 @@ def test_how_many_entries_a_pattern_may_have() -> None:
     assert colours.most_entries(3, 4, required=False) == colours.FEW_ENTRIES
     assert colours.most_entries(3000, 4000, required=False) == 4_000_000
     assert colours.most_entries(1 << 20, 1 << 20, required=False) == colours.MOST_ENTRIES
-    assert colours.most_entries(3, 4, required=True) == colours.MOST_ENTRIES
+    # For a sparse result the matrix may be fuller, up to a size at which a full one is quickly looked at.
+    assert colours.most_entries(3, 4, required=True) == colours.MANY_ENTRIES
+    assert colours.most_entries(10_000, 8_000, required=True) == 40_000_000
+    assert colours.most_entries(1 << 20, 1 << 20, required=True) == colours.MOST_ENTRIES
 
 
 def test_prices_of_what_there_is_and_is_asked_for() -> None:
@@ -86,6 +91,16 @@ class TestJacobian:
         ]
         assert made.considered[0].price == pytest.approx(2)
 
+    def test_of_a_function_that_costs_nothing_dense_passes_cost_what_they_take(self) -> None:
+        free = replace(SURVEY, value=Cost(0.0, 0.0, 0))
+        made = planned(np.eye(30, 40), 30, 40, survey=free)
+        assert [(option.strategy, option.price, option.verdict) for option in made.considered] == [
+            ("coloured forward", None, "cheapest"),
+            ("coloured reverse", None, "at least so many passes, about 2 times the price"),
+            ("forward", None, "about 40 times the price"),
+            ("reverse", None, "about 60 times the price"),
+        ]
+
     def test_colours_that_do_not(self) -> None:
         made = planned(np.ones((7, 6)), 7, 6)
         assert (made.strategy, made.passes, made.structure, made.nbytes) == ("forward", 6, None, 7 * 6 * 8)
@@ -101,7 +116,7 @@ class TestJacobian:
         made = planned(Dense("its pattern has more than 10 entries"), 7, 6)
         assert (made.strategy, made.structure) == ("forward", None)
         last = made.considered[-1]
-        assert (last.strategy, last.passes, last.verdict) == ("coloured", 0, "not considered: its pattern has more than 10 entries")
+        assert (last.strategy, last.passes, last.verdict) == ("coloured", None, "not considered: its pattern has more than 10 entries")
 
     def test_both_modes_have_a_leg_each(self) -> None:
         arrow = np.eye(40, 50)
@@ -163,7 +178,7 @@ class TestHessian:
 
     def test_colours_that_do_not_or_are_not_there(self) -> None:
         dense = self.dense(6)
-        for found, passes, verdict in ((symmetric(np.ones((6, 6))), 6, "no fewer passes"), (Dense("too many"), 0, "not considered: too many")):
+        for found, passes, verdict in ((symmetric(np.ones((6, 6))), 6, "no fewer passes"), (Dense("too many"), None, "not considered: too many")):
             made = colours.hessian(dense, found, 8, workers=2, tile=0, required=False)
             assert (made.strategy, made.legs, made.structure) == (dense.strategy, dense.legs, None)
             assert [(option.passes, option.verdict) for option in made.considered[1:]] == [(passes, verdict)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import fields
 
 import pytest
 
@@ -44,6 +45,34 @@ def test_a_plan_prints_what_was_considered_in_columns() -> None:
         "coloured                                not considered: no need",
         "(each, in all: what one pass and all of them cost, in evaluations of the function; estimates)",
     ]
+
+
+def test_what_is_not_known_is_none_and_zero_is_a_price() -> None:
+    plan = plan_from_message(pb.Plan(considered=[pb.Considered(strategy="forward", passes=0, price=0.0), pb.Considered(strategy="coloured")]))
+    assert [(option.passes, option.price) for option in plan.considered] == [(0, 0.0), (None, None)]
+
+
+def test_without_any_price_there_are_no_columns_for_them() -> None:
+    considered = jl.Considered("forward", 50, None, "cheapest"), jl.Considered("coloured", None, None, "not considered: no need")
+    assert str(jl.Plan("forward", 50, 50, 1, 1, 400, None, considered)).splitlines()[-3:] == [
+        "considered  passes  verdict",
+        "forward         50  cheapest",
+        "coloured            not considered: no need",
+    ]
+
+
+def test_a_plan_by_a_given_pattern_says_that_nobody_has_looked_at_it() -> None:
+    plan = jl.Plan("coloured forward", 2, 2, 1, 1, 400, None, given=True)
+    assert "pattern   as given: compared with the function when the derivative is computed, and not here" in str(plan).splitlines()
+    assert pickle.loads(pickle.dumps(plan)).given
+
+
+@pytest.mark.parametrize("of", [jl.Plan, jl.Considered, jl.Summary])
+def test_help_explains_every_field(of: type) -> None:
+    assert of.__doc__ is not None
+    attributes = of.__doc__.partition("Attributes:")[2]
+    for item in fields(of):
+        assert item.name.startswith("_") or f"        {item.name}: " in attributes, item.name
 
 
 def test_a_plan_without_choice_prints_no_table() -> None:

@@ -87,6 +87,41 @@ class TestBoth:
             kind(64, 100).unite(np.concatenate([[0], np.cumsum(lengths)]), members)
 
 
+class Counting(Rows):
+    """Counts the elements of the sets that it forms unions of."""
+
+    work = 0
+
+    def _united(self, starts: np.ndarray, members: np.ndarray, largest: np.ndarray) -> np.ndarray:
+        self.work += int(self._lengths(members).sum())
+        return super()._united(starts, members, largest)
+
+
+@pytest.mark.parametrize("left_out", [0, 3])
+def test_what_is_part_of_another_set_is_not_united_with_it(left_out: int) -> None:
+    # As in x * sum(x[k:]): every entry meets the set of nearly all.
+    size = 500
+    sets = Counting(size, PLENTY)
+    singles = np.arange(1, size + 1)
+    (most,) = sets.unite(np.array([0, size - left_out]), singles[left_out:])
+    sets.work = 0
+    united = union(sets, [singles, np.full(size, most)])
+    assert sets.work == left_out * (size - left_out + 1)
+    assert content(sets, united) == [{*range(left_out, size), entry} for entry in range(size)]
+    assert set(united[left_out:].tolist()) == {most}
+
+
+def test_pairs_of_any_sets_are_united_as_if_each_were_looked_at_alone() -> None:
+    rng = np.random.default_rng(1)
+    sets = Rows(60, PLENTY)
+    sizes = rng.integers(1, 9, 40)
+    ids = sets.unite(np.concatenate([[0], np.cumsum(sizes)]), rng.integers(1, 61, sizes.sum()))
+    wide = sets.unite(np.array([0, 50, 90]), np.concatenate([np.arange(1, 51), np.arange(21, 61)]))
+    left, right = np.concatenate([ids, ids]), np.repeat(wide, 40)
+    known = content(sets, np.concatenate([left, right]))
+    assert content(sets, sets.join(left, right)) == [one | other for one, other in zip(known[:80], known[80:], strict=True)]
+
+
 def test_few_entries_are_words_and_many_are_rows() -> None:
     assert type(made.make(made.FEW, PLENTY)) is Words
     assert type(made.make(made.FEW + 1, PLENTY)) is Rows

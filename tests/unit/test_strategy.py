@@ -13,7 +13,7 @@ from jacloom_graph.limits import MOST_WIDTH
 from jacloom_graph.types import Type
 from jacloom_server import strategy
 from jacloom_server.plan import WIDTHS, Mode, Plan, fitting
-from jacloom_server.strategy import Problem
+from jacloom_server.strategy import Candidate, Problem
 from jacloom_worker.protocol import Cost, Survey
 
 VALUE = Cost(1e6, 1e5, 1000)
@@ -97,10 +97,27 @@ def test_an_asked_for_mode_is_taken() -> None:
     assert (made.mode, made.passes, made.considered[0].verdict) == (Mode.REVERSE, 1000, "asked for")
 
 
+@pytest.mark.parametrize(
+    ("one", "best", "words"),
+    [(2.0, 1.0, "about 2 times the price"), (0.0, 0.0, "about the same price"), (1e-9, 0.0, "costs more"), (0.0, 1.0, "costs nothing")],
+)
+def test_what_costs_nothing_is_compared_in_other_words(one: float, best: float, words: str) -> None:
+    found = strategy.weighed([Candidate("a", 1, best), Candidate("b", 2, one)], "a", 0.0, asked=True)
+    assert [(option.price, option.verdict, option.seconds) for option in found] == [(None, "asked for", best), (None, words, one)]
+
+
+def test_of_a_function_that_costs_nothing_passes_have_no_price() -> None:
+    nothing = Cost(0.0, 0.0, 0)
+    made = plan(3, 1000, Survey(nothing, FORWARD, REVERSE))
+    assert [(option.strategy, option.passes, option.price) for option in made.considered] == [("forward", 3, None), ("reverse", 1000, None)]
+    assert made.considered[1].verdict == "about 667 times the price"
+    assert strategy.hessian(problem(3, 1), Survey(nothing, FORWARD, REVERSE), workers=1).considered[0].price is None
+
+
 def test_a_mode_that_is_not_there_is_avoided_or_refused() -> None:
     survey = Survey(VALUE, REFUSED, REVERSE)
     made = plan(3, 1000, survey)
-    assert (made.mode, made.considered[1].price) == (Mode.REVERSE, 0.0)
+    assert (made.mode, made.considered[1].price) == (Mode.REVERSE, None)
     assert (made.considered[1].verdict, made.considered[1].place) == (f"not available: {REFUSED.message}", REFUSED.place)
     with pytest.raises(Fault, match=r"forward mode \(use mode 'reverse'.*custom_vjp has no forward rule") as caught:
         plan(3, 1000, survey, mode=Mode.FORWARD)

@@ -14,6 +14,7 @@ from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.types import Type
 from jacloom_worker import structuring
 from jacloom_worker.kernels import Subject
+from jacloom_worker.pattern import colouring
 from jacloom_worker.pattern.sets import TooDense
 from jacloom_worker.protocol import Dense, Kernel, Kind, Prices, Structure
 
@@ -141,6 +142,13 @@ class TestHessian:
         assert drawn(found(f, kernel(Kind.HESSIAN, inner="forward"), Prices(1.0, None))) == ["....", ".x..", "..x.", "...x"]
         with pytest.raises(Exception, match="transpose_solve"):
             structuring.structure(f, kernel(Kind.HESSIAN, inner="reverse"), Prices(1.0, None))
+
+    def test_a_full_one_is_not_star_coloured(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(colouring, "star_coloured", lambda pattern: pytest.fail("coloured"))
+        made = found(subject(lambda x: jnp.sum(x[:4]) ** 3, FIVE), kernel(Kind.HESSIAN), Prices(1.0, None))
+        assert drawn(made) == ["xxxx.", "xxxx.", "xxxx.", "xxxx.", "....."]
+        # Of each two entries that mirror each other one is computed.
+        assert (made.passes, made.entries) == (4, 10)
 
     def test_edges(self) -> None:
         assert found(subject(jnp.sum, FIVE), kernel(Kind.HESSIAN), Prices(1.0, None)).passes == 0

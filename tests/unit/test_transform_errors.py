@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from unit.oracle import transformed
 
-from jacloom import ArgumentError
+from jacloom import ArgumentError, OptionError
 from jacloom._examination import Checking, Diagnosing
 from jacloom._linear import Linear
-from jacloom._matrices import Hessian, Jacobian
+from jacloom._matrices import ExplainedHessian, ExplainedJacobian, Hessian, Jacobian
 from jacloom._products import HessianProduct, Pullback, Pushforward
+from jacloom._sparsity import pattern
 from jacloom._tracing import bind_callable
 from jacloom._transform import Gradient, ValueAndGradient
 
@@ -85,6 +86,38 @@ BAD: dict[str, tuple[Any, Any, Any, str]] = {
     "three": (Gradient(has_aux=True), lambda x: [x.sum(), x, x], (X,), "must return a pair (out, aux); it returns [array, array, array]"),
     "one": (Gradient(has_aux=True), jnp.sum, (X,), "must return a pair (out, aux); it returns one array"),
     "complex gradient": (Gradient(), lambda x: x.sum() * 1j, (X,), "a gradient needs a real output"),
+    "vector product": (
+        HessianProduct(),
+        lambda x: x,
+        (X,),
+        "`client.hvp(f, primals, tangents)`: f must return a scalar, it returns float64[3]; use weights=..., one number for each entry",
+    ),
+    "tree product": (HessianProduct(), lambda x: (x[0], x[1]), (X,), "it returns (array, array); use weights=..., one number"),
+    "explained argnum": (
+        ExplainedHessian(2),
+        lambda x, y: x,
+        (X, X),
+        "`client.explain(f, ..., derivative='hessian', argnums=2)`: f got 2 positional arguments",
+    ),
+    "explained integers": (
+        ExplainedJacobian(),
+        jnp.sin,
+        (np.arange(3),),
+        "`client.explain(sin, ...)`: args[0] is int64[3], and only floating-point",
+    ),
+    "sparse Hessian of a vector": (
+        Hessian(output="csr"),
+        lambda x: x,
+        (X,),
+        "`client.hessian(f, output='csr')`: output is for a single matrix, and f returns 3 entries, each with a Hessian of its own; pass weights=...",
+    ),
+    "pattern of the Hessian of a vector": (
+        ExplainedHessian(sparsity=pattern("", np.eye(3))),
+        lambda x: (x[0], x[1:]),
+        (X,),
+        "entries>)`: sparsity is for a single matrix, and f returns 3 entries, each with a Hessian of its own; pass weights=..., one number for each "
+        "entry of the result, for the second derivatives of the weighted sum, or leave sparsity out.",
+    ),
     "no weights": (Hessian(weighted=True), lambda x: x, (np.arange(3),), "`client.hessian(f, weights=...)`: args[0] is int64[3], and only"),
 }
 
@@ -92,9 +125,17 @@ BAD: dict[str, tuple[Any, Any, Any, str]] = {
 @pytest.mark.parametrize("case", BAD)
 def test_errors_name_the_call_and_the_way_out(case: str) -> None:
     transform, f, args, text = BAD[case]
-    with pytest.raises(ArgumentError) as caught:
+    with pytest.raises((ArgumentError, OptionError)) as caught:
         transformed(transform, f, args)
     assert text in str(caught.value)
+
+
+def test_an_operator_of_second_derivatives_of_a_vector_asks_for_weights() -> None:
+    question = Linear(derivative="hessian")
+    with pytest.raises(
+        ArgumentError, match=r"derivative='hessian'\)`: f must return a scalar, it returns float64\[3\]; use weights=\.\.\., one number"
+    ):
+        question.chosen(bind_callable(lambda x: x, (X,), {})[0])
 
 
 @pytest.mark.parametrize("transform", [Jacobian(), Gradient()], ids=["jacobian", "grad"])

@@ -20,11 +20,23 @@ REVERSE_ONLY = f"a function here has a reverse rule only (a custom_vjp), so it h
 _MISSING_JVP = "custom_lin"
 """What JAX puts where a function with a reverse rule only would have to be differentiated forward."""
 _SCOPE = re.compile(r"node(\d+)_(\d+)_(\w+)")
+_RULE = re.compile(r"\brule(\d+)_")
 
 
 def scope(place: Place) -> str:
     """Returns the name for ``jax.named_scope`` by which the place of an equation is found again."""
     return f"node{place.function}_{place.node}_{place.op}"
+
+
+def rule_scope(number: int) -> str:
+    """Returns the name for ``jax.named_scope`` by which the custom rule of an equation is found again."""
+    return f"rule{number}_"
+
+
+def rule_of(eqn: JaxprEqn) -> int | None:
+    """Returns the number, in its graph, of the rule by which an equation that calls a function with one is differentiated."""
+    numbers = _RULE.findall(str(eqn.source_info.name_stack))
+    return int(numbers[-1]) if numbers else None
 
 
 def place_of(eqn: JaxprEqn) -> Place | None:

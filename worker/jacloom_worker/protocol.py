@@ -272,6 +272,8 @@ class Structure:
     """The colourings that were considered, this one first."""
     seconds: float
     """Wall time of finding it."""
+    doubt: str = ""
+    """Of a Hessian that is coloured by columns: why it may be asymmetric, if symmetry would have saved passes."""
 
     @property
     def entries(self) -> int:

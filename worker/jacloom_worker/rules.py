@@ -20,6 +20,7 @@ from jacloom_graph.errors import Fault, NotRecorded, Reason
 from jacloom_graph.types import Graph, JvpRule, Rule, VjpRule
 from jacloom_worker import linear
 from jacloom_worker.directions import as_array
+from jacloom_worker.modes import rule_scope
 from jacloom_worker.reach import functions_of
 
 
@@ -60,7 +61,11 @@ def custom_call(frame: Functions, number: int, operands: Sequence[Any]) -> list[
 
     Large constants are operands without a tangent: JAX does not let a rule close over values of the trace around it.
     """
-    rule = frame.graph.rules[number]
+    with jax.named_scope(rule_scope(number)):
+        return _called(frame, frame.graph.rules[number], operands)
+
+
+def _called(frame: Functions, rule: Rule, operands: Sequence[Any]) -> list[Any]:
     large = frame.large_for(*functions_of(rule))
     derivative = rule.derivative
     match derivative:

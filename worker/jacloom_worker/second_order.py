@@ -20,6 +20,7 @@ from jacloom_worker.refusals import LOOP
 
 KINDS: Final = frozenset({Kind.HVP, Kind.HESSIAN})
 """The kinds that differentiate a derivative forward."""
+_SUM: Final = "lambda x: sum(jnp.sum(w * y) for w, y in zip(jax.tree.leaves(weights), jax.tree.leaves(f(x))))"
 _VARIANT: Final = "a variant of the function that supports forward mode"
 
 
@@ -42,7 +43,7 @@ def advised(subject: Subject, kernel: Kernel, fault: Fault) -> Fault:
         return fault
     slope = "grad" if [subject.outputs[index].shape for index in kernel.outputs] == [()] else "jacrev"
     product = f" or client.vjp(jax.{slope}(f), ...) for a product" if kernel.kind is Kind.HVP else ""
-    summed = "" if slope == "grad" else ", with weights client.jacobian(jax.grad(lambda x: jnp.sum(weights * f(x))), mode='reverse')"
+    summed = "" if slope == "grad" else f", with weights client.jacobian(jax.grad({_SUM}), mode='reverse')"
     way = f"client.jacobian(jax.{slope}(f), mode='reverse'){product}{summed}, or {_VARIANT}"
     match _twice_in_reverse(subject, kernel):
         case True:

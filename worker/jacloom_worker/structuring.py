@@ -11,7 +11,7 @@ from jax.extend.core import ClosedJaxpr
 from scipy.sparse import csr_array
 
 from jacloom_graph.errors import Fault, Reason
-from jacloom_worker import kernels, requirements
+from jacloom_worker import kernels, requirements, symmetry
 from jacloom_worker.faults import explain
 from jacloom_worker.kernels import Subject
 from jacloom_worker.modes import live
@@ -44,15 +44,27 @@ def structure(subject: Subject, kernel: Kernel, prices: Prices, most: int = MOST
         found = _given(subject, kernel, given) if len(given) else pattern(subject, kernel, most)
     except TooDense:
         return Dense(f"its pattern has more than {most:,} entries")
-    if kernel.kind is Kind.HESSIAN:
-        found = (found + found.T).tocsr()
-        found.sort_indices()
-        colours = colouring.symmetric(found)
-        weighed: tuple[Weighed, ...] = (Weighed("star-coloured", colours.forward, 0, exact=True),)
-    else:
-        colours, weighed = cheapest(found, prices)
-    made = arrange(found, colours, weighed)
+    made = _second(subject, kernel, found, detected=not len(given)) if kernel.kind is Kind.HESSIAN else arrange(found, *cheapest(found, prices))
     return replace(made, seconds=time.perf_counter() - started)
+
+
+def _second(subject: Subject, kernel: Kernel, found: csr_array, *, detected: bool) -> Structure:
+    """Returns the structure of a Hessian: star-coloured where it is known to be symmetric, else by columns, which hold whatever it is."""
+    both = (found + found.T).tocsr()
+    both.sort_indices()
+    star = colouring.symmetric(both)
+    suspects = symmetry.suspects(subject, kernel)
+    if not suspects:
+        return arrange(both, star, (Weighed("star-coloured", star.forward, 0, exact=True),))
+    # Of a pattern that a user gives, one triangle is enough.
+    whole = found if detected else both
+    columns = colouring.by_columns(whole)
+    # To prove what saves nothing would be a waste.
+    doubt = symmetry.doubt(suspects) if star.forward < columns.forward else ""
+    if star.forward < columns.forward and not doubt:
+        return arrange(both, star, (Weighed("star-coloured", star.forward, 0, exact=True),))
+    made = arrange(whole, columns, (Weighed("coloured forward", columns.forward, 0, exact=True),))
+    return replace(made, doubt=doubt)
 
 
 def pattern(subject: Subject, kernel: Kernel, most: int = MOST) -> csr_array:

@@ -10,6 +10,7 @@ from jacloom._client.methods import Methods, label
 from jacloom._errors import OptionError
 from jacloom._linear import Linear
 from jacloom._options import CallOptions, OnProgress, check_flags
+from jacloom._pointed import pointed
 from jacloom._products import HessianProduct, Pullback, Pushforward, require_primals
 from jacloom._session import AnyFunction
 from jacloom._transform import Transform
@@ -100,9 +101,11 @@ class Products(Methods):
         question = HessianProduct(weights is not None)
         return self._product(f, question, primals, (tangents, weights), CallOptions(timeout, on_progress))
 
+    @pointed(label)
     def linear_operator(
         self,
         f: AnyFunction,
+        /,
         *args: Any,
         argnums: Argnums = 0,
         has_aux: bool = False,
@@ -115,21 +118,24 @@ class Products(Methods):
         """Returns the derivative of ``f`` at a point as a ``scipy.sparse.linalg.LinearOperator``, for SciPy's solvers; the matrix is never computed.
 
         Its shape is ``(m, n)``: rows are the entries of all output leaves one after the other, each in C order, columns those of all leaves that are
-        differentiated. ``matvec`` is a JVP, ``rmatvec`` a VJP, with complex numbers the product with the conjugate transpose; ``matmat`` and
-        ``rmatmat`` send all columns in one call, spread over the workers. Vectors are converted to the leaves' dtypes. The arguments are copied, and
-        large ones are sent once and stay on the service until the operator is closed, as by a ``with`` block, or nobody refers to it any more.
-        While they have the room, workers keep what does not depend on the vectors, where that is cheaper than computing the function each time.
+        differentiated. ``matvec`` is a JVP, ``rmatvec`` a VJP; ``matmat`` and ``rmatmat`` send all columns in one call, spread over the workers. With
+        complex numbers they are the products with the matrix that ``client.jacobian`` returns, and with its conjugate transpose: of complex inputs
+        and real outputs ``matvec`` is no JVP then, which would be the real part. Vectors are converted to the leaves' dtypes. The arguments are
+        copied, and large ones are sent once and stay on the service until the operator is closed, as by a ``with`` block, or nobody refers to it any
+        more. While they have the room, workers keep what does not depend on the vectors, where that is cheaper than computing the function each time.
 
         Args:
             f: Any function of floating-point inputs and outputs. Where it has a derivative in one mode only, the other product is refused.
             *args: The point.
             argnums: Which positional arguments to differentiate, as for ``jacobian``.
             has_aux: Whether ``f`` returns ``(out, aux)``; ``aux`` is left alone.
-            derivative: ``"jacobian"``; or ``"hessian"`` of a scalar function, shape ``(n, n)``, whose products are those of ``hvp``.
+            derivative: ``"jacobian"``; or ``"hessian"`` of a scalar function, shape ``(n, n)``, whose products are those of ``hvp``, from
+                either side: second derivatives are symmetric. Where a custom rule makes them otherwise, ``client.linear_operator(jax.grad(f), x)``
+                has the transpose, by VJPs of the gradient.
             weights: Of the outputs, as for ``hessian``: the function may then return anything. Copied, as the arguments are.
             holomorphic: Whether ``f`` is a holomorphic function of complex inputs.
             timeout: Seconds for each product; see the class.
-            **kwargs: Arguments of ``f`` by name; never differentiated.
+            **kwargs: Arguments of ``f`` by name; never differentiated. Options come first, as in ``explain``.
 
         Example:
             >>> J = client.linear_operator(lambda x: x**2, np.array([1.0, 2.0, 3.0]))

@@ -11,9 +11,10 @@ from jacloom._client.options import check_passes, sparse_options
 from jacloom._diagnosis import Diagnosis
 from jacloom._errors import OptionError
 from jacloom._examination import Checking, Diagnosing
-from jacloom._matrices import Hessian, Jacobian
-from jacloom._options import CallOptions, Mode, Tile, check_flags
+from jacloom._matrices import ExplainedHessian, ExplainedJacobian
+from jacloom._options import CallOptions, Mode, Tile, check_flags, check_seed
 from jacloom._plan import Plan
+from jacloom._pointed import pointed
 from jacloom._session import AnyFunction
 from jacloom._sparsity import Output, Sparsity
 from jacloom._transform import Transform
@@ -22,9 +23,11 @@ from jacloom._transform import Transform
 class Questions(Methods):
     """What there is to know besides the derivative itself."""
 
+    @pointed(label)
     def explain(
         self,
         f: AnyFunction,
+        /,
         *args: Any,
         derivative: Literal["jacobian", "hessian"] = "jacobian",
         argnums: Argnums = 0,
@@ -53,7 +56,8 @@ class Questions(Methods):
             holomorphic: As for the derivative.
             tile: As for the derivative.
             timeout: Seconds; see the class.
-            **kwargs: Arguments of ``f`` by name.
+            **kwargs: Arguments of ``f`` by name. One that is called like an option of these, such as ``mode``, is that option: of ``f`` it is bound
+                with ``functools.partial(f, mode=...)``.
 
         Example:
             >>> plan = client.explain(lambda x: x[1:] - x[:-1], np.ones(1000), output="csr")
@@ -65,9 +69,11 @@ class Questions(Methods):
         if derivative == "jacobian":
             if weights is not None:
                 raise OptionError(f"`client.explain({label(f)}, weights=...)`: weights are for derivative='hessian'; leave them out.")
-            transform = Jacobian(normal(argnums), has_aux, holomorphic, tile, *sparse_options("explain", f, sparsity, output), mode)
+            transform = ExplainedJacobian(normal(argnums), has_aux, holomorphic, tile, *sparse_options("explain", f, sparsity, output), mode)
         elif derivative == "hessian" and mode == "auto":
-            transform = Hessian(normal(argnums), has_aux, holomorphic, tile, *sparse_options("explain", f, sparsity, output), weights is not None)
+            transform = ExplainedHessian(
+                normal(argnums), has_aux, holomorphic, tile, *sparse_options("explain", f, sparsity, output), weights is not None
+            )
         elif derivative == "hessian":
             raise OptionError(f"`client.explain({label(f)}, derivative='hessian', mode={mode!r})`: a Hessian has no mode; leave it out.")
         else:
@@ -75,7 +81,8 @@ class Questions(Methods):
         check_passes(f, transform, mode, tile)
         return self._session.explain(f, args, kwargs, transform, CallOptions(timeout))
 
-    def diagnose(self, f: AnyFunction, *args: Any, argnums: Argnums | None = None, timeout: float | None = None, **kwargs: Any) -> Diagnosis:
+    @pointed(label)
+    def diagnose(self, f: AnyFunction, /, *args: Any, argnums: Argnums | None = None, timeout: float | None = None, **kwargs: Any) -> Diagnosis:
         """Returns which operation first made a NaN or an Inf, in the value or in the derivative, and which inputs nothing depends on. ``print`` it.
 
         What reaches the outputs counts: an Inf that is used up on the way, as by a softmax over a mask of -inf, is in order. Of a NaN the operation
@@ -88,7 +95,7 @@ class Questions(Methods):
             *args: Its arguments.
             argnums: Which positional arguments to differentiate, as for ``grad``. Default: all, as far as they have derivatives.
             timeout: Seconds; see the class.
-            **kwargs: Arguments of ``f`` by name; never differentiated.
+            **kwargs: Arguments of ``f`` by name; never differentiated. Options come first, as in ``explain``.
 
         Example:
             >>> client.diagnose(lambda x: jnp.sqrt(x).sum(), np.array([0.0, 4.0])).derivative.op
@@ -97,22 +104,26 @@ class Questions(Methods):
         chosen = None if argnums is None else normal(argnums)
         return self._session.diagnose(f, args, kwargs, Diagnosing(chosen), CallOptions(timeout))
 
+    @pointed(label)
     def check(
-        self, f: AnyFunction, *args: Any, argnums: Argnums | None = None, seed: int = 0, timeout: float | None = None, **kwargs: Any
+        self, f: AnyFunction, /, *args: Any, argnums: Argnums | None = None, seed: int = 0, timeout: float | None = None, **kwargs: Any
     ) -> Certificate:
-        """Returns whether the derivatives of a function at a point are right, in both modes. ``print`` it; it is true if all holds.
+        """Returns whether the derivatives of a function at a point are right, in both modes. ``print`` it; it is true if all that was compared holds.
 
-        Compared are, along random vectors: finite differences with a JVP, entry by entry; a JVP with a VJP (``<u, J v> = <J^T u, v>``); and the
-        values that come with them. That takes five evaluations, a JVP and a VJP; what looks wrong is looked at more closely. Found are rules of
-        ``jax.custom_jvp`` and ``jax.custom_vjp`` that are wrong, by more than about half of the dtype's digits, and kinks and jumps at the point.
+        Compared are, along random vectors: finite differences with a JVP, entry by entry of the result; a JVP with a VJP
+        (``<u, J v> = <J^T u, v>``); a VJP with that of a multiple of its cotangent; and the values that come with them. That takes five evaluations,
+        a JVP and three VJPs; what looks wrong or is not clear is looked at more closely. Found are rules of ``jax.custom_jvp`` and
+        ``jax.custom_vjp`` that are wrong or bend gradients, and kinks and jumps at the point. An entry holds only where finite differences tell its
+        derivative along the vector to 2 per mille or better, in float32 to a tenth; others are told of as not checked, and if there are only such,
+        as in float16, ``ok`` is false and the ``verdict`` is ``NOT_CHECKED``.
 
         Args:
             f: The function.
             *args: Its arguments.
             argnums: Which positional arguments to differentiate, as for ``grad``. Default: all, as far as they have derivatives.
-            seed: Of the random vectors.
+            seed: Of the random vectors: 0 or more.
             timeout: Seconds; see the class.
-            **kwargs: Arguments of ``f`` by name; never differentiated.
+            **kwargs: Arguments of ``f`` by name; never differentiated. Options come first, as in ``explain``.
 
         Raises:
             ModeUnavailableError: if the function has derivatives in neither mode.
@@ -122,4 +133,5 @@ class Questions(Methods):
             kink
         """
         chosen = None if argnums is None else normal(argnums)
+        check_seed(f"client.check({label(f)}, ..., seed={seed!r})", seed)
         return self._session.check(f, args, kwargs, Checking(chosen), seed, CallOptions(timeout))

@@ -43,7 +43,8 @@ class Transforms(Methods):
             argnums: Which positional arguments to differentiate: one number gives a bare tree, a sequence a tuple.
             has_aux: Whether ``f`` returns ``(out, aux)``; the result is then ``(gradient, aux)``.
             holomorphic: Whether ``f`` is a holomorphic function of complex inputs.
-            verify: Whether the gradient is compared with a JVP and with finite differences; ``jl.VerificationError`` if they differ.
+            verify: Whether the gradient is compared with a JVP and with finite differences; ``jl.VerificationError`` if they differ, so wrong custom
+                rules are found, and such as bend gradients. At a kink, where several are right, any is returned.
             timeout: Seconds; see the class.
             on_progress: See the class.
 
@@ -97,7 +98,11 @@ class Transforms(Methods):
             has_aux: Whether ``f`` returns ``(out, aux)``; the result is then ``(jacobian, aux)``.
             mode: ``"forward"`` computes columns by JVPs, ``"reverse"`` rows by VJPs, ``"auto"`` what costs less.
             sparsity: ``"auto"`` finds out which entries are zero for every input and computes only the others, where that costs less; ``"dense"``
-                does not; a pattern says it: a sparse matrix or a two-dimensional boolean array, shape ``(m, n)``.
+                does not; a pattern says it: a sparse matrix or a two-dimensional array, NumPy's or JAX's or nested lists, shape ``(m, n)``, of any
+                numbers or booleans. Entries that are not zero, NaN among them, may differ from zero; a zero that a sparse matrix stores counts as
+                none. A pattern that is passed is sent and held against the function with every call, which takes one product more: ``"auto"``, whose
+                pattern the service finds once and knows to be right, is faster unless it finds more entries than there are. How a pattern is
+                checked, see ``verify``.
             output: ``"dense"`` for blocks; ``"csr"``, ``"csc"`` or ``"coo"`` for one sparse SciPy array, shape ``(m, n)``, whose rows are the
                 entries of all output leaves one after the other, each in C order, its columns those of all leaves that are differentiated. Its
                 dtype holds the entries of all blocks. SciPy has no sparse arrays of float16 or bfloat16: these come as float32, which holds their
@@ -105,7 +110,10 @@ class Transforms(Methods):
             holomorphic: Whether ``f`` is a holomorphic function of complex inputs.
             tile: Seeds that a worker takes at a time; ``"auto"`` leaves it to the service.
             verify: Whether the result is compared with a JVP and a VJP along random vectors; ``jl.VerificationError`` names an entry that is wrong.
-                A pattern that is passed as ``sparsity`` is always held against one of them.
+                Custom rules are believed, as both follow them, and kinks are not seen: ``client.check`` looks at the function itself. A pattern that
+                is passed as ``sparsity`` is always held against one of them. What it misses is found if it is more than about ``sqrt(eps)`` of the
+                absolute values in its row (1.5e-8 of them in float64, 3.5e-4 in float32); by VJPs alone, in its column. Where the result is not
+                finite nothing can be compared, and a ``jl.JacloomWarning`` says so.
             timeout: Seconds; see the class.
             on_progress: See the class.
 
@@ -138,7 +146,9 @@ class Transforms(Methods):
     ) -> Callable[..., Any]:
         """Returns a function that computes all second derivatives of ``f``, as ``jax.hessian``. Arguments as for ``jacobian``.
 
-        A pattern, and a sparse output, are for functions that return one scalar, or that have ``weights``: shape ``(n, n)``.
+        There is no ``mode``: second derivatives are taken forward over first ones, whose mode the service chooses. A pattern, and a sparse output,
+        are for functions that return one scalar, or that have ``weights``: shape ``(n, n)``. Symmetry saves passes where it is certain. A custom rule
+        may be such that there is none; then columns are computed, and what comes back is what JAX returns.
 
         Args:
             f: Any function.
@@ -146,11 +156,12 @@ class Transforms(Methods):
             has_aux: As for ``jacobian``.
             weights: One number for each entry of the result, in its tree, dtypes and shapes. Differentiated is then the sum of all entries times
                 their weights: of constraints with their multipliers, the part of a Lagrangian's Hessian that they make. Read at each call.
-            sparsity: As for ``jacobian``.
+            sparsity: As for ``jacobian``. Of a pattern either triangle is enough: its mirror image is added.
             output: As for ``jacobian``.
             holomorphic: As for ``jacobian``.
             tile: As for ``jacobian``.
-            verify: As for ``jacobian``.
+            verify: Whether the result is compared with an HVP along a random vector, and symmetric; of several outputs, with finite differences of
+                VJPs. Custom rules are believed, and a pattern is checked, as for ``jacobian``.
             timeout: Seconds; see the class.
             on_progress: See the class.
 

@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from jacloom._errors import TraceError
+from jacloom._errors import ArgumentError, TraceError
 from jacloom._trace.activity import Flags
 from jacloom._trace.explain import explain
 from jacloom._trace.foreign import lower_foreign
 from jacloom._trace.known import ValueWanted
 from jacloom._trace.lines import Lines
 from jacloom._trace.lower import Lowering
-from jacloom._trace.source import raising_line
+from jacloom._trace.source import defining_line, raising_line
 from jacloom._trace.structured import STRUCTURED
 from jacloom._trace.treedef import tree_of
 from jacloom._trace.types import example, inexact
@@ -88,7 +88,7 @@ def trace(
         producer=f"jacloom {VERSION}, jax {jax.__version__}",
     )
     canonical = identity.canonicalize(graph)
-    lines = Lines(graph, canonical.functions, lowering.sources, lowering.checks)
+    lines = Lines(graph, canonical.functions, lowering.sources, lowering.checks, defining_line(fun))
     return Traced(canonical.graph, canonical.id, out_treedef, (*lowering.notes, *lines.notes()), lines)
 
 
@@ -121,7 +121,7 @@ def _make_jaxpr(fun: Callable[..., Any], in_treedef: Any, leaves: list[Any]) -> 
 
     try:
         closed, shape = jax.make_jaxpr(traced_anew, return_shape=True)(*args, **kwargs)
-    except Fault:
+    except (Fault, ArgumentError):  # what functions of ours refuse while they are traced
         raise
     except Exception as error:
         raise TraceError(explain(fun, error), source=raising_line(error)) from error

@@ -33,12 +33,15 @@ class Lines:
     """JAX's source information of each node of each of its functions."""
     checks: Mapping[int, str]
     """Which of its functions stand for error checks that fail, and what they say; empty where that is not known."""
+    home: str | None = None
+    """Where the traced function begins: of what is called nowhere within it, as it is the function itself, that is the only line there is."""
 
     def line(self, place: Place, calls: Sequence[Place] = ()) -> str | None:
         """Returns the user's line ``"file:line (function)"`` that a node came from, or None if it is not known.
 
-        Where there is none of the user's, it is a line of an installed package. Of a node within a function of JAX's own or of a package, which is
-        traced once for all that call it, it is the line of the call. Of several calls it is that on the way, if the way is known, else each of them.
+        Where there is none of the user's, it is a line of an installed package, or else the line where the traced function begins. Of a node within
+        a function of JAX's own or of a package, which is traced once for all that call it, it is the line of the call. Of several calls it is that
+        on the way, if the way is known, else each of them.
 
         Args:
             place: The node, in the canonical graph.
@@ -49,7 +52,7 @@ class Lines:
             found = next(filter(None, (self._own(at, line_of) for at in reversed(way))), None) if way else self._lines(place, line_of)
             if found:
                 return found
-        return None
+        return self.home
 
     def check(self, calls: Sequence[Place]) -> str | None:
         """Returns what the error check says that the last of some nodes, each of which leads to the next, belongs to; None if it belongs to none."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import jax
 import numpy as np
@@ -169,12 +169,12 @@ def require_forward(rule: core.ClosedJaxpr) -> None:
     waiting: list[Any] = [rule.jaxpr]
     while waiting:
         for eqn in waiting.pop().eqns:
-            if eqn.primitive.name in _MISSING_JVP:
+            if eqn.primitive.name in MISSING_JVP:
                 raise TypeError("it differentiates a function that has a reverse rule only (a custom_vjp), which has no JVP")
             waiting += core.jaxprs_in_params(eqn.params)
 
 
-_MISSING_JVP = ("custom_lin", "call_hi_primitive_linearized")
+MISSING_JVP: Final = ("custom_lin", "call_hi_primitive_linearized")
 """What JAX puts where a function with a reverse rule only would have to be differentiated forward."""
 
 

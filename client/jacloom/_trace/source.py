@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from jax._src import source_info_util
@@ -38,6 +40,17 @@ def raising_line(error: BaseException) -> str | None:
     frames = [(frame.f_code, line) for frame, line in reversed(list(traceback.walk_tb(error.__traceback__)))]
     lines = [(code.co_filename, f"{code.co_filename}:{line} ({code.co_qualname})") for code, line in frames if _counts(code.co_filename)]
     return next((line for file, line in [*(each for each in lines if not _INSTALLED.search(each[0])), *lines]), None)
+
+
+def defining_line(function: Any) -> str | None:
+    """Returns ``"file:line (function)"`` of where a user's function begins, or None if it is nobody's."""
+    try:
+        code = getattr(inspect.unwrap(function), "__code__", None)
+    except ValueError:  # something that wraps itself
+        return None
+    if not isinstance(code, CodeType) or not _counts(code.co_filename):
+        return None
+    return f"{code.co_filename}:{code.co_firstlineno} ({code.co_qualname})"
 
 
 def _frames(source_info: Any) -> Iterator[tuple[str, str]]:

@@ -13,8 +13,10 @@ from jacloom._trace.activity import Flags, callee, open_jaxpr, scan_counts, spli
 from jacloom._trace.callbacks import check_text, is_passing_branch, is_raising_branch, lower_raising_branch, poisoning
 from jacloom._trace.lower import Body, Handler, Lowering, unsupported
 from jacloom._trace.params import attributes
-from jacloom._trace.rules import custom_jvp, custom_vjp
+from jacloom._trace.rules import MISSING_JVP, custom_jvp, custom_vjp
+from jacloom._trace.source import nearest_line, user_line
 from jacloom._trace.types import inexact, key_implementation
+from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.ops import TABLE
 from jacloom_graph.types import AttrValue
 
@@ -150,6 +152,15 @@ def _drop(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int
     return []
 
 
+def _reverse_only(lowering: Lowering, body: Body, eqn: core.JaxprEqn, operands: list[int], active: Flags) -> list[int]:
+    where = user_line(eqn.source_info) or nearest_line(eqn.source_info)
+    raise Fault(
+        Reason.MODE_UNAVAILABLE,
+        f"forward mode, which jl.gauss_newton needs as jax.jvp and jax.jacfwd do, comes{f' at {where}' if where else ''} to a function that has a "
+        "reverse rule only (jax.custom_vjp); give that function a forward rule (jax.custom_jvp), of which JAX makes the reverse one itself",
+    )
+
+
 _CALLBACK = "it calls back into this Python process; write it in jnp or jax.lax, or compute the value beforehand and pass it as an argument"
 _COMPILED = "it is compiled code of this machine; use the operation's version in jnp, jax.lax or jax.scipy instead"
 _STATE = "it changes state in place; return the new value instead"
@@ -194,5 +205,6 @@ STRUCTURED: Mapping[str, Handler] = {
     "shard_map": _refuse(_DEVICES),
     "psum": _psum,
     "axis_index": _refuse(_DEVICES),
+    **dict.fromkeys(MISSING_JVP, _reverse_only),
 }
 """How each equation that is not a plain op is lowered, by the primitive's name."""

@@ -464,9 +464,9 @@ class Considered(_message.Message):
     strategy: _builtins.str
     """As Plan.strategy; for second derivatives "forward over reverse" or "forward over forward"."""
     passes: _builtins.int
-    """As Plan.passes."""
+    """As Plan.passes. Not set where they were not counted."""
     price: _builtins.float
-    """Price of one pass relative to one evaluation of the function."""
+    """Price of one pass relative to one evaluation of the function. Not set where it is not known, or an evaluation costs nothing."""
     verdict: _builtins.str
     """Why it was chosen, or why not."""
     @_builtins.property
@@ -477,16 +477,23 @@ class Considered(_message.Message):
         self,
         *,
         strategy: _builtins.str = ...,
-        passes: _builtins.int = ...,
-        price: _builtins.float = ...,
+        passes: _builtins.int | None = ...,
+        price: _builtins.float | None = ...,
         verdict: _builtins.str = ...,
         place: Global___NodePlace | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["place", b"place"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_passes", b"_passes", "_price", b"_price", "passes", b"passes", "place", b"place", "price", b"price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["passes", b"passes", "place", b"place", "price", b"price", "strategy", b"strategy", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_passes", b"_passes", "_price", b"_price", "passes", b"passes", "place", b"place", "price", b"price", "strategy", b"strategy", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__passes: _TypeAlias = _typing.Literal["passes"]  # noqa: Y015
+    _WhichOneofArgType__passes: _TypeAlias = _typing.Literal["_passes", b"_passes"]  # noqa: Y015
+    _WhichOneofReturnType__price: _TypeAlias = _typing.Literal["price"]  # noqa: Y015
+    _WhichOneofArgType__price: _TypeAlias = _typing.Literal["_price", b"_price"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__passes) -> _WhichOneofReturnType__passes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__price) -> _WhichOneofReturnType__price | None: ...
 
 Global___Considered: _TypeAlias = Considered  # noqa: Y015
 

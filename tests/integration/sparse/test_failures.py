@@ -53,11 +53,28 @@ class TestSpoiltEntries:
         assert told(lambda x: jnp.sqrt(x) * x, np.zeros(1000)) == (1, 256, 1000)
 
 
+class TestTooLarge:
+    """Dense results that the service knows to be sparse, and could compute in a few passes."""
+
+    HUGE = np.ones(300_000)
+
+    @pytest.mark.parametrize("sparsity", ["auto", "dense"])
+    def test_of_a_jacobian(self, client: jl.Client, sparsity: Any) -> None:
+        asked = client.jacobian(lambda x: x**3 - jnp.roll(x, 1) * x, sparsity=sparsity, on_progress=lambda _: pytest.fail("computed"))
+        with pytest.raises(jl.OutOfMemoryError, match=r"^`client\.jacobian\(f.*720,000,000,000 bytes.*output='csr'.*client\.linear_operator"):
+            asked(self.HUGE)
+
+    def test_of_a_hessian(self, client: jl.Client) -> None:
+        asked = client.hessian(lambda x: jnp.sum((x[1:] - x[:-1]) ** 4), on_progress=lambda _: pytest.fail("computed"))
+        with pytest.raises(jl.OutOfMemoryError, match=r"^`client\.hessian\(f\)`.*output='csr'.*client\.linear_operator\(f, x, derivative='hessian'"):
+            asked(self.HUGE)
+
+
 class TestRefusals:
     def test_a_sparse_hessian_of_a_vector(self, client: jl.Client) -> None:
         for options in ({"output": "csr"}, {"sparsity": np.eye(4)}):
             arguments: Any = options
-            with pytest.raises(jl.OptionError, match="a sparse Hessian is that of one scalar output, got outputs of 3 entries"):
+            with pytest.raises(jl.OptionError, match=r"is for a single matrix, and \w+ returns 3 entries"):
                 client.hessian(chain, **arguments)(X)
 
     def test_a_sparse_result_without_a_pattern(self, client: jl.Client) -> None:
@@ -77,6 +94,9 @@ class TestRefusals:
             asked(client, chain, X, sparsity=pb.DENSE, pattern=(np.zeros(4, np.int32), np.zeros(0, np.int32)))
 
     def test_a_pattern_that_is_too_large(self, client: jl.Client) -> None:
-        n = 12_000  # 144 million entries
-        with pytest.raises(jl.TooLargeError, match=r"no sparse result: its pattern has more than 134,217,728 entries; ask for products"):
-            client.jacobian(lambda x: x[1:] * jnp.sum(x), output="csr")(np.ones(n))
+        f = lambda x: x[1:] * jnp.sum(x)  # noqa: E731
+        full = "no sparse result: its pattern has more than 31,996,000 entries, half of the matrix or more; ask for a dense result, products or"
+        with pytest.raises(jl.TooLargeError, match=rf"^`client\.jacobian\(f, output='csr'\)`: {full} fewer leaves"):
+            client.jacobian(f, output="csr")(np.ones(8_000))
+        with pytest.raises(jl.TooLargeError, match=r"its pattern has more than 134,217,728 entries; ask for products or fewer leaves"):
+            client.jacobian(f, output="csr")(np.ones(17_000))

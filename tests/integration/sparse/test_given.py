@@ -49,6 +49,11 @@ class TestPatternsOfTheUser:
         got = client.hessian(energy, sparsity=pattern, output="csr")(X)
         np.testing.assert_allclose(got.toarray(), curvature(energy, X))
 
+    @pytest.mark.parametrize("half", [np.tril, np.triu])
+    def test_of_a_hessian_either_triangle_is_enough(self, client: jl.Client, half: Any) -> None:
+        got = client.hessian(energy, sparsity=half(np.ones((4, 4))), output="csr")(X)
+        np.testing.assert_allclose(got.toarray(), curvature(energy, X))
+
     def test_the_wrong_shape(self, client: jl.Client) -> None:
         with pytest.raises(jl.OptionError, match=r"must have the shape \(3, 4\), entries of the result by entries of the arguments; got \(4, 3\)"):
             client.jacobian(chain, sparsity=self.BAND.T)(X)

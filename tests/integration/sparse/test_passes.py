@@ -82,7 +82,7 @@ class TestPasses:
     def test_second_derivatives_that_only_forward_mode_has(self, client: jl.Client) -> None:
         f = lambda x: jnp.sum(jax.lax.custom_linear_solve(lambda y: 3 * y, x**3, lambda _, b: b / 3))  # noqa: E731
         np.testing.assert_allclose(client.hessian(f, output="csr")(X).toarray(), np.diag(2 * X))
-        assert passes(lambda on: client.hessian(f, output="csr", on_progress=on), X) == ("star-coloured", 1)
+        assert passes(lambda on: client.hessian(f, output="csr", on_progress=on), X) == ("coloured forward", 1)
 
 
 class TestStructures:

@@ -91,6 +91,9 @@ def symmetric(pattern: csr_array) -> Colouring:
     Args:
         pattern: Boolean, shape ``(n, n)``, symmetric, rows sorted.
     """
+    filled = np.diff(pattern.indptr) > 0
+    if pattern.nnz == np.count_nonzero(filled) ** 2:  # full, so that each entry is one of a column that shares its pass with no other
+        return Colouring(_each(filled), _none(pattern.shape[0]))
     star = Colouring(star_coloured(pattern), _none(pattern.shape[0]))
     # Where entries come in full blocks, mirror images save little, and a greedy star colouring may take more passes than one that ignores them.
     if np.diff(pattern.indptr).max(initial=0) >= star.forward:
@@ -147,8 +150,13 @@ def _alone(across: NDArray[np.integer], along: NDArray[np.integer]) -> Colours |
     work = int(np.square(across, dtype=np.int64).sum())
     if bound < count and (2 * bound < count or work < _MUCH_WORK):
         return None
-    colours = _none(len(along))
-    colours[filled] = np.arange(count, dtype=np.int32)
+    return _each(filled)
+
+
+def _each(filled: NDArray[np.bool_]) -> Colours:
+    """Returns a colour of its own for each line that has entries."""
+    colours = _none(len(filled))
+    colours[filled] = np.arange(np.count_nonzero(filled), dtype=np.int32)
     return colours
 
 

@@ -59,10 +59,10 @@ def _part(
     """Returns the passes of one mode, and their entries by number in the order in which the passes give them."""
     entries = np.flatnonzero(mine)
     passes = colours[along[entries]]
-    # Radix sort, which is what NumPy has for short integers, takes a third of the time.
-    order = entries[np.argsort(passes.astype(np.uint16) if passes.max(initial=0) < 1 << 16 else passes, kind="stable")]
-    bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(passes, minlength=int(colours.max(initial=-1)) + 1))])
-    return Part(mode, colours, across[order], along[order], bounds), order
+    # Counting sort: SciPy's way from rows to columns, here of a matrix of one row, takes a third of the time of NumPy's radix sort.
+    line = csr_array((entries, passes, np.array([0, len(entries)])), shape=(1, int(colours.max(initial=-1)) + 1)).tocsc()
+    order: NDArray[np.intp] = line.data
+    return Part(mode, colours, across[order], along[order], line.indptr.astype(np.int64)), order
 
 
 def _readable(rows: NDArray[np.int32], colours: Colours, count: int, *, everything: bool) -> NDArray[np.bool_]:

@@ -25,6 +25,10 @@ _ONE_BY_ONE = 48
 """Up to so many unions a loop is quicker than looking for repetitions among them."""
 
 
+_OFTEN = 16
+"""Sets that are united with so many others, or more, are held against them beforehand."""
+
+
 class TooDense(Exception):
     """The sets would take more memory than patterns may; what is asked for is as good as dense."""
 
@@ -176,8 +180,11 @@ class Rows(Sets):
 
     def join(self, left: Ids, right: Ids) -> Ids:
         left, right, places = _distinct_pairs(left, right)
-        larger = np.where(self._lengths(left) >= self._lengths(right), left, right)
-        united = self._united(np.arange(0, 2 * len(left) + 1, 2), np.stack([left, right], axis=1).ravel(), larger)
+        swapped = self._lengths(left) < self._lengths(right)
+        smaller, larger = np.where(swapped, left, right), np.where(swapped, right, left)
+        united, growing = larger.copy(), np.flatnonzero(~self._contained(smaller, larger))
+        pairs = np.stack([smaller[growing], larger[growing]], axis=1).ravel()
+        united[growing] = self._united(np.arange(0, len(pairs) + 1, 2), pairs, larger[growing])
         return united[places]
 
     def elements(self, ids: Ids) -> int:
@@ -191,6 +198,30 @@ class Rows(Sets):
     def _lengths(self, ids: Ids) -> NDArray[np.int64]:
         lengths: NDArray[np.int64] = self._starts[ids + 1] - self._starts[ids]
         return lengths
+
+    def _contained(self, smaller: Ids, larger: Ids) -> NDArray[np.bool_]:
+        """Returns which sets are known to be part of others, where several are compared with the same: their unions need not be formed.
+
+        Where all entries meet in a sum that each takes part in again, forming them would take the square of their number.
+        """
+        found: NDArray[np.bool_] = self._lengths(larger) == self.size
+        if found.all():
+            return found
+        order = np.argsort(larger, kind="stable")
+        bounds = np.append(np.flatnonzero(np.diff(larger[order], prepend=-1)), len(order))
+        often = np.flatnonzero(np.diff(bounds) >= _OFTEN)
+        inside = np.zeros(self.size if len(often) else 0, bool)
+        for mine in (order[bounds[each] : bounds[each + 1]] for each in often.tolist()):
+            one = larger[mine[0]]
+            columns = self._columns[self._starts[one] : self._starts[one + 1]]
+            inside[columns] = True
+            lengths = self._lengths(smaller[mine])
+            firsts = np.cumsum(lengths) - lengths
+            elements = np.repeat(self._starts[smaller[mine]] - firsts, lengths) + np.arange(lengths.sum())
+            # None of the sets is empty: pairs with the empty set have no need to be joined.
+            found[mine] = np.logical_and.reduceat(inside[self._columns[elements]], firsts)
+            inside[columns] = False
+        return found
 
     def _united(self, starts: NDArray[np.int64], members: Ids, largest: Ids) -> Ids:
         """Returns unions, given of each its member of greatest length."""
