@@ -1,4 +1,4 @@
-"""Servers that are killed while they have a job: the next one goes on by itself, computes nothing again that was counted, and ends with the same bytes."""
+"""Servers that are killed while they have a job: the next one goes on by itself, computes nothing again that was counted, with the same bytes."""
 
 from __future__ import annotations
 

@@ -36,9 +36,9 @@ def quiet(server: Server) -> pb.Job:
 
 @pytest.fixture
 def small() -> Iterator[Path]:
-    """A file system of its own, of 2 MiB."""
+    """A file system of its own, of 16 MiB."""
     with tempfile.TemporaryDirectory() as folder:
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2M", "tmpfs", folder], capture_output=True, text=True, check=False)
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16M", "tmpfs", folder], capture_output=True, text=True, check=False)
         if mounted.returncode:
             pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
         yield Path(folder)
@@ -197,7 +197,7 @@ def test_results_before_there_are_any_and_jobs_that_nobody_made(server: Server) 
     service.wait_for(lambda: server.board.get(blocker.name).state in (pb.JOB_QUEUED, pb.JOB_RUNNING))
     job = server.submit(FAST)
     if server.board.get(job.name).state == pb.JOB_QUEUED:
-        with pytest.raises(grpc.RpcError, match="not planned yet|is not computed yet") as caught:
+        with pytest.raises(grpc.RpcError, match=r"not planned yet|is not computed yet") as caught:
             server.board.read(job.name, "value")
         assert service.failure(caught.value).reason == "RESULT_NOT_READY"
     for made in (blocker, job):

@@ -58,8 +58,8 @@ def test_a_worker_that_was_stopped_past_its_lease_overwrites_nothing(tmp_path: P
     place = Place(tmp_path, ("--tile-lease", str(lease)))
     with place.serve() as server:
         server.wait_until_ready()
-        quiet = server.run(STEPS, out="quiet")
-        job = server.submit(STEPS, out="stopped")
+        quiet = server.run(2 * STEPS, out="quiet")
+        job = server.submit(2 * STEPS, out="stopped")
         service.wait_for(lambda: len(place.committed(job)) > 1)
         service.wait_for(lambda: len(server.busy()) == batches.WORKERS)
         victim = server.busy()[0]
