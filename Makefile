@@ -53,7 +53,7 @@ bench: install
 constraints:
 	rm -rf $(VENV)-fresh
 	$(PYTHON) -m venv $(VENV)-fresh
-	$(VENV)-fresh/bin/python -m pip install --quiet '.[server,dev]'
+	$(VENV)-fresh/bin/python -m pip install --quiet '.[server,cluster,dev]'
 	{ sed -n '/^#/p' constraints.txt; $(VENV)-fresh/bin/python -m pip freeze --exclude jacloom; } > constraints.new
 	mv constraints.new constraints.txt
 	rm -rf $(VENV)-fresh

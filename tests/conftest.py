@@ -21,6 +21,7 @@ _SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_traceback_fi
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--whole-catalogue", action="store_true", help="try all float cases of JAX's catalogue of primitives, not one in ten")
     parser.addoption("--matrices", type=Path, help="a folder of SuiteSparse matrices, NAME.mat or NAME.mtx, whose colours to compare")
+    parser.addoption("--crds", type=Path, help="a folder of KubeRay's CRDs, ray.io_*.yaml, that the manifests must keep to")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -21,6 +21,8 @@ from jacloom._errors import (
     InternalError,
     JacloomError,
     JacloomWarning,
+    JobError,
+    JobNotFoundError,
     LocalServiceError,
     MissingExtraError,
     ModeUnavailableError,
@@ -38,6 +40,7 @@ from jacloom._errors import (
 )
 from jacloom._function import Function, load
 from jacloom._gauss_newton import gauss_newton
+from jacloom._jobs import Job, JobArray, JobFailure, JobProgress, JobRecord, JobResult, JobState, JobVerification
 from jacloom._plan import Considered, Plan, Summary
 from jacloom._progress import Progress
 from jacloom._remote import RemoteFunction
@@ -62,6 +65,16 @@ __all__ = [
     "InternalError",
     "JacloomError",
     "JacloomWarning",
+    "Job",
+    "JobArray",
+    "JobError",
+    "JobFailure",
+    "JobNotFoundError",
+    "JobProgress",
+    "JobRecord",
+    "JobResult",
+    "JobState",
+    "JobVerification",
     "LeafDerivatives",
     "LocalServiceError",
     "MissingExtraError",

@@ -19,7 +19,15 @@ from jacloom._deadline import Deadline
 from jacloom._errors import ClientStateError, OptionError
 from jacloom._retry import retrying
 from jacloom._status import from_rpc
-from jacloom_api.v1 import blob_service_pb2, blob_service_pb2_grpc, derivative_service_pb2, derivative_service_pb2_grpc, function_service_pb2_grpc
+from jacloom_api.v1 import (
+    blob_service_pb2,
+    blob_service_pb2_grpc,
+    derivative_service_pb2,
+    derivative_service_pb2_grpc,
+    function_service_pb2_grpc,
+    job_service_pb2,
+    job_service_pb2_grpc,
+)
 from jacloom_graph.answer import Derivative
 
 Request = TypeVar("Request")
@@ -30,6 +38,7 @@ MESSAGE_BYTES = 64 << 20
 """Largest message either way; services send far smaller ones."""
 _DERIVATIVES = derivative_service_pb2.DESCRIPTOR.services_by_name["DerivativeService"].full_name
 _BLOBS = blob_service_pb2.DESCRIPTOR.services_by_name["BlobService"].full_name
+_JOBS = job_service_pb2.DESCRIPTOR.services_by_name["JobService"].full_name
 CONTROL_SECONDS = 120.0
 """Limit for calls that compute nothing, where the user sets none: a large graph takes a while to be checked."""
 
@@ -71,9 +80,12 @@ class Stubs:
     """``DerivativeService.Diagnose``, likewise."""
     put: grpc.StreamUnaryMultiCallable[bytes, blob_service_pb2.Blob]
     """``BlobService.Put``, likewise."""
+    create: grpc.StreamUnaryMultiCallable[bytes, job_service_pb2.Job]
+    """``JobService.Create``, likewise."""
     derivatives: derivative_service_pb2_grpc.DerivativeServiceStub
     functions: function_service_pb2_grpc.FunctionServiceStub
     blobs: blob_service_pb2_grpc.BlobServiceStub
+    jobs: job_service_pb2_grpc.JobServiceStub
     metadata: Metadata
     """Sent with every call."""
 
@@ -211,8 +223,10 @@ def _stubs(channel: grpc.Channel, token: str | None) -> Stubs:
         {each: channel.unary_stream(f"/{_DERIVATIVES}/{each.value}", None, derivative_service_pb2.CallReply.FromString) for each in Derivative},
         channel.unary_unary(f"/{_DERIVATIVES}/Diagnose", None, derivative_service_pb2.DiagnoseReply.FromString),
         channel.stream_unary(f"/{_BLOBS}/Put", None, blob_service_pb2.Blob.FromString),
+        channel.stream_unary(f"/{_JOBS}/Create", None, job_service_pb2.Job.FromString),
         derivative_service_pb2_grpc.DerivativeServiceStub(channel),
         function_service_pb2_grpc.FunctionServiceStub(channel),
         blob_service_pb2_grpc.BlobServiceStub(channel),
+        job_service_pb2_grpc.JobServiceStub(channel),
         () if token is None else (("authorization", f"Bearer {token}"),),
     )

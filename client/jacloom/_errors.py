@@ -186,6 +186,7 @@ BY_REASON: Mapping[Reason, type[JacloomError]] = MappingProxyType(
         Reason.REQUEST_CONFLICT: JobError,
         Reason.RESULT_NOT_READY: JobError,
         Reason.STORE_UNAVAILABLE: UnavailableError,
+        Reason.FUNCTION_IN_USE: JobError,
     }
 )
 """The exception that each reason becomes."""

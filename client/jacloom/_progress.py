@@ -32,7 +32,8 @@ class Progress:
     """What it took; None until the call is complete."""
 
 
-_screen = threading.Lock()
+screen = threading.Lock()
+"""Held by what draws on standard error: rich has one live display per process."""
 
 
 class Bar:
@@ -46,7 +47,7 @@ class Bar:
     def __call__(self, progress: Progress) -> None:
         """Shows the state, if a terminal is there and no other call is showing its own."""
         if self._display is None:
-            if progress.summary is not None or not sys.stderr.isatty() or not _screen.acquire(blocking=False):
+            if progress.summary is not None or not sys.stderr.isatty() or not screen.acquire(blocking=False):
                 return
             self._open(progress.tiles)
         self._display.update(self._task, completed=progress.tiles_done, total=progress.tiles)
@@ -56,7 +57,7 @@ class Bar:
         if self._display is not None:
             self._display.stop()
             self._display = None
-            _screen.release()
+            screen.release()
 
     def _open(self, total: int) -> None:
         from rich.console import Console

@@ -12,7 +12,8 @@ from jacloom._errors import LocalServiceError, QuotaError, UnavailableError
 T = TypeVar("T")
 
 PATIENCE = 30.0
-"""Seconds for which a service that is not there is asked again, where no deadline ends it sooner: restarting takes one about ten."""
+"""Seconds for which a service that is not there is asked again, where no deadline ends it sooner: restarting takes one about ten. Counted from the
+first attempt that failed, which may have been under way for long."""
 
 
 def retrying(attempt: Callable[[], T], deadline: Deadline, *, again: Callable[[], bool] = lambda: True) -> T:
@@ -23,20 +24,22 @@ def retrying(attempt: Callable[[], T], deadline: Deadline, *, again: Callable[[]
         deadline: Of the whole call.
         again: Whether a failed attempt may be repeated; asked after each.
     """
-    began = time.monotonic()
+    failed: float | None = None
     for pause in _pauses():
         try:
             return attempt()
         except LocalServiceError:
             raise
         except UnavailableError as error:
+            failed = failed or time.monotonic()
             wait = error.retry_after or pause
-            if not again() or not _worth(wait, began, deadline):
+            if not again() or not _worth(wait, failed, deadline):
                 raise
         except QuotaError as error:
+            failed = failed or time.monotonic()
             # Without a delay the limit is not one that passes.
             wait = error.retry_after or 0.0
-            if not wait or not again() or not _worth(wait, began, deadline):
+            if not wait or not again() or not _worth(wait, failed, deadline):
                 raise
         time.sleep(wait)
     raise AssertionError("the pauses never end")
@@ -49,5 +52,5 @@ def _pauses() -> Iterator[float]:
         pause = min(2 * pause, 2.0)
 
 
-def _worth(wait: float, began: float, deadline: Deadline) -> bool:
-    return deadline.allows(wait) and (deadline.timeout is not None or time.monotonic() + wait - began < PATIENCE)
+def _worth(wait: float, failed: float, deadline: Deadline) -> bool:
+    return deadline.allows(wait) and (deadline.timeout is not None or time.monotonic() + wait - failed < PATIENCE)

@@ -35,6 +35,7 @@ from jacloom._registry import Registry
 from jacloom._remote import RemoteFunction
 from jacloom._signature import Signature, inexact, parse_id
 from jacloom._sparsity import Structure
+from jacloom._structure import Structure as Containers
 from jacloom._transform import Transform
 from jacloom._verification import computed, verify
 from jacloom_graph.answer import ArrayKey, Derivative, Part, Selection, batched
@@ -44,7 +45,7 @@ AnyFunction = Callable[..., Any] | Function | RemoteFunction | str
 
 _Answer = TypeVar("_Answer")
 
-_FIELD = re.compile(r"args\[(\d+)\]")
+_FIELD = re.compile(r"(?:spec\.call\.)?args\[(\d+)\]")
 
 
 class Session:
@@ -183,6 +184,27 @@ class Session:
         if callable(f):
             return _tracing.bind_callable(f, args, kwargs)
         raise ArgumentError(f"f must be a callable, a jl.Function, a jl.RemoteFunction or a function's id, got {type(f).__name__}")
+
+    def apply(
+        self, f: AnyFunction, args: tuple[Any, ...], question: Question, deadline: Deadline, step: Callable[[Binding, list[Any]], _Answer]
+    ) -> _Answer:
+        """Returns what a step returns, given the binding of a call and the leaves of its arguments.
+
+        Where custom rules refuse inputs that the question is not about, the step runs again for the function traced without them.
+        """
+        found: _Answer = self._with_activity(f, args, {}, question, deadline, step)
+        return found
+
+    def first_argument(self, f: AnyFunction, deadline: Deadline) -> Containers | None:
+        """Returns the containers of a function's first argument, where its types are fixed; None where it has to be traced."""
+        known = self._known(f, deadline)
+        if known is None:
+            return None
+        arguments = known[0].arguments
+        positional = (arguments.children[0] if known[0].keywords else arguments).children
+        if not positional:
+            raise ArgumentError(f"{known[0].label} takes no arguments, and a job needs one: the point")
+        return positional[0]
 
     def _known(self, f: AnyFunction, deadline: Deadline) -> tuple[Signature, Function | None, Recent[Binding]] | None:
         """Returns signature, graph and bindings of a function that has types of its own; None where it has to be traced for those of arguments."""

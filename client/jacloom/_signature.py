@@ -64,19 +64,19 @@ def parse_id(text: object) -> str:
     return found[1]
 
 
-def display_name(name: object) -> str:
-    """Returns a name that a user gives a function, if a service can take it.
+def display_name(name: object, call: str = "client.register(f, name=...)") -> str:
+    """Returns a name that a user gives a function or a job, if a service can take it; ``call``: the user's, for errors.
 
     Raises:
         ArgumentError: if it cannot.
     """
     if not isinstance(name, str) or len(name) > _LABEL:
         got = f"{len(name):,} characters" if isinstance(name, str) else type(name).__name__
-        raise ArgumentError(f"`client.register(f, name=...)`: name must be a str of at most {_LABEL} characters, got {got}.")
+        raise ArgumentError(f"`{call}`: name must be a str of at most {_LABEL} characters, got {got}.")
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise ArgumentError(f"`client.register(f, name={name!r})`: name has a lone surrogate, which no message can hold; leave it out.") from None
+        raise ArgumentError(f"`{call.replace('...', repr(name))}`: name has a lone surrogate, which no message can hold; leave it out.") from None
     return name
 
 

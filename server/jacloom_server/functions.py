@@ -139,7 +139,7 @@ class Functions:
         """Forgets a function. Calls under way finish.
 
         Raises:
-            Fault: FUNCTION_NOT_FOUND; JOB_NOT_ENDED if a job needs it.
+            Fault: FUNCTION_NOT_FOUND; FUNCTION_IN_USE.
         """
         match = _NAME.fullmatch(name)
         if match is None:

@@ -206,7 +206,7 @@ class Pool:
         now = self._loop.time()
         slot = choose(errand, self._crew.slots, now)
         if slot is None:
-            reserve(errand, self._crew.slots)
+            reserve(errand, self._crew.slots, self._loop.time())
             return False
         self._send(errand, slot, now)
         return True
@@ -230,6 +230,7 @@ class Pool:
         run = Run(errand, slot, now, self._lease, loaded=loading, alone=errand.deaths > 0)
         slot.runs.append(run)
         errand.lane.seats.add(str(slot.seat))
+        errand.lane.served = now
         if len(slot.runs) == 1:
             self._watch(run)
         on_loop(self._loop, sent, lambda future: self._landed(run, future))

@@ -16,6 +16,8 @@ CREDITS: Final = 2
 """Errands in flight for one process: one being computed, one waiting in its queue, so that it never idles for a round trip."""
 PROMPT: Final = 0.25
 """Seconds: a process that has been at an errand for longer is not given a single pass to queue behind it."""
+PATIENCE: Final = 1.0
+"""Seconds that a job waits for its turn beside calls that keep every process busy: it then gets one, and they have at least as long again."""
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 10.0
 
@@ -113,7 +115,8 @@ def choose(errand: Errand, slots: list[Slot], now: float) -> Slot | None:
     ready = [slot for slot in slots if slot.state is State.READY and slot.serves(desk)]
     if not ready:
         return None
-    best = min(preference(desk, slot.seat.role) for slot in ready)
+    # Work in the background does not make do with another role: it is in no hurry, and its numbers shall be the same to the last bit.
+    best = min(preference(desk, slot.seat.role) for slot in (slots if errand.assignment.background else ready) if slot.serves(desk))
 
     def rank(slot: Slot) -> tuple[int, int, bool, int]:
         return (preference(desk, slot.seat.role), len(slot.runs), errand.assignment.function not in slot.functions, slot.seat.index)
@@ -129,9 +132,10 @@ def choose(errand: Errand, slots: list[Slot], now: float) -> Slot | None:
     return min(free, key=rank, default=None)
 
 
-def reserve(errand: Errand, slots: list[Slot]) -> None:
-    """Keeps a process free for an errand that must be alone, because it ended one before: where many call, none would ever be idle."""
-    if not errand.deaths or any(slot.reserved is errand for slot in slots):
+def reserve(errand: Errand, slots: list[Slot], now: float) -> None:
+    """Keeps a process free for an errand that must be alone, because it ended one before or has waited long: where many call, none would be idle."""
+    waited = errand.assignment.background and now - max(errand.since, errand.lane.served) > PATIENCE
+    if not (errand.deaths or waited) or any(slot.reserved is errand for slot in slots):
         return
     able = [slot for slot in slots if slot.state is State.READY and slot.serves(errand.assignment.desk)]
     best = min(able, key=lambda slot: (preference(errand.assignment.desk, slot.seat.role), len(slot.runs)), default=None)

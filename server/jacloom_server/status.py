@@ -48,6 +48,7 @@ CODES: Final = MappingProxyType(
         Reason.REQUEST_CONFLICT: grpc.StatusCode.ALREADY_EXISTS,
         Reason.RESULT_NOT_READY: grpc.StatusCode.FAILED_PRECONDITION,
         Reason.STORE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+        Reason.FUNCTION_IN_USE: grpc.StatusCode.FAILED_PRECONDITION,
     }
 )
 """The code of each reason. A client may try again what is UNAVAILABLE or, after the delay in RetryInfo, RESOURCE_EXHAUSTED; all else fails again."""

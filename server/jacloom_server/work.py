@@ -149,4 +149,6 @@ class Lane:
     """Errands that were run again."""
     seats: set[str] = field(default_factory=set)
     """Names of the seats that worked for it."""
+    served: float = 0.0
+    """Loop time at which one of them was sent last."""
     closed: bool = False

@@ -73,3 +73,4 @@ def messages(spec: pb.JobSpec, leaves: Sequence[np.ndarray], rows: int) -> Itera
     for first in range(0, len(leaves[0]), rows):
         parts = [leaf[first : first + rows] for leaf in leaves]
         yield pb.CreateJobRequest(points=pb.Points(count=len(parts[0]), leaves=[bytes(raw(part)) for part in parts]))
+    yield pb.CreateJobRequest(last=True)

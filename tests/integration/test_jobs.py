@@ -231,6 +231,13 @@ class TestCreating:
             board.create(asked, [np.zeros((1000, 2))])
         with pytest.raises(grpc.RpcError, match="at least one point, got none"):
             board.create(asked, [np.zeros((0, 3))])
+        unfinished = list(jobs.messages(asked, [X], 100))[:-1]
+        with pytest.raises(grpc.RpcError, match="ended without a message that is its last"):
+            board.stub.Create(iter(unfinished), timeout=service.TIMEOUT)
+        with pytest.raises(grpc.RpcError, match="followed the one that says that it is the last"):
+            board.stub.Create(iter([*unfinished, pb.CreateJobRequest(last=True), unfinished[-1]]), timeout=service.TIMEOUT)
+        with pytest.raises(grpc.RpcError, match="spec is in the first message alone"):
+            board.stub.Create(iter([*unfinished, unfinished[0]]), timeout=service.TIMEOUT)
         with pytest.raises(grpc.RpcError, match="first message has the job's spec"):
             board.stub.Create(iter([pb.CreateJobRequest(points=pb.Points(count=1))]), timeout=service.TIMEOUT)
         assert everything(process) == before
@@ -315,7 +322,7 @@ class TestControl:
         points = np.zeros((40, 8))
         name = client.register(graphs.decay(8, 2_000_001))
         job = board.create(spec(name, [points[0]], pb.JOB_JACOBIAN, sparsity=call_pb.DENSE), [points])
-        with pytest.raises(grpc.RpcError, match="computes derivatives of this function"):
+        with pytest.raises(grpc.RpcError, match="has derivatives of this function; delete the job first"):
             client.functions.Delete(function_service_pb2.DeleteFunctionRequest(name=name))
         board.stub.Cancel(pb.CancelJobRequest(name=job.name), timeout=service.TIMEOUT)
 

@@ -334,16 +334,17 @@ async def test_a_call_waits_for_one_unit_at_most(pool: Pool, batch: Batch) -> No
     await pool.ask(tile(graphs.sine(3), 3))
     recipe, order = values(batch), list[str]()
     with pool.lane() as job, pool.lane() as call:
-        slow = pool.submit(call, tile(graphs.decay(4, 5_000_000), 4, function="a" * 64))
+        slow = pool.submit(call, tile(graphs.decay(4, 20_000_000), 4, function="9" * 64))
         await until_computing(call)
+        assert not slow.done()
         futures = {"unit 0": pool.submit(job, unit(batch, recipe, 0)), "unit 1": pool.submit(job, unit(batch, recipe, 1))}
         futures |= {"tile 0": pool.submit(call, tile(graphs.sine(3), 3)), "tile 1": pool.submit(call, tile(graphs.sine(3), 3))}
         for name, future in futures.items():
             future.add_done_callback(lambda _, name=name: order.append(name))
         await asyncio.gather(slow, *futures.values())
         assert all(isinstance(future.result(), Written if "unit" in name else Done) for name, future in futures.items())
-    # Neither unit is sent while there is something to compute, and never both.
-    assert order == ["tile 0", "tile 1", "unit 0", "unit 1"]
+    # Whose turn it is when the process is free is as it may be; but it is never given both units before the tiles.
+    assert order in (["tile 0", "tile 1", "unit 0", "unit 1"], ["unit 0", "tile 0", "tile 1", "unit 1"])
 
 
 async def test_a_unit_that_ends_its_worker_is_the_jobs_business(pool: Pool, batch: Batch) -> None:

@@ -36,6 +36,8 @@ class Script:
     calls: list[str] = field(default_factory=list)
     requests: list[pb.CallRequest] = field(default_factory=list)
     registered: dict[str, function.FunctionInfo] = field(default_factory=dict)
+    leased: list[bool] = field(default_factory=list)
+    """For each registration, whether the service may drop the function."""
     blobs: dict[str, bytes] = field(default_factory=dict)
     derivatives: function.DescribeDerivativesReply = field(default_factory=function.DescribeDerivativesReply)
     pause: float = 0.0
@@ -59,6 +61,9 @@ class _Derivatives(pb_grpc.DerivativeServiceServicer):
     def Evaluate(self, request: pb.CallRequest, context: Any) -> Iterator[pb.CallReply]:
         return self._run("Evaluate", request, context)
 
+    def Jacobian(self, request: pb.CallRequest, context: Any) -> Iterator[pb.CallReply]:
+        return self._run("Jacobian", request, context)
+
     def Structure(self, request: pb.ExplainRequest, context: Any) -> Iterator[pb.CallReply]:
         return self._run("Structure", request.call, context)
 
@@ -75,6 +80,7 @@ class _Functions(function_grpc.FunctionServiceServicer):
 
     def Register(self, request: function.RegisterRequest, context: Any) -> function.FunctionInfo:
         self.script.calls.append("Register")
+        self.script.leased.append(request.leased)
         graph = wire.from_bytes(request.graph)
         missing = [constant.blob for constant in graph.constants if constant.blob and constant.blob not in self.script.blobs]
         if missing:
@@ -190,12 +196,15 @@ def hang(script: Script) -> Step:
 
 
 @contextmanager
-def serving(script: Script, port: int = 0, credentials: grpc.ServerCredentials | None = None) -> Iterator[int]:
-    """Runs the service on a port of this machine and yields it."""
+def serving(
+    script: Script, port: int = 0, credentials: grpc.ServerCredentials | None = None, further: Callable[[grpc.Server], None] = lambda server: None
+) -> Iterator[int]:
+    """Runs the service on a port of this machine and yields it; ``further`` puts more onto the server."""
     server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
     pb_grpc.add_DerivativeServiceServicer_to_server(_Derivatives(script), server)
     function_grpc.add_FunctionServiceServicer_to_server(_Functions(script), server)
     blob_grpc.add_BlobServiceServicer_to_server(_Blobs(script), server)
+    further(server)
     address = f"127.0.0.1:{port}"
     port = server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
     server.start()

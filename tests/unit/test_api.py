@@ -92,6 +92,7 @@ def test_services_and_their_calls(files: dict[str, descriptor_pb2.FileDescriptor
         "BlobService": ["Missing", "Put", "Release"],
         "DerivativeService": ["Evaluate", "Jvp", "Vjp", "Hvp", "Gradient", "Jacobian", "Hessian", "Explain", "Structure", "Diagnose"],
         "FunctionService": ["Register", "Validate", "Get", "List", "DescribeDerivatives", "Delete"],
+        "JobService": ["Create", "Get", "List", "Watch", "Cancel", "Retry", "Verify", "Delete", "Expire", "ListFailures", "ReadResult"],
     }
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from unit.conftest import Run
 from unit.scripted import Script, serving
 
 import jacloom as jl
 from jacloom._version import VERSION
-from jacloom.cli import app as cli
 from jacloom.cli import doctor
 from jacloom_api.v1 import derivative_service_pb2 as derivative_pb
 from jacloom_api.v1 import function_service_pb2 as pb
@@ -22,25 +22,8 @@ from jacloom_graph import wire
 from jacloom_graph.types import Type
 from jacloom_server import __main__ as server
 
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command in this process and returns its status, standard output and standard error."""
-    monkeypatch.delenv("JACLOOM_ADDRESS", raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("TERM", "dumb")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["jacloom", *arguments])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        said = capsys.readouterr()
-        code = left.value.code
-        return (code if isinstance(code, int) else int(code is not None), said.out, said.err)
-
-    return run
+JOBS = ("submit", "jobs", "watch", "cancel", "retry", "verify", "fetch", "expire")
+"""The commands about jobs, which test_cli_jobs tries."""
 
 
 @pytest.fixture
@@ -80,11 +63,12 @@ def test_version(run: Run) -> None:
 def test_help_names_every_command(run: Run) -> None:
     status, out, _ = run("--help")
     assert status == 0
-    assert [command for command in ("serve", "demo", "doctor", "explain", "functions") if command not in out] == []
+    assert [command for command in ("serve", "demo", "doctor", "explain", "functions", *JOBS) if command not in out] == []
 
 
 def test_every_command_speaks_json_and_to_any_service(run: Run) -> None:
-    for command in (["demo"], ["doctor"], ["explain"], ["functions", "list"], ["functions", "show"], ["functions", "delete"]):
+    of_functions = [["functions", "list"], ["functions", "show"], ["functions", "delete"]]
+    for command in [["demo"], ["doctor"], ["explain"], *of_functions, *([name] for name in JOBS)]:
         said = run(*command, "--help")[1]
         assert [option for option in ("--json", "--address", "--token", "--tls", "--ca") if option not in said] == []
 

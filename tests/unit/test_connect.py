@@ -6,6 +6,7 @@ import socket
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -20,7 +21,7 @@ import jacloom as jl
 from jacloom._connect import connect, endpoint
 from jacloom._connection import is_loopback
 from jacloom._deadline import Deadline
-from jacloom._retry import retrying
+from jacloom._retry import PATIENCE, retrying
 
 
 @pytest.mark.parametrize(
@@ -142,6 +143,31 @@ def test_retrying_gives_up_in_time() -> None:
     with pytest.raises(jl.UnavailableError):
         retrying(never, Deadline(5.0), again=lambda: False)
     assert len(tries) == 4
+
+
+def test_patience_begins_with_the_first_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("jacloom._retry.time", SimpleNamespace(monotonic=lambda: now[0], sleep=lambda pause: now.__setitem__(0, now[0] + pause)))
+    tries: list[float] = []
+
+    def upload() -> int:
+        tries.append(now[0])
+        if len(tries) == 1:
+            now[0] += 10 * PATIENCE  # it was under way for long before the service went away
+        if now[0] < 10 * PATIENCE + 20:
+            raise jl.UnavailableError("gone")
+        return 7
+
+    assert retrying(upload, Deadline(None)) == 7
+    tries.clear()
+
+    def never() -> None:
+        tries.append(now[0])
+        raise jl.UnavailableError("gone")
+
+    with pytest.raises(jl.UnavailableError):
+        retrying(never, Deadline(None))
+    assert PATIENCE - 2 < tries[-1] - tries[0] < PATIENCE
 
 
 def test_retrying_waits_for_a_quota_only_where_told_how_long() -> None:

@@ -40,7 +40,13 @@ DISTRIBUTIONS = {
     "google_crc32c": {"google-crc32c"},
 }
 """Where the name that is imported is not the name that is installed."""
-EXTRAS = {"jacloom_api": [], "jacloom_graph": [], "jacloom": ["jax", "plot"], "jacloom_worker": ["jax", "server"], "jacloom_server": ["server"]}
+EXTRAS = {
+    "jacloom_api": [],
+    "jacloom_graph": [],
+    "jacloom": ["jax", "plot", "zarr"],
+    "jacloom_worker": ["jax", "server"],
+    "jacloom_server": ["server"],
+}
 """The parts of an installation that each package may count on, besides the base."""
 SPEAKS_GRPC = (
     "jacloom_graph",
@@ -51,6 +57,10 @@ SPEAKS_GRPC = (
     "jacloom._connection",
     "jacloom._derivatives",
     "jacloom._diagnosis",
+    "jacloom._jobs.calls",
+    "jacloom._jobs.create",
+    "jacloom._jobs.reading",
+    "jacloom._jobs.record",
     "jacloom._plan",
     "jacloom._registry",
     "jacloom._status",

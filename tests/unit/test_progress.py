@@ -25,7 +25,7 @@ class Terminal(io.StringIO):
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
     monkeypatch.setenv("TERM", "xterm")
     yield Terminal()
-    assert not _progress._screen.locked()
+    assert not _progress.screen.locked()
 
 
 def go_through(watch: Watch) -> None:

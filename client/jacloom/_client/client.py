@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
+from jacloom._client.jobs import Jobs
 from jacloom._client.products import Products
 from jacloom._client.questions import Questions
 from jacloom._client.registration import Registration
@@ -11,7 +12,7 @@ from jacloom._client.transforms import Transforms
 from jacloom._session import Session
 
 
-class Client(Transforms, Products, Questions, Registration):
+class Client(Transforms, Products, Questions, Jobs, Registration):
     """Derivatives from a service. Made by ``jl.connect``; safe to share between threads, not between forked processes.
 
     In all methods, ``f`` is a callable that JAX can trace, a ``jl.Function``, a ``jl.RemoteFunction``, or a function's id. Arguments are pytrees of

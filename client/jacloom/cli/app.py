@@ -10,11 +10,19 @@ import typer
 from jacloom._errors import JacloomError
 from jacloom._version import VERSION
 from jacloom.cli import functions
+from jacloom.cli.cancel import cancel
 from jacloom.cli.demo import demo
 from jacloom.cli.doctor import doctor
+from jacloom.cli.expire import expire
 from jacloom.cli.explain import explain
+from jacloom.cli.fetch import fetch
+from jacloom.cli.jobs import jobs
 from jacloom.cli.output import print_error
+from jacloom.cli.retry import retry
 from jacloom.cli.serve import serve
+from jacloom.cli.submit import submit
+from jacloom.cli.verify import verify
+from jacloom.cli.watch import watch
 
 app = typer.Typer(
     name="jacloom",
@@ -28,6 +36,8 @@ app.command()(demo)
 app.command()(doctor)
 app.command()(explain)
 app.add_typer(functions.app, name="functions")
+for command in (submit, jobs, watch, cancel, retry, verify, fetch, expire):
+    app.command()(command)
 
 
 def _show_version(wanted: bool) -> None:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ajacloom_api/v1/error.proto\x12\x0ejacloom_api.v1*\xd5\x03\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x11\n\rINVALID_GRAPH\x10\x01\x12\x12\n\x0eUNSUPPORTED_OP\x10\x02\x12\x11\n\rTYPE_MISMATCH\x10\x03\x12\x15\n\x11\x41RGUMENT_MISMATCH\x10\x04\x12\x12\n\x0eINVALID_OPTION\x10\x05\x12\x14\n\x10MODE_UNAVAILABLE\x10\x06\x12\x16\n\x12\x46UNCTION_NOT_FOUND\x10\x07\x12\x12\n\x0e\x42LOB_NOT_FOUND\x10\x08\x12\r\n\tTOO_LARGE\x10\t\x12\x0e\n\nOVER_QUOTA\x10\n\x12\x11\n\rOUT_OF_MEMORY\x10\x0b\x12\x0c\n\x08TOO_SLOW\x10\x0c\x12\x0c\n\x08POISONED\x10\r\x12\x0e\n\nNO_WORKERS\x10\x0e\x12\x0c\n\x08\x44RAINING\x10\x0f\x12\x13\n\x0fUNAUTHENTICATED\x10\x10\x12\x0c\n\x08INTERNAL\x10\x11\x12\x11\n\rJOB_NOT_FOUND\x10\x12\x12\x14\n\x10JOBS_UNAVAILABLE\x10\x13\x12\x11\n\rJOB_NOT_ENDED\x10\x14\x12\x14\n\x10REQUEST_CONFLICT\x10\x15\x12\x14\n\x10RESULT_NOT_READY\x10\x16\x12\x15\n\x11STORE_UNAVAILABLE\x10\x17\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ajacloom_api/v1/error.proto\x12\x0ejacloom_api.v1*\xea\x03\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x11\n\rINVALID_GRAPH\x10\x01\x12\x12\n\x0eUNSUPPORTED_OP\x10\x02\x12\x11\n\rTYPE_MISMATCH\x10\x03\x12\x15\n\x11\x41RGUMENT_MISMATCH\x10\x04\x12\x12\n\x0eINVALID_OPTION\x10\x05\x12\x14\n\x10MODE_UNAVAILABLE\x10\x06\x12\x16\n\x12\x46UNCTION_NOT_FOUND\x10\x07\x12\x12\n\x0e\x42LOB_NOT_FOUND\x10\x08\x12\r\n\tTOO_LARGE\x10\t\x12\x0e\n\nOVER_QUOTA\x10\n\x12\x11\n\rOUT_OF_MEMORY\x10\x0b\x12\x0c\n\x08TOO_SLOW\x10\x0c\x12\x0c\n\x08POISONED\x10\r\x12\x0e\n\nNO_WORKERS\x10\x0e\x12\x0c\n\x08\x44RAINING\x10\x0f\x12\x13\n\x0fUNAUTHENTICATED\x10\x10\x12\x0c\n\x08INTERNAL\x10\x11\x12\x11\n\rJOB_NOT_FOUND\x10\x12\x12\x14\n\x10JOBS_UNAVAILABLE\x10\x13\x12\x11\n\rJOB_NOT_ENDED\x10\x14\x12\x14\n\x10REQUEST_CONFLICT\x10\x15\x12\x14\n\x10RESULT_NOT_READY\x10\x16\x12\x15\n\x11STORE_UNAVAILABLE\x10\x17\x12\x13\n\x0f\x46UNCTION_IN_USE\x10\x18\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'jacloom_api.v1.error_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REASON']._serialized_start=47
-  _globals['_REASON']._serialized_end=516
+  _globals['_REASON']._serialized_end=537
 # @@protoc_insertion_point(module_scope)

@@ -72,6 +72,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """The results asked for are not there: not computed yet, failed, or damaged and being computed again."""
     STORE_UNAVAILABLE: _Reason.ValueType  # 23
     """Results cannot be written: the disk is full, or does not take them."""
+    FUNCTION_IN_USE: _Reason.ValueType  # 24
+    """There are jobs of the function, so it cannot be deleted."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a call failed."""
@@ -124,4 +126,6 @@ RESULT_NOT_READY: Reason.ValueType  # 22
 """The results asked for are not there: not computed yet, failed, or damaged and being computed again."""
 STORE_UNAVAILABLE: Reason.ValueType  # 23
 """Results cannot be written: the disk is full, or does not take them."""
+FUNCTION_IN_USE: Reason.ValueType  # 24
+"""There are jobs of the function, so it cannot be deleted."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -29,61 +29,61 @@ from jacloom_api.v1 import derivative_service_pb2 as jacloom__api_dot_v1_dot_der
 from jacloom_api.v1 import graph_pb2 as jacloom__api_dot_v1_dot_graph__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n jacloom_api/v1/job_service.proto\x12\x0ejacloom_api.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\'jacloom_api/v1/derivative_service.proto\x1a\x1ajacloom_api/v1/graph.proto\"\x96\x02\n\x07JobSpec\x12)\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1b.jacloom_api.v1.CallRequest\x12\x31\n\nderivative\x18\x02 \x01(\x0e\x32\x1d.jacloom_api.v1.JobDerivative\x12\x0e\n\x06points\x18\x03 \x03(\r\x12\x0b\n\x03out\x18\x04 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x05 \x01(\t\x12\x10\n\x08priority\x18\x06 \x01(\x11\x12,\n\x08\x64\x65\x61\x64line\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x03ttl\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\t \x01(\t\"\'\n\x06Points\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\x12\x0e\n\x06leaves\x18\x02 \x03(\x0c\"a\n\x10\x43reateJobRequest\x12%\n\x04spec\x18\x01 \x01(\x0b\x32\x17.jacloom_api.v1.JobSpec\x12&\n\x06points\x18\x02 \x01(\x0b\x32\x16.jacloom_api.v1.Points\"\x92\x01\n\x0bResultArray\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\"\n\x04part\x18\x02 \x01(\x0e\x32\x14.jacloom_api.v1.Part\x12\x0e\n\x06output\x18\x03 \x01(\r\x12\r\n\x05input\x18\x04 \x01(\r\x12\x0e\n\x06input2\x18\x05 \x01(\r\x12\"\n\x04type\x18\x06 \x01(\x0b\x32\x14.jacloom_api.v1.Type\"\x83\x06\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.jacloom_api.v1.JobState\x12\x10\n\x08\x66unction\x18\x04 \x01(\t\x12\x31\n\nderivative\x18\x05 \x01(\x0e\x32\x1d.jacloom_api.v1.JobDerivative\x12\x0e\n\x06points\x18\x06 \x01(\x04\x12\x13\n\x0bpoints_done\x18\x07 \x01(\x04\x12\x15\n\rpoints_failed\x18\x08 \x01(\x04\x12\x19\n\x11points_not_finite\x18\t \x01(\x04\x12\r\n\x05units\x18\n \x01(\x04\x12\x12\n\nunits_done\x18\x0b \x01(\x04\x12\x14\n\x0cunits_failed\x18\x0c \x01(\x04\x12\x0f\n\x07retries\x18\r \x01(\x04\x12\x0c\n\x04rate\x18\x0e \x01(\x01\x12\x10\n\x03\x65ta\x18\x0f \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07workers\x18\x10 \x01(\r\x12\"\n\x04plan\x18\x11 \x01(\x0b\x32\x14.jacloom_api.v1.Plan\x12\x0b\n\x03out\x18\x12 \x01(\t\x12\r\n\x05store\x18\x13 \x01(\t\x12+\n\x06\x61rrays\x18\x14 \x03(\x0b\x32\x1b.jacloom_api.v1.ResultArray\x12\x0f\n\x07message\x18\x15 \x01(\t\x12\x10\n\x08priority\x18\x16 \x01(\x11\x12/\n\x0b\x63reate_time\x18\x17 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x18 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x19 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x1a \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x1b \x01(\t\x12,\n\x08\x64\x65\x61\x64line\x18\x1c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\n\x04_eta\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"t\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12(\n\x06states\x18\x03 \x03(\x0e\x32\x18.jacloom_api.v1.JobState\x12\x10\n\x08\x66unction\x18\x04 \x01(\t\"K\n\rListJobsReply\x12!\n\x04jobs\x18\x01 \x03(\x0b\x32\x13.jacloom_api.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fWatchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\" \n\x10\x43\x61ncelJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1f\n\x0fRetryJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\" \n\x10VerifyJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"1\n\x0eVerifyJobReply\x12\x0e\n\x06\x63hunks\x18\x01 \x01(\x04\x12\x0f\n\x07\x64\x61maged\x18\x02 \x01(\x04\" \n\x10\x44\x65leteJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"$\n\x11\x45xpireJobsRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\"4\n\x0f\x45xpireJobsReply\x12!\n\x04jobs\x18\x01 \x03(\x0b\x32\x13.jacloom_api.v1.Job\"J\n\x13ListFailuresRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"|\n\x0bUnitFailure\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x12\r\n\x05start\x18\x03 \x01(\x04\x12\r\n\x05seeds\x18\x04 \x01(\x04\x12\x10\n\x08\x61ttempts\x18\x05 \x01(\r\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0f\n\x07message\x18\x07 \x01(\t\"[\n\x11ListFailuresReply\x12-\n\x08\x66\x61ilures\x18\x01 \x03(\x0b\x32\x1b.jacloom_api.v1.UnitFailure\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"]\n\x11ReadResultRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\r\n\x05\x66irst\x18\x03 \x01(\x04\x12\r\n\x05\x63ount\x18\x04 \x01(\x04\x12\x0e\n\x06offset\x18\x05 \x01(\x04\"k\n\x0fReadResultReply\x12\"\n\x04type\x18\x01 \x01(\x0b\x32\x14.jacloom_api.v1.Type\x12\x0e\n\x06nbytes\x18\x02 \x01(\x04\x12$\n\x05piece\x18\x03 \x01(\x0b\x32\x15.jacloom_api.v1.Piece\"E\n\x05Piece\x12\x0e\n\x06starts\x18\x01 \x03(\x04\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0e\n\x06offset\x18\x04 \x01(\x04*\x8d\x01\n\rJobDerivative\x12\x1e\n\x1aJOB_DERIVATIVE_UNSPECIFIED\x10\x00\x12\r\n\tJOB_VALUE\x10\x01\x12\x0b\n\x07JOB_JVP\x10\x02\x12\x0b\n\x07JOB_VJP\x10\x03\x12\x10\n\x0cJOB_GRADIENT\x10\x04\x12\x10\n\x0cJOB_JACOBIAN\x10\x05\x12\x0f\n\x0bJOB_HESSIAN\x10\x06*\xb8\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nJOB_QUEUED\x10\x01\x12\x0f\n\x0bJOB_RUNNING\x10\x02\x12\x11\n\rJOB_SUCCEEDED\x10\x03\x12\x1f\n\x1bJOB_SUCCEEDED_WITH_FAILURES\x10\x04\x12\x0e\n\nJOB_FAILED\x10\x05\x12\x11\n\rJOB_CANCELLED\x10\x06\x12\x19\n\x15JOB_DEADLINE_EXCEEDED\x10\x07\x32\x9d\x06\n\nJobService\x12\x41\n\x06\x43reate\x12 .jacloom_api.v1.CreateJobRequest\x1a\x13.jacloom_api.v1.Job(\x01\x12\x39\n\x03Get\x12\x1d.jacloom_api.v1.GetJobRequest\x1a\x13.jacloom_api.v1.Job\x12\x46\n\x04List\x12\x1f.jacloom_api.v1.ListJobsRequest\x1a\x1d.jacloom_api.v1.ListJobsReply\x12?\n\x05Watch\x12\x1f.jacloom_api.v1.WatchJobRequest\x1a\x13.jacloom_api.v1.Job0\x01\x12?\n\x06\x43\x61ncel\x12 .jacloom_api.v1.CancelJobRequest\x1a\x13.jacloom_api.v1.Job\x12=\n\x05Retry\x12\x1f.jacloom_api.v1.RetryJobRequest\x1a\x13.jacloom_api.v1.Job\x12J\n\x06Verify\x12 .jacloom_api.v1.VerifyJobRequest\x1a\x1e.jacloom_api.v1.VerifyJobReply\x12\x42\n\x06\x44\x65lete\x12 .jacloom_api.v1.DeleteJobRequest\x1a\x16.google.protobuf.Empty\x12L\n\x06\x45xpire\x12!.jacloom_api.v1.ExpireJobsRequest\x1a\x1f.jacloom_api.v1.ExpireJobsReply\x12V\n\x0cListFailures\x12#.jacloom_api.v1.ListFailuresRequest\x1a!.jacloom_api.v1.ListFailuresReply\x12R\n\nReadResult\x12!.jacloom_api.v1.ReadResultRequest\x1a\x1f.jacloom_api.v1.ReadResultReply0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n jacloom_api/v1/job_service.proto\x12\x0ejacloom_api.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\'jacloom_api/v1/derivative_service.proto\x1a\x1ajacloom_api/v1/graph.proto\"\x96\x02\n\x07JobSpec\x12)\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1b.jacloom_api.v1.CallRequest\x12\x31\n\nderivative\x18\x02 \x01(\x0e\x32\x1d.jacloom_api.v1.JobDerivative\x12\x0e\n\x06points\x18\x03 \x03(\r\x12\x0b\n\x03out\x18\x04 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x05 \x01(\t\x12\x10\n\x08priority\x18\x06 \x01(\x11\x12,\n\x08\x64\x65\x61\x64line\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x03ttl\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\t \x01(\t\"\'\n\x06Points\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\x12\x0e\n\x06leaves\x18\x02 \x03(\x0c\"o\n\x10\x43reateJobRequest\x12%\n\x04spec\x18\x01 \x01(\x0b\x32\x17.jacloom_api.v1.JobSpec\x12&\n\x06points\x18\x02 \x01(\x0b\x32\x16.jacloom_api.v1.Points\x12\x0c\n\x04last\x18\x03 \x01(\x08\"\x92\x01\n\x0bResultArray\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\"\n\x04part\x18\x02 \x01(\x0e\x32\x14.jacloom_api.v1.Part\x12\x0e\n\x06output\x18\x03 \x01(\r\x12\r\n\x05input\x18\x04 \x01(\r\x12\x0e\n\x06input2\x18\x05 \x01(\r\x12\"\n\x04type\x18\x06 \x01(\x0b\x32\x14.jacloom_api.v1.Type\"\x93\x06\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.jacloom_api.v1.JobState\x12\x10\n\x08\x66unction\x18\x04 \x01(\t\x12\x31\n\nderivative\x18\x05 \x01(\x0e\x32\x1d.jacloom_api.v1.JobDerivative\x12\x0e\n\x06points\x18\x06 \x01(\x04\x12\x13\n\x0bpoints_done\x18\x07 \x01(\x04\x12\x15\n\rpoints_failed\x18\x08 \x01(\x04\x12\x19\n\x11points_not_finite\x18\t \x01(\x04\x12\r\n\x05units\x18\n \x01(\x04\x12\x12\n\nunits_done\x18\x0b \x01(\x04\x12\x14\n\x0cunits_failed\x18\x0c \x01(\x04\x12\x0f\n\x07retries\x18\r \x01(\x04\x12\x0c\n\x04rate\x18\x0e \x01(\x01\x12\x10\n\x03\x65ta\x18\x0f \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07workers\x18\x10 \x01(\r\x12\"\n\x04plan\x18\x11 \x01(\x0b\x32\x14.jacloom_api.v1.Plan\x12\x0b\n\x03out\x18\x12 \x01(\t\x12\r\n\x05store\x18\x13 \x01(\t\x12+\n\x06\x61rrays\x18\x14 \x03(\x0b\x32\x1b.jacloom_api.v1.ResultArray\x12\x0f\n\x07message\x18\x15 \x01(\t\x12\x10\n\x08priority\x18\x16 \x01(\x11\x12/\n\x0b\x63reate_time\x18\x17 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x18 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x19 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x1a \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x1b \x01(\t\x12,\n\x08\x64\x65\x61\x64line\x18\x1c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06sparse\x18\x1d \x01(\x08\x42\x06\n\x04_eta\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"t\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12(\n\x06states\x18\x03 \x03(\x0e\x32\x18.jacloom_api.v1.JobState\x12\x10\n\x08\x66unction\x18\x04 \x01(\t\"K\n\rListJobsReply\x12!\n\x04jobs\x18\x01 \x03(\x0b\x32\x13.jacloom_api.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fWatchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\" \n\x10\x43\x61ncelJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1f\n\x0fRetryJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\" \n\x10VerifyJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"1\n\x0eVerifyJobReply\x12\x0e\n\x06\x63hunks\x18\x01 \x01(\x04\x12\x0f\n\x07\x64\x61maged\x18\x02 \x01(\x04\" \n\x10\x44\x65leteJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"$\n\x11\x45xpireJobsRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\"4\n\x0f\x45xpireJobsReply\x12!\n\x04jobs\x18\x01 \x03(\x0b\x32\x13.jacloom_api.v1.Job\"J\n\x13ListFailuresRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"|\n\x0bUnitFailure\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x12\r\n\x05start\x18\x03 \x01(\x04\x12\r\n\x05seeds\x18\x04 \x01(\x04\x12\x10\n\x08\x61ttempts\x18\x05 \x01(\r\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0f\n\x07message\x18\x07 \x01(\t\"[\n\x11ListFailuresReply\x12-\n\x08\x66\x61ilures\x18\x01 \x03(\x0b\x32\x1b.jacloom_api.v1.UnitFailure\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"]\n\x11ReadResultRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\r\n\x05\x66irst\x18\x03 \x01(\x04\x12\r\n\x05\x63ount\x18\x04 \x01(\x04\x12\x0e\n\x06offset\x18\x05 \x01(\x04\"k\n\x0fReadResultReply\x12\"\n\x04type\x18\x01 \x01(\x0b\x32\x14.jacloom_api.v1.Type\x12\x0e\n\x06nbytes\x18\x02 \x01(\x04\x12$\n\x05piece\x18\x03 \x01(\x0b\x32\x15.jacloom_api.v1.Piece\"E\n\x05Piece\x12\x0e\n\x06starts\x18\x01 \x03(\x04\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0e\n\x06offset\x18\x04 \x01(\x04*\x8d\x01\n\rJobDerivative\x12\x1e\n\x1aJOB_DERIVATIVE_UNSPECIFIED\x10\x00\x12\r\n\tJOB_VALUE\x10\x01\x12\x0b\n\x07JOB_JVP\x10\x02\x12\x0b\n\x07JOB_VJP\x10\x03\x12\x10\n\x0cJOB_GRADIENT\x10\x04\x12\x10\n\x0cJOB_JACOBIAN\x10\x05\x12\x0f\n\x0bJOB_HESSIAN\x10\x06*\xb8\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nJOB_QUEUED\x10\x01\x12\x0f\n\x0bJOB_RUNNING\x10\x02\x12\x11\n\rJOB_SUCCEEDED\x10\x03\x12\x1f\n\x1bJOB_SUCCEEDED_WITH_FAILURES\x10\x04\x12\x0e\n\nJOB_FAILED\x10\x05\x12\x11\n\rJOB_CANCELLED\x10\x06\x12\x19\n\x15JOB_DEADLINE_EXCEEDED\x10\x07\x32\x9d\x06\n\nJobService\x12\x41\n\x06\x43reate\x12 .jacloom_api.v1.CreateJobRequest\x1a\x13.jacloom_api.v1.Job(\x01\x12\x39\n\x03Get\x12\x1d.jacloom_api.v1.GetJobRequest\x1a\x13.jacloom_api.v1.Job\x12\x46\n\x04List\x12\x1f.jacloom_api.v1.ListJobsRequest\x1a\x1d.jacloom_api.v1.ListJobsReply\x12?\n\x05Watch\x12\x1f.jacloom_api.v1.WatchJobRequest\x1a\x13.jacloom_api.v1.Job0\x01\x12?\n\x06\x43\x61ncel\x12 .jacloom_api.v1.CancelJobRequest\x1a\x13.jacloom_api.v1.Job\x12=\n\x05Retry\x12\x1f.jacloom_api.v1.RetryJobRequest\x1a\x13.jacloom_api.v1.Job\x12J\n\x06Verify\x12 .jacloom_api.v1.VerifyJobRequest\x1a\x1e.jacloom_api.v1.VerifyJobReply\x12\x42\n\x06\x44\x65lete\x12 .jacloom_api.v1.DeleteJobRequest\x1a\x16.google.protobuf.Empty\x12L\n\x06\x45xpire\x12!.jacloom_api.v1.ExpireJobsRequest\x1a\x1f.jacloom_api.v1.ExpireJobsReply\x12V\n\x0cListFailures\x12#.jacloom_api.v1.ListFailuresRequest\x1a!.jacloom_api.v1.ListFailuresReply\x12R\n\nReadResult\x12!.jacloom_api.v1.ReadResultRequest\x1a\x1f.jacloom_api.v1.ReadResultReply0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'jacloom_api.v1.job_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOBDERIVATIVE']._serialized_start=2667
-  _globals['_JOBDERIVATIVE']._serialized_end=2808
-  _globals['_JOBSTATE']._serialized_start=2811
-  _globals['_JOBSTATE']._serialized_end=2995
+  _globals['_JOBDERIVATIVE']._serialized_start=2697
+  _globals['_JOBDERIVATIVE']._serialized_end=2838
+  _globals['_JOBSTATE']._serialized_start=2841
+  _globals['_JOBSTATE']._serialized_end=3025
   _globals['_JOBSPEC']._serialized_start=216
   _globals['_JOBSPEC']._serialized_end=494
   _globals['_POINTS']._serialized_start=496
   _globals['_POINTS']._serialized_end=535
   _globals['_CREATEJOBREQUEST']._serialized_start=537
-  _globals['_CREATEJOBREQUEST']._serialized_end=634
-  _globals['_RESULTARRAY']._serialized_start=637
-  _globals['_RESULTARRAY']._serialized_end=783
-  _globals['_JOB']._serialized_start=786
-  _globals['_JOB']._serialized_end=1557
-  _globals['_GETJOBREQUEST']._serialized_start=1559
-  _globals['_GETJOBREQUEST']._serialized_end=1588
-  _globals['_LISTJOBSREQUEST']._serialized_start=1590
-  _globals['_LISTJOBSREQUEST']._serialized_end=1706
-  _globals['_LISTJOBSREPLY']._serialized_start=1708
-  _globals['_LISTJOBSREPLY']._serialized_end=1783
-  _globals['_WATCHJOBREQUEST']._serialized_start=1785
-  _globals['_WATCHJOBREQUEST']._serialized_end=1816
-  _globals['_CANCELJOBREQUEST']._serialized_start=1818
-  _globals['_CANCELJOBREQUEST']._serialized_end=1850
-  _globals['_RETRYJOBREQUEST']._serialized_start=1852
-  _globals['_RETRYJOBREQUEST']._serialized_end=1883
-  _globals['_VERIFYJOBREQUEST']._serialized_start=1885
-  _globals['_VERIFYJOBREQUEST']._serialized_end=1917
-  _globals['_VERIFYJOBREPLY']._serialized_start=1919
-  _globals['_VERIFYJOBREPLY']._serialized_end=1968
-  _globals['_DELETEJOBREQUEST']._serialized_start=1970
-  _globals['_DELETEJOBREQUEST']._serialized_end=2002
-  _globals['_EXPIREJOBSREQUEST']._serialized_start=2004
-  _globals['_EXPIREJOBSREQUEST']._serialized_end=2040
-  _globals['_EXPIREJOBSREPLY']._serialized_start=2042
-  _globals['_EXPIREJOBSREPLY']._serialized_end=2094
-  _globals['_LISTFAILURESREQUEST']._serialized_start=2096
-  _globals['_LISTFAILURESREQUEST']._serialized_end=2170
-  _globals['_UNITFAILURE']._serialized_start=2172
-  _globals['_UNITFAILURE']._serialized_end=2296
-  _globals['_LISTFAILURESREPLY']._serialized_start=2298
-  _globals['_LISTFAILURESREPLY']._serialized_end=2389
-  _globals['_READRESULTREQUEST']._serialized_start=2391
-  _globals['_READRESULTREQUEST']._serialized_end=2484
-  _globals['_READRESULTREPLY']._serialized_start=2486
-  _globals['_READRESULTREPLY']._serialized_end=2593
-  _globals['_PIECE']._serialized_start=2595
-  _globals['_PIECE']._serialized_end=2664
-  _globals['_JOBSERVICE']._serialized_start=2998
-  _globals['_JOBSERVICE']._serialized_end=3795
+  _globals['_CREATEJOBREQUEST']._serialized_end=648
+  _globals['_RESULTARRAY']._serialized_start=651
+  _globals['_RESULTARRAY']._serialized_end=797
+  _globals['_JOB']._serialized_start=800
+  _globals['_JOB']._serialized_end=1587
+  _globals['_GETJOBREQUEST']._serialized_start=1589
+  _globals['_GETJOBREQUEST']._serialized_end=1618
+  _globals['_LISTJOBSREQUEST']._serialized_start=1620
+  _globals['_LISTJOBSREQUEST']._serialized_end=1736
+  _globals['_LISTJOBSREPLY']._serialized_start=1738
+  _globals['_LISTJOBSREPLY']._serialized_end=1813
+  _globals['_WATCHJOBREQUEST']._serialized_start=1815
+  _globals['_WATCHJOBREQUEST']._serialized_end=1846
+  _globals['_CANCELJOBREQUEST']._serialized_start=1848
+  _globals['_CANCELJOBREQUEST']._serialized_end=1880
+  _globals['_RETRYJOBREQUEST']._serialized_start=1882
+  _globals['_RETRYJOBREQUEST']._serialized_end=1913
+  _globals['_VERIFYJOBREQUEST']._serialized_start=1915
+  _globals['_VERIFYJOBREQUEST']._serialized_end=1947
+  _globals['_VERIFYJOBREPLY']._serialized_start=1949
+  _globals['_VERIFYJOBREPLY']._serialized_end=1998
+  _globals['_DELETEJOBREQUEST']._serialized_start=2000
+  _globals['_DELETEJOBREQUEST']._serialized_end=2032
+  _globals['_EXPIREJOBSREQUEST']._serialized_start=2034
+  _globals['_EXPIREJOBSREQUEST']._serialized_end=2070
+  _globals['_EXPIREJOBSREPLY']._serialized_start=2072
+  _globals['_EXPIREJOBSREPLY']._serialized_end=2124
+  _globals['_LISTFAILURESREQUEST']._serialized_start=2126
+  _globals['_LISTFAILURESREQUEST']._serialized_end=2200
+  _globals['_UNITFAILURE']._serialized_start=2202
+  _globals['_UNITFAILURE']._serialized_end=2326
+  _globals['_LISTFAILURESREPLY']._serialized_start=2328
+  _globals['_LISTFAILURESREPLY']._serialized_end=2419
+  _globals['_READRESULTREQUEST']._serialized_start=2421
+  _globals['_READRESULTREQUEST']._serialized_end=2514
+  _globals['_READRESULTREPLY']._serialized_start=2516
+  _globals['_READRESULTREPLY']._serialized_end=2623
+  _globals['_PIECE']._serialized_start=2625
+  _globals['_PIECE']._serialized_end=2694
+  _globals['_JOBSERVICE']._serialized_start=3028
+  _globals['_JOBSERVICE']._serialized_end=3825
 # @@protoc_insertion_point(module_scope)

@@ -32,11 +32,17 @@ class _JobDerivativeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobDeri
     JOB_DERIVATIVE_UNSPECIFIED: _JobDerivative.ValueType  # 0
     """refused"""
     JOB_VALUE: _JobDerivative.ValueType  # 1
+    """the function's value"""
     JOB_JVP: _JobDerivative.ValueType  # 2
+    """one JVP, of the point's own tangent"""
     JOB_VJP: _JobDerivative.ValueType  # 3
+    """one VJP, of the point's own cotangent"""
     JOB_GRADIENT: _JobDerivative.ValueType  # 4
+    """the gradient of a scalar function"""
     JOB_JACOBIAN: _JobDerivative.ValueType  # 5
+    """all first derivatives"""
     JOB_HESSIAN: _JobDerivative.ValueType  # 6
+    """all second derivatives"""
 
 class JobDerivative(_JobDerivative, metaclass=_JobDerivativeEnumTypeWrapper):
     """What a job computes at each point."""
@@ -44,11 +50,17 @@ class JobDerivative(_JobDerivative, metaclass=_JobDerivativeEnumTypeWrapper):
 JOB_DERIVATIVE_UNSPECIFIED: JobDerivative.ValueType  # 0
 """refused"""
 JOB_VALUE: JobDerivative.ValueType  # 1
+"""the function's value"""
 JOB_JVP: JobDerivative.ValueType  # 2
+"""one JVP, of the point's own tangent"""
 JOB_VJP: JobDerivative.ValueType  # 3
+"""one VJP, of the point's own cotangent"""
 JOB_GRADIENT: JobDerivative.ValueType  # 4
+"""the gradient of a scalar function"""
 JOB_JACOBIAN: JobDerivative.ValueType  # 5
+"""all first derivatives"""
 JOB_HESSIAN: JobDerivative.ValueType  # 6
+"""all second derivatives"""
 Global___JobDerivative: _TypeAlias = JobDerivative  # noqa: Y015
 
 class _JobState:
@@ -200,6 +212,11 @@ class CreateJobRequest(_message.Message):
 
     SPEC_FIELD_NUMBER: _builtins.int
     POINTS_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    last: _builtins.bool
+    """In the last message, and only there. A server of gRPC's cannot tell for sure a stream that was cancelled from one that has ended: without this, the
+    points that had come until a caller was interrupted could become a job.
+    """
     @_builtins.property
     def spec(self) -> Global___JobSpec:
         """In the first message, and only there."""
@@ -213,10 +230,11 @@ class CreateJobRequest(_message.Message):
         *,
         spec: Global___JobSpec | None = ...,
         points: Global___Points | None = ...,
+        last: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["points", b"points", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["points", b"points", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last", b"last", "points", b"points", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -300,6 +318,7 @@ class Job(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
+    SPARSE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"jobs/<20 hex digits>"."""
     display_name: _builtins.str
@@ -342,6 +361,10 @@ class Job(_message.Message):
     """As JobSpec.priority."""
     request_id: _builtins.str
     """As JobSpec.request_id."""
+    sparse: _builtins.bool
+    """Whether a sparse result was asked for, by Options.sparsity = SPARSE. Without it the results may be stored as entries of the pattern as well, where
+    that is cheaper, and are to be shown as the dense arrays that they stand for.
+    """
     @_builtins.property
     def plan(self) -> _derivative_service_pb2.Plan:
         """How each point's derivative is computed. Absent until the job is planned."""
@@ -401,10 +424,11 @@ class Job(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         request_id: _builtins.str = ...,
         deadline: _timestamp_pb2.Timestamp | None = ...,
+        sparse: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_eta", b"_eta", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "eta", b"eta", "expire_time", b"expire_time", "plan", b"plan", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta", b"_eta", "arrays", b"arrays", "create_time", b"create_time", "deadline", b"deadline", "derivative", b"derivative", "display_name", b"display_name", "end_time", b"end_time", "eta", b"eta", "expire_time", b"expire_time", "function", b"function", "message", b"message", "name", b"name", "out", b"out", "plan", b"plan", "points", b"points", "points_done", b"points_done", "points_failed", b"points_failed", "points_not_finite", b"points_not_finite", "priority", b"priority", "rate", b"rate", "request_id", b"request_id", "retries", b"retries", "start_time", b"start_time", "state", b"state", "store", b"store", "units", b"units", "units_done", b"units_done", "units_failed", b"units_failed", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta", b"_eta", "arrays", b"arrays", "create_time", b"create_time", "deadline", b"deadline", "derivative", b"derivative", "display_name", b"display_name", "end_time", b"end_time", "eta", b"eta", "expire_time", b"expire_time", "function", b"function", "message", b"message", "name", b"name", "out", b"out", "plan", b"plan", "points", b"points", "points_done", b"points_done", "points_failed", b"points_failed", "points_not_finite", b"points_not_finite", "priority", b"priority", "rate", b"rate", "request_id", b"request_id", "retries", b"retries", "sparse", b"sparse", "start_time", b"start_time", "state", b"state", "store", b"store", "units", b"units", "units_done", b"units_done", "units_failed", b"units_failed", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__eta: _TypeAlias = _typing.Literal["eta"]  # noqa: Y015
     _WhichOneofArgType__eta: _TypeAlias = _typing.Literal["_eta", b"_eta"]  # noqa: Y015

@@ -98,8 +98,8 @@ class JobServiceServicer(object):
     """
 
     def Create(self, request_iterator, context):
-        """Makes a job. The first message has the spec; the points follow in as many messages as they need, and the end of the stream completes the job: if
-        the stream ends otherwise, there is none. Returns as soon as the points are durably stored; the job then runs by itself.
+        """Makes a job. The first message has the spec; the points follow in as many messages as they need, and the last message completes the job: if the
+        stream ends without it, there is none. Returns as soon as the points are durably stored; the job then runs by itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,8 +35,8 @@ class JobServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> JobServiceAsyncStub: ...
     Create: _grpc.StreamUnaryMultiCallable[_job_service_pb2.CreateJobRequest, _job_service_pb2.Job]
-    """Makes a job. The first message has the spec; the points follow in as many messages as they need, and the end of the stream completes the job: if
-    the stream ends otherwise, there is none. Returns as soon as the points are durably stored; the job then runs by itself.
+    """Makes a job. The first message has the spec; the points follow in as many messages as they need, and the last message completes the job: if the
+    stream ends without it, there is none. Returns as soon as the points are durably stored; the job then runs by itself.
     """
     Get: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.GetJobRequest, _job_service_pb2.Job]
     """Returns a job, or fails with JOB_NOT_FOUND."""
@@ -65,8 +65,8 @@ class JobServiceAsyncStub(JobServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Create: _aio.StreamUnaryMultiCallable[_job_service_pb2.CreateJobRequest, _job_service_pb2.Job]  # type: ignore[assignment]
-    """Makes a job. The first message has the spec; the points follow in as many messages as they need, and the end of the stream completes the job: if
-    the stream ends otherwise, there is none. Returns as soon as the points are durably stored; the job then runs by itself.
+    """Makes a job. The first message has the spec; the points follow in as many messages as they need, and the last message completes the job: if the
+    stream ends without it, there is none. Returns as soon as the points are durably stored; the job then runs by itself.
     """
     Get: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetJobRequest, _job_service_pb2.Job]  # type: ignore[assignment]
     """Returns a job, or fails with JOB_NOT_FOUND."""
@@ -98,8 +98,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_job_service_pb2.CreateJobRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.Job, _abc.Awaitable[_job_service_pb2.Job]]:
-        """Makes a job. The first message has the spec; the points follow in as many messages as they need, and the end of the stream completes the job: if
-        the stream ends otherwise, there is none. Returns as soon as the points are durably stored; the job then runs by itself.
+        """Makes a job. The first message has the spec; the points follow in as many messages as they need, and the last message completes the job: if the
+        stream ends without it, there is none. Returns as soon as the points are durably stored; the job then runs by itself.
         """
 
     @_abc_1.abstractmethod

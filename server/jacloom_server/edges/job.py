@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -15,13 +16,15 @@ from jacloom_api.v1 import derivative_service_pb2, job_service_pb2_grpc
 from jacloom_api.v1 import job_service_pb2 as pb
 from jacloom_graph.answer import Derivative
 from jacloom_graph.errors import Fault, Reason
+from jacloom_graph.tensor import nbytes, type_of
 from jacloom_graph.wire import type_to_message
 from jacloom_server.edges.derivative import decode, plan_to_message
-from jacloom_server.jobs.board import Board, View
+from jacloom_server.jobs.board import Board
 from jacloom_server.jobs.order import Order
 from jacloom_server.jobs.reading import Reading, read
 from jacloom_server.jobs.record import Record, Result
 from jacloom_server.jobs.states import State, UnitRow
+from jacloom_server.jobs.view import View
 from jacloom_server.status import reported
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -56,11 +59,21 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     async def Create(self, requests: AsyncIterator[pb.CreateJobRequest], context: Context) -> pb.Job:
         """See the proto file, as for all methods here."""
         async with reported(context):
-            first = await anext(aiter(requests), None)
+            messages = aiter(requests)
+            first = await anext(messages, None)
             if first is None or not first.HasField("spec"):
                 raise Fault(Reason.INVALID_OPTION, "the first message has the job's spec; this stream has none", field="spec")
-            async with aclosing(_points(first, requests)) as points:
-                return _job(await self._board.create(order_of(first.spec), points))
+            async with aclosing(_points(first, messages)) as points:
+                return _job(await self._board.create(order_of(await self._whole(first.spec)), points))
+
+    async def _whole(self, spec: pb.JobSpec) -> pb.JobSpec:
+        """Returns a spec whose pattern is in it, and not in a blob that may be gone when the job is planned."""
+        board = self._board
+        for name in ("pointers", "indices") if spec.call.HasField("pattern") else ():
+            tensor = getattr(spec.call.pattern, name)
+            if tensor.WhichOneof("content") == "blob":
+                tensor.data = await asyncio.to_thread(board.fetch, tensor.blob, tensor.offset, nbytes(type_of(tensor)), f"spec.call.pattern.{name}")
+        return spec
 
     async def Get(self, request: pb.GetJobRequest, context: Context) -> pb.Job:
         """See the proto file."""
@@ -151,8 +164,17 @@ def order_of(spec: pb.JobSpec) -> Order:
         deadline=_seconds(spec.deadline) if spec.HasField("deadline") else None,
         ttl=spec.ttl.ToTimedelta().total_seconds() if spec.HasField("ttl") else None,
         request_id=spec.request_id,
-        spec=spec.SerializeToString(deterministic=True),
+        spec=_kept(spec),
     )
+
+
+def _kept(spec: pb.JobSpec) -> bytes:
+    """Returns what is kept of a spec: without the arguments' elements, which are stored, and without the names that they travelled under."""
+    kept = pb.JobSpec.FromString(spec.SerializeToString())
+    for tensor in (*kept.call.args, *kept.call.seeds):
+        for field in ("data", "blob", "offset"):
+            tensor.ClearField(field)
+    return kept.SerializeToString(deterministic=True)
 
 
 def decoded(spec: bytes) -> Order:
@@ -161,13 +183,21 @@ def decoded(spec: bytes) -> Order:
 
 
 async def _points(first: pb.CreateJobRequest, rest: AsyncIterator[pb.CreateJobRequest]) -> AsyncGenerator[tuple[int, Sequence[bytes]]]:
-    if first.HasField("points"):
-        yield first.points.count, first.points.leaves
-    async for request in rest:
-        if request.HasField("spec"):
-            raise Fault(Reason.INVALID_OPTION, "the spec is in the first message alone; this stream has another one", field="spec")
+    """Yields the points of a stream, and raises where it does not end as a whole one does."""
+    request = first
+    while True:
         if request.HasField("points"):
             yield request.points.count, request.points.leaves
+        if request.last:
+            break
+        following = await anext(rest, None)
+        if following is None:
+            raise Fault(Reason.INVALID_OPTION, "the stream ended without a message that is its last; send all points again", field="last")
+        request = following
+        if request.HasField("spec"):
+            raise Fault(Reason.INVALID_OPTION, "the spec is in the first message alone; this stream has another one", field="spec")
+    if await anext(rest, None) is not None:
+        raise Fault(Reason.INVALID_OPTION, "a message followed the one that says that it is the last", field="last")
 
 
 def _job(view: View) -> pb.Job:
@@ -197,6 +227,7 @@ def _job(view: View) -> pb.Job:
         priority=entry.priority,
         create_time=_time(entry.created),
         request_id=entry.request_id,
+        sparse=view.record is not None and view.record.sparse,
     )
     if entry.started is not None:
         job.start_time.CopyFrom(_time(entry.started))

@@ -4,70 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Sequence
 from typing import Final
 
 import msgspec
 
 from jacloom_graph.errors import Fault, Reason
-from jacloom_server.detached import detached, to_its_end
-from jacloom_server.jobs import order, preparing, store
+from jacloom_server.detached import detached
+from jacloom_server.jobs import order
+from jacloom_server.jobs.accepting import Reception
+from jacloom_server.jobs.carrying import Carrier
 from jacloom_server.jobs.database import Superseded
-from jacloom_server.jobs.intake import Intake
 from jacloom_server.jobs.ledger import Ledger
 from jacloom_server.jobs.order import Order
 from jacloom_server.jobs.places import Places
 from jacloom_server.jobs.publishing import Publisher
-from jacloom_server.jobs.recipe import Wanted
 from jacloom_server.jobs.record import Record, decoded
-from jacloom_server.jobs.running import Running
-from jacloom_server.jobs.scheduler import Scheduler
 from jacloom_server.jobs.states import Entry, State, UnitRow
 from jacloom_server.jobs.tally import Tally
 from jacloom_server.jobs.verifying import verify
+from jacloom_server.jobs.view import View
 from jacloom_server.planning import Service
-from jacloom_server.status import to_fault
 
 _LOG = logging.getLogger(__name__)
 
 _WATCH_SECONDS: Final = 0.5
-_STATUS_SECONDS: Final = 5.0
-"""How often the status of points is written while a job runs."""
 _EXPIRE_SECONDS: Final = 600.0
-_WAIT_SECONDS: Final = 5.0
-"""How long a job that cannot go on waits before it tries again."""
-_PASSING: Final = frozenset({Reason.NO_WORKERS, Reason.STORE_UNAVAILABLE})
-_SUCCESS: Final = frozenset({State.SUCCEEDED, State.SUCCEEDED_WITH_FAILURES})
-_MOST_TALLIES: Final = 16
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """A job as it is now."""
-
-    entry: Entry
-    store: Path
-    record: Record | None
-    rate: float = 0.0
-    """Points per second."""
-    workers: int = 0
-    message: str = ""
-
-    @property
-    def eta(self) -> float | None:
-        """Seconds until its end; None where that is not known."""
-        if self.entry.state is not State.RUNNING or not self.rate or not self.entry.units:
-            return None
-        counts = self.entry.counts
-        left = 1 - (counts.units_done + counts.units_failed) / self.entry.units
-        return left * self.entry.points / self.rate
 
 
 class Board:
@@ -86,19 +50,11 @@ class Board:
         """
         self._service = service
         self._places = places
-        self._decode = decode
         self._ledger = Ledger(places.data)
         self._publisher = Publisher(self._ledger)
-        self._scheduler = Scheduler(service.pool)
-        self._lives: dict[str, asyncio.Task[None]] = {}
-        """What becomes of each job that has not ended."""
-        self._running: dict[str, Running] = {}
-        self._settling = asyncio.Lock()
-        """Held while a job ends, or is opened again: what is lost meanwhile must not be taken for done."""
+        self._carrier = Carrier(service, places, decode, self._ledger, self._publisher)
+        self._reception = Reception(service, places, self._ledger, self._publisher, self._carrier)
         self._records: OrderedDict[str, Record] = OrderedDict()
-        self._tallies: OrderedDict[str, Tally] = OrderedDict()
-        self._creating: dict[str, asyncio.Lock] = {}
-        self._reserved: set[Path] = set()
         self._upkeep: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -107,38 +63,21 @@ class Board:
         await asyncio.to_thread(self._places.tidy, {entry.id for entry in unfinished})
         for entry in unfinished:
             _LOG.info("the job %s goes on: %d of %d units are done", entry.id, entry.counts.units_done, entry.units)
-            self._begin(entry.id)
+            self._carrier.begin(entry.id)
         self._upkeep = asyncio.create_task(self._keep_up())
 
     async def stop(self) -> None:
         """Leaves all jobs as they are, for the next server to go on with."""
-        tasks = [*self._lives.values(), *([self._upkeep] if self._upkeep else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+            await asyncio.wait([self._upkeep])
+        await self._carrier.close()
         await asyncio.to_thread(self._publisher.close)
         await asyncio.to_thread(self._ledger.close)
 
     async def create(self, asked: Order, points: AsyncIterable[tuple[int, Sequence[bytes]]]) -> View:
-        """Makes a job, or returns the one that the same request has made before.
-
-        Args:
-            asked: What it is.
-            points: Messages of points: how many, and for each leaf and seed their elements.
-
-        Raises:
-            Fault: What is wrong with the order or its points; REQUEST_CONFLICT; STORE_UNAVAILABLE. There is no job then, and nothing is left of it.
-        """
-        order.check(asked, time.time())
-        if not asked.request_id:
-            return await self._create(asked, points)
-        lock = self._creating.setdefault(asked.request_id, asyncio.Lock())
-        try:
-            async with lock:
-                return await self._create(asked, points)
-        finally:
-            if not lock.locked():
-                self._creating.pop(asked.request_id, None)
+        """Makes a job, or returns the one that the same request has made before; see ``Reception.create``."""
+        return await self._view(await self._reception.create(asked, points))
 
     async def get(self, name: str) -> View:
         """Returns a job by name or id.
@@ -163,26 +102,22 @@ class Board:
                 last = view
             if view.entry.state.ended:
                 return
-            life = self._lives.get(view.entry.id)
-            if life is None:
-                await asyncio.sleep(_WATCH_SECONDS)
-            else:
-                # Its end is told at once.
-                await asyncio.wait([life], timeout=_WATCH_SECONDS)
+            # Its end is told at once.
+            await self._carrier.wait(view.entry.id, _WATCH_SECONDS)
 
     async def cancel(self, name: str) -> View:
         """Stops a job; has no effect on one that has ended."""
         view = await self.get(name)
         if not view.entry.state.ended:
             # To its end, whoever waits for it.
-            await asyncio.shield(detached(self._stop(view.entry.id, State.CANCELLED, "cancelled by a call")))
+            await asyncio.shield(detached(self._carrier.stop(view.entry.id, State.CANCELLED, "cancelled by a call")))
         return await self.get(name)
 
     async def retry(self, name: str) -> View:
         """Has what a job that has ended did not compute tried again."""
         view = await self.get(name)
         if view.entry.state.ended and view.entry.state is not State.SUCCEEDED:
-            await self._reopen(view.entry.id)
+            await self._carrier.reopen(view.entry.id)
         return await self.get(name)
 
     async def verify(self, name: str) -> tuple[int, int]:
@@ -192,7 +127,7 @@ class Board:
             return 0, 0
         rows = self._ledger.units(view.entry.id)
         found = await asyncio.to_thread(verify, view.store, rows)
-        await self._lose(view, list(found.damaged))
+        await self._carrier.lose(view.entry.id, view.record, list(found.damaged))
         return found.chunks, len(found.damaged)
 
     async def delete(self, name: str) -> None:
@@ -204,7 +139,7 @@ class Board:
         entry = (await self.get(name)).entry
         await asyncio.to_thread(self._ledger.delete, entry.id)
         self._records.pop(entry.id, None)
-        self._tallies.pop(entry.id, None)
+        self._carrier.forget(entry.id)
         for folder in (self._places.store(entry.out), self._places.own(entry.id), self._places.aside(entry.id), self._places.incoming(entry.id)):
             await self._publisher.discard(folder)
 
@@ -230,16 +165,8 @@ class Board:
 
     async def tally(self, view: View) -> Tally:
         """Returns which points of a planned job are done."""
-        running = self._running.get(view.entry.id)
-        if running is not None:
-            return running.tally
         assert view.record is not None
-        known = self._tallies.get(view.entry.id)
-        if known is None:
-            known = self._tallies[view.entry.id] = await asyncio.to_thread(Tally, view.record.division, self._ledger.units(view.entry.id))
-            while len(self._tallies) > _MOST_TALLIES:
-                self._tallies.popitem(last=False)
-        return known
+        return await self._carrier.tally(view.entry.id, view.record)
 
     async def damaged(self, view: View, first: int, count: int) -> None:
         """Looks at the chunks of some points that could not be read, and has those computed again that are not as they were."""
@@ -247,221 +174,29 @@ class Board:
         numbers = view.record.division.units_of(first, count)
         rows = [row for row in await asyncio.to_thread(list, self._ledger.units(view.entry.id)) if row.number in numbers]
         found = await asyncio.to_thread(verify, view.store, rows)
-        await self._lose(view, list(found.damaged))
+        await self._carrier.lose(view.entry.id, view.record, list(found.damaged))
 
     def require_unused(self, function: str) -> None:
-        """Checks that no job that has not ended needs a function.
+        """Checks that there is no job of a function: one that has ended needs it to say what its results are, and to be tried again.
 
         Raises:
-            Fault: JOB_NOT_ENDED.
+            Fault: FUNCTION_IN_USE.
         """
-        for id_ in self._lives:
-            if self._ledger.get(id_).function == function:
-                text = f"the job {id_} computes derivatives of this function; cancel it first, or wait for its end"
-                raise Fault(Reason.JOB_NOT_ENDED, text, field="name")
+        found, _ = self._ledger.page(1, "", (), function)
+        if found:
+            text = f"the job {found[0].id} has derivatives of this function; delete the job first"
+            raise Fault(Reason.FUNCTION_IN_USE, text, field="name")
 
-    async def _create(self, asked: Order, points: AsyncIterable[tuple[int, Sequence[bytes]]]) -> View:
-        id_ = secrets.token_hex(10)
-        known = await asyncio.to_thread(self._ledger.of_request, asked.request_id) if asked.request_id else None
-        function = await self._service.functions.find(asked.call.function, "spec.call.function")
-        made = order.wanted(asked, function)
-        folder = None if known is not None else self._places.new(asked.out or f"jobs/{id_}")
-        if folder is not None and folder in self._reserved:
-            raise Fault(Reason.INVALID_OPTION, f"{asked.out[:100]!r} is being made for another job; choose another path", field="spec.out")
-        incoming = self._places.incoming(id_)
-        with _reserved(self._reserved, folder):
-            try:
-                values = await to_its_end(order.shared, asked, made.sources(), self._service.blobs)
-                intake = await to_its_end(Intake, incoming, made.sources(), values, asked.spec)
-                async for count, leaves in points:
-                    await to_its_end(intake.add, count, leaves)
-                digest = await to_its_end(intake.finish)
-                # Kept, so that the job finds it after a restart.
-                await self._service.functions.register(function.graph, leased=False)
-                entry = _entry(id_, asked, made.function.id, intake.points, digest)
-                entry = await to_its_end(self._ledger.create, entry)
-                if entry.id == id_:
-                    # From here on there is a job: it ends in this or a later server, whoever waits for it.
-                    self._begin(id_)
-            finally:
-                if id_ not in self._lives:
-                    await detached(self._publisher.discard(incoming))
-        return await self._view(entry)
-
-    def _begin(self, id_: str) -> None:
-        """Has a job carried to its end; after what is still done for an end that it had before."""
-        life = self._lives[id_] = asyncio.create_task(self._live(id_, self._lives.get(id_)))
-        life.add_done_callback(lambda _: self._lives.pop(id_) if self._lives.get(id_) is life else None)
-
-    async def _live(self, id_: str, before: asyncio.Task[None] | None) -> None:
-        """Carries a job from wherever it is to its end. What keeps it from that and passes, it waits for."""
-        if before is not None:
-            await asyncio.wait([before])
-        while True:
-            try:
-                entry = await asyncio.to_thread(self._ledger.get, id_)
-                if entry.state.ended:
-                    return
-                await self._end(id_, *await self._outcome(entry))
-            except Superseded:
-                _LOG.error("another server has taken over the jobs of this one")
-                return
-            except Fault as fault:
-                if fault.reason not in _PASSING:
-                    return  # this server ends
-                _LOG.warning("the job %s waits: %s", id_, fault)
-                with suppress(Fault):
-                    await asyncio.to_thread(self._ledger.note, id_, str(fault))
-                await asyncio.sleep(_WAIT_SECONDS)
-
-    async def _outcome(self, entry: Entry) -> tuple[State, str]:
-        """Has a job computed, and returns how that ended.
+    def fetch(self, blob: str, offset: int, size: int, field: str) -> bytes:
+        """Returns bytes of a blob. Blocks.
 
         Raises:
-            Fault: One that passes, or DRAINING.
-            Superseded: Another server has the ledger.
+            Fault: BLOB_NOT_FOUND; ARGUMENT_MISMATCH if it does not have so many.
         """
-        left = None if entry.deadline is None else max(0.0, entry.deadline - time.time())
-        timeout = asyncio.timeout(left)
-        try:
-            async with timeout:
-                return await self._computed(entry)
-        except Superseded:
-            raise
-        except Exception as error:
-            if timeout.expired():
-                return State.DEADLINE_EXCEEDED, "its deadline came before its end"
-            fault = to_fault(error)
-            if fault.reason in _PASSING or fault.reason is Reason.DRAINING:
-                raise fault from error
-            return State.FAILED, str(fault)
-
-    async def _computed(self, entry: Entry) -> tuple[State, str]:
-        folder = self._places.store(entry.out)
-        await to_its_end(_install, self._places.incoming(entry.id), folder)
-        wanted = await self._wanted(entry)
-        if not entry.record:
-            entry = await self._planned(entry, wanted, folder)
-        record, operands = await asyncio.to_thread(preparing.loaded, self._places, entry.id, entry.record)
-        tally = await asyncio.to_thread(Tally, record.division, self._ledger.units(entry.id))
-        await asyncio.to_thread(self._places.aside(entry.id).mkdir, parents=True, exist_ok=True)
-        if entry.message:
-            await asyncio.to_thread(self._ledger.note, entry.id, "")
-        with self._service.pool.lane() as lane:
-            running = Running(
-                entry.id,
-                entry.priority,
-                record,
-                operands,
-                wanted.function,
-                store=folder,
-                aside=self._places.aside(entry.id),
-                tally=tally,
-                pool=self._service.pool,
-                lane=lane,
-                ledger=self._ledger,
-                publisher=self._publisher,
-            )
-            self._running[entry.id] = running
-            self._tallies.pop(entry.id, None)
-            self._scheduler.add(running)
-            try:
-                while not running.finished.done():
-                    await asyncio.wait([running.finished], timeout=_STATUS_SECONDS)
-                    with suppress(Fault):
-                        await self._write_status(folder, tally)
-                running.finished.result()
-                await self._write_status(folder, tally)
-            finally:
-                self._scheduler.remove(running)
-                del self._running[entry.id]
-                self._tallies[entry.id] = tally
-        counts = (await asyncio.to_thread(self._ledger.get, entry.id)).counts
-        if not counts.units_failed:
-            return State.SUCCEEDED, ""
-        if not counts.units_done:
-            return State.FAILED, "no unit could be computed; see its failures"
-        return State.SUCCEEDED_WITH_FAILURES, f"{counts.points_failed:,} points could not be computed; see its failures"
-
-    async def _wanted(self, entry: Entry) -> Wanted:
-        asked = self._decode(entry.spec)
-        function = await self._service.functions.find(entry.function)
-        return order.wanted(asked, function, entry.points)
-
-    async def _planned(self, entry: Entry, wanted: Wanted, folder: Path) -> Entry:
-        """Returns a job with its record."""
-        made = await preparing.prepare(self._service, self._places, entry.id, wanted, folder)
-        _LOG.info("the job %s is planned: %s, %d points in %d units", entry.id, made.plan.strategy, entry.points, made.division.units)
-        return await asyncio.to_thread(self._ledger.plan, entry.id, made.encoded(), made.division.units, time.time())
-
-    async def _end(self, id_: str, state: State, message: str) -> None:
-        """Ends a job; but for one that would succeed, and of which units were lost meanwhile."""
-        async with self._settling:
-            counts, units = (entry := await asyncio.to_thread(self._ledger.get, id_)).counts, entry.units
-            if entry.state.ended or (state in _SUCCESS and counts.units_done + counts.units_failed < units):
-                return
-            await asyncio.to_thread(self._ledger.end, id_, state, message, time.time())
-        _LOG.info("the job %s has ended: %s%s", id_, state.value, f" ({message})" if message else "")
-        await self._publisher.discard(self._places.aside(id_))
-
-    async def _write_status(self, folder: Path, tally: Tally) -> None:
-        """Writes the status of points, as far as it has changed.
-
-        Raises:
-            Fault: STORE_UNAVAILABLE. It is written another time, then: the ledger has the truth.
-        """
-        first, status = tally.take_changed(store.STATUS_POINTS)
-        if not len(status):
-            return
-        try:
-            await to_its_end(store.write_status, folder, first, status)
-        except BaseException as error:
-            tally.give_back(first, len(status))
-            if isinstance(error, OSError):
-                raise store.unavailable(error) from error
-            raise
-
-    async def _stop(self, id_: str, state: State, message: str) -> None:
-        """Ends a job in another way than by being done."""
-        life = self._lives.get(id_)
-        if life is not None:
-            life.cancel()
-            await asyncio.wait([life])
-        tally = self._tallies.get(id_)
-        if tally is not None:
-            with suppress(Fault):
-                await self._write_status(self._places.store((await asyncio.to_thread(self._ledger.get, id_)).out), tally)
-        await self._end(id_, state, message)
-
-    async def _reopen(self, id_: str) -> None:
-        async with self._settling:
-            if (await asyncio.to_thread(self._ledger.get, id_)).state.ended:
-                await asyncio.to_thread(self._ledger.reopen, id_)
-                self._tallies.pop(id_, None)
-                self._begin(id_)
-
-    async def _lose(self, view: View, numbers: list[int]) -> None:
-        """Has committed units computed again."""
-        if not numbers:
-            return
-        id_ = view.entry.id
-        _LOG.warning("%d units of the job %s have damaged chunks", len(numbers), id_)
-        async with self._settling:
-            again = (await asyncio.to_thread(self._ledger.get, id_)).state in _SUCCESS
-            tally = await self.tally(view)
-            if again:
-                # First, so that the job goes on even if this server ends before the units are lost, and finds them damaged once more.
-                await asyncio.to_thread(self._ledger.reopen, id_)
-            lost = await asyncio.to_thread(self._ledger.lose, id_, numbers, tally.lost)
-            running = self._running.get(id_)
-            if running is not None:
-                running.lose(lost)
-            elif again:
-                self._tallies.pop(id_, None)
-                self._begin(id_)
+        return order.fetched(self._service.blobs, blob, offset, size, field)
 
     async def _view(self, entry: Entry) -> View:
-        running = self._running.get(entry.id)
+        running = self._carrier.running(entry.id)
         record = running.record if running is not None else self._record(entry)
         message = (running.message if running is not None else "") or entry.message
         rate, workers = (running.meter.rate, running.workers) if running is not None else (0.0, 0)
@@ -488,53 +223,6 @@ class Board:
             except (Fault, Superseded) as error:
                 _LOG.warning("jobs that have expired cannot be deleted: %s", error)
             await asyncio.sleep(_EXPIRE_SECONDS)
-
-
-@contextmanager
-def _reserved(reserved: set[Path], folder: Path | None) -> Iterator[None]:
-    """Keeps a path for one job while its points come in."""
-    if folder is None:
-        yield
-        return
-    reserved.add(folder)
-    try:
-        yield
-    finally:
-        reserved.discard(folder)
-
-
-def _entry(id_: str, asked: Order, function: str, points: int, digest: str) -> Entry:
-    return Entry(
-        id=id_,
-        request_id=asked.request_id,
-        digest=digest,
-        display_name=asked.display_name,
-        function=function,
-        derivative=asked.call.derivative.value,
-        points=points,
-        priority=asked.priority,
-        out=asked.out or f"jobs/{id_}",
-        created=time.time(),
-        deadline=asked.deadline,
-        ttl=asked.ttl,
-        spec=asked.spec,
-    )
-
-
-def _install(incoming: Path, folder: Path) -> None:
-    """Puts the store of a job in its place, unless it is there already. Blocks.
-
-    Raises:
-        Fault: STORE_UNAVAILABLE.
-    """
-    if folder.exists() or not incoming.exists():
-        return
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(incoming, folder)
-        store.sync_folder(folder.parent)
-    except OSError as error:
-        raise store.unavailable(error) from error
 
 
 def _id(name: str) -> str:

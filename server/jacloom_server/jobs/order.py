@@ -115,6 +115,13 @@ def _check_types(arguments: tuple[Argument, ...], types: tuple[Type, ...] | list
 def _value(argument: Argument, type_: Type, field: str, blobs: Blobs) -> np.ndarray:
     if not argument.blob:
         return from_bytes(type_, argument.data or b"", field)
-    blob, size = blobs.find(argument.blob, f"{field}.blob"), nbytes(type_)
-    data = memoryview(ray.get(blob.ref)).cast("B")[argument.offset : argument.offset + size]
-    return from_bytes(type_, data, f"{field}.blob")
+    return from_bytes(type_, fetched(blobs, argument.blob, argument.offset, nbytes(type_), f"{field}.blob"), f"{field}.blob")
+
+
+def fetched(blobs: Blobs, blob: str, offset: int, size: int, field: str) -> bytes:
+    """Returns bytes of a blob, fewer where it ends before. Blocks.
+
+    Raises:
+        Fault: BLOB_NOT_FOUND.
+    """
+    return bytes(memoryview(ray.get(blobs.find(blob, field).ref)).cast("B")[offset : offset + size])

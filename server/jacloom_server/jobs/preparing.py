@@ -9,8 +9,10 @@ from typing import Final
 import numpy as np
 
 from jacloom_graph.answer import Array, Derivative, Part, arrays, total_bytes
+from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.types import Type
 from jacloom_server import planning, work
+from jacloom_server.call import Sparsity
 from jacloom_server.detached import to_its_end
 from jacloom_server.jobs import division, naming, record, store
 from jacloom_server.jobs.places import Places
@@ -61,9 +63,23 @@ async def prepare(service: Service, places: Places, job: str, wanted: Wanted, fo
         _described(wanted, plan),
         pace.seconds * (seeds / plan.passes if seeds else count),
         {hello.platform: f"JAX {hello.jax}, {hello.device}" for hello in service.pool.processes()},
+        wanted.call.sparsity is Sparsity.SPARSE,
     )
     await to_its_end(_write, places.own(job), folder, wanted, made, plan.structure, shared)
     return made
+
+
+async def check(service: Service, wanted: Wanted) -> None:
+    """Plans a Jacobian or a Hessian only to hear whether there is one; where nobody is there to say so, that is left for later.
+
+    Raises:
+        Fault: MODE_UNAVAILABLE and whatever else planning finds wrong.
+    """
+    try:
+        await _plan(service, wanted)
+    except Fault as fault:
+        if fault.reason is not Reason.NO_WORKERS:
+            raise
 
 
 def loaded(places: Places, job: str, data: bytes) -> tuple[Record, tuple[Operand, ...]]:

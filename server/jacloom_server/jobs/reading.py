@@ -17,9 +17,10 @@ from jacloom_graph.errors import Fault, Reason
 from jacloom_graph.tensor import raw
 from jacloom_graph.types import Type
 from jacloom_server.jobs import naming, store
-from jacloom_server.jobs.board import Board, View
+from jacloom_server.jobs.board import Board
 from jacloom_server.jobs.record import Result
 from jacloom_server.jobs.tally import DONE, FAILED, NOT_FINITE
+from jacloom_server.jobs.view import View
 from jacloom_worker.unit import stored
 
 PIECE_BYTES: Final = 1 << 20

@@ -48,6 +48,8 @@ class Record:
     """That a unit is expected to take; 0 where it is not known."""
     versions: dict[str, str]
     """Of what computes it: JAX, and the device in words."""
+    sparse: bool = False
+    """Whether a sparse result was asked for."""
 
     def encoded(self) -> bytes:
         """Returns the record as JSON."""
