@@ -16,7 +16,7 @@ from jacloom_api.v1 import job_service_pb2 as pb
 
 KILLS = 20
 WORKERS = 3
-STEPS = SLOW
+STEPS = 2 * SLOW
 UNITS = 23
 """One point each, as fewer than eight for each worker are."""
 
@@ -58,8 +58,8 @@ def test_a_worker_that_was_stopped_past_its_lease_overwrites_nothing(tmp_path: P
     place = Place(tmp_path, ("--tile-lease", str(lease)))
     with place.serve() as server:
         server.wait_until_ready()
-        quiet = server.run(2 * STEPS, out="quiet")
-        job = server.submit(2 * STEPS, out="stopped")
+        quiet = server.run(STEPS, out="quiet")
+        job = server.submit(STEPS, out="stopped")
         service.wait_for(lambda: len(place.committed(job)) > 1)
         service.wait_for(lambda: len(server.busy()) == batches.WORKERS)
         victim = server.busy()[0]
