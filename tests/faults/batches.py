@@ -9,7 +9,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Self
 import grpc
 import numpy as np
 import psutil
+import zarr
 from integration import graphs, service
 from integration.jobs import Jobs, spec
 from integration.service import Client, Process
@@ -31,8 +31,8 @@ POINTS = 15
 N = 8
 RNG = np.random.default_rng(11)
 X, V = RNG.normal(size=(POINTS, N)), RNG.normal(size=(POINTS, N))
-FAST, MEDIUM, LONG = 2_000, 60_000, 20_000_000
-"""Steps of a point that takes milliseconds, some hundred of them, and minutes."""
+FAST, MEDIUM, SLOW, ENDLESS = 2_000, 200_000, 1_000_000, 1_000_000_000
+"""Steps of a point that takes milliseconds, some hundred of them, about a second, and hours."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,14 @@ class Place:
         # What it has started ends by itself, and does not write any more.
         service.assert_gone(started, 30)
 
-    def units(self) -> dict[int, tuple[str, int]]:
-        """Returns state and failed attempts of each unit that the ledger knows, as SQLite itself reads it."""
+    def units(self, job: pb.Job) -> dict[int, tuple[str, int]]:
+        """Returns state and failed attempts of each unit of a job that the ledger knows, as SQLite itself reads it."""
+        query = "SELECT units.number, units.state, attempts FROM units, jobs WHERE job = jobs.number AND id = ?"
         with closing(sqlite3.connect(f"file:{self.data / 'jobs' / 'jobs.sqlite3'}?mode=ro", uri=True, timeout=30)) as connection:
-            return {number: (state, attempts) for number, state, attempts in connection.execute("SELECT number, state, attempts FROM units")}
+            return {number: (state, attempts) for number, state, attempts in connection.execute(query, (job.name.removeprefix("jobs/"),))}
 
-    def committed(self) -> set[int]:
-        return {number for number, (state, _) in self.units().items() if state == "committed"}
+    def committed(self, job: pb.Job) -> set[int]:
+        return {number for number, (state, _) in self.units(job).items() if state == "committed"}
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,11 @@ def results(job: pb.Job) -> dict[str, bytes]:
     return {path: data for path, data in files(job).items() if path.startswith(("value/", "tangent/"))}
 
 
+def status(job: pb.Job) -> list[int]:
+    """Returns the status of each point as whoever opens the results sees it."""
+    return list(zarr.open_group(job.store, mode="r")["status"][...].tolist())
+
+
 def stamps(job: pb.Job) -> dict[str, tuple[int, int]]:
     """Returns inode and time of writing of each chunk that units have written."""
     store = Path(job.store)
@@ -186,7 +192,3 @@ def stamps(job: pb.Job) -> dict[str, tuple[int, int]]:
 def nothing_aside(place: Place) -> None:
     """Checks that nothing is left of what was being made."""
     service.wait_for(lambda: not [path for kind in ("aside", "incoming") for path in (place.hidden / kind).glob("*")], 10)
-
-
-def pause(seconds: float) -> None:
-    time.sleep(seconds)

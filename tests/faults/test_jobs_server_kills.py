@@ -1,4 +1,4 @@
-"""Servers that are killed while they have a job: the next one goes on by itself, computes nothing again that was counted, and ends with the same bytes."""
+"""Servers that are killed while they have a job: the next one goes on by itself, computes nothing again that was counted, with the same bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from random import Random
 import grpc
 import pytest
 from faults import batches
-from faults.batches import FAST, MEDIUM, Place
+from faults.batches import FAST, SLOW, Place
 from integration import service
 
 from jacloom_api.v1 import job_service_pb2 as pb
@@ -38,15 +38,15 @@ def test_a_job_goes_on_when_its_server_was_killed_in_the_middle_of_a_commit(tmp_
     progress = []
     with place.serve() as server:
         server.wait_until_ready()
-        quiet = server.run(MEDIUM, out="quiet")
+        quiet = server.run(SLOW, out="quiet")
         chunks = batches.files(quiet)
         server.delete(quiet.name)
     with place.doomed() as server:
-        job = server.submit(MEDIUM, out="killed")
-        service.wait_for(lambda: len(place.committed()) >= 1, 120)
+        job = server.submit(SLOW, out="killed")
+        service.wait_for(lambda: len(place.committed(job)) >= 1, 120)
         server.process.popen.kill()
     for step in kills():
-        known = place.committed()
+        known = place.committed(job)
         assert committed <= known
         # What was counted stays as it was, whoever died meanwhile: it was neither computed nor put in place again.
         found = batches.stamps(job)
@@ -57,7 +57,7 @@ def test_a_job_goes_on_when_its_server_was_killed_in_the_middle_of_a_commit(tmp_
             break
         with place.doomed(step) as server:
             if not step:
-                service.wait_for(lambda: len(place.committed()) > progress[-1], 120)
+                service.wait_for(lambda: len(place.committed(job)) > progress[-1], 120)
                 server.process.popen.kill()
     assert len(progress) > 5, "the job was done before enough servers were killed"
     with place.serve() as server:
@@ -97,7 +97,7 @@ def test_one_server_at_a_time_has_a_data_folder_and_the_next_goes_on(tmp_path: P
     place = Place(tmp_path, ("--drain", "1"))
     command = [sys.executable, "-m", "jacloom_server", "--no-supervise", "--address", "127.0.0.1:0", *place.arguments()]
     with place.doomed() as server:
-        job = server.submit(MEDIUM)
+        job = server.submit(SLOW)
         second = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert second.returncode == 2
         assert f"held by process {server.process.pid} on " in second.stderr
@@ -109,7 +109,7 @@ def test_one_server_at_a_time_has_a_data_folder_and_the_next_goes_on(tmp_path: P
         server.wait_until_ready()
         watching = server.board.stub.Watch(pb.WatchJobRequest(name=job.name))
         next(watching)
-        long = server.submit(batches.LONG)
+        long = server.submit(batches.ENDLESS)
         service.wait_for(lambda: server.board.get(long.name).workers > 0)
         server.process.popen.send_signal(signal.SIGTERM)
         assert server.process.popen.wait(30) == 0

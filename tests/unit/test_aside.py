@@ -157,3 +157,9 @@ def test_what_comes_when_the_job_has_ended_leaves_nothing(results: Path, tmp_pat
     with pytest.raises(Fault, match="cannot be written: No such file or directory"):
         array[0:2] = 7.0
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+def test_a_group_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        opened(Aside(tmp_path / "not mounted", tmp_path / "aside"))
+    assert list(tmp_path.iterdir()) == []

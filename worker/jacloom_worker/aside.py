@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from pathlib import Path, PurePosixPath
 from typing import Final, Self
 
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.common import AccessModeLiteral
 from zarr.storage import LocalStore
 
 from jacloom_graph.errors import Fault, Reason
@@ -42,6 +44,12 @@ class Aside(LocalStore):
     def with_read_only(self, read_only: bool = False) -> Self:
         """Returns a store of the same folders."""
         return type(self)(self.root, self.aside, read_only=read_only)
+
+    async def _open(self, *, mode: AccessModeLiteral | None = None) -> None:
+        # The group's folder is not made here: where there is none, its file system may not be mounted.
+        if not self.root.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        await super()._open(mode=mode)
 
     async def get(self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Returns metadata. There are no chunks: one that is not filled as a whole keeps the fill value in the rest."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +18,7 @@ from jacloom_server.jobs.ledger import Ledger
 from jacloom_server.jobs.meter import Meter
 from jacloom_server.jobs.publishing import Landing, Publisher
 from jacloom_server.jobs.record import Record
-from jacloom_server.jobs.states import Landed
+from jacloom_server.jobs.states import Counts, Landed
 from jacloom_server.jobs.tally import Tally
 from jacloom_server.pool import Pool
 from jacloom_server.status import to_fault
@@ -76,6 +76,8 @@ class Running:
         self._next: Iterator[int] = tally.pending()
         self._again: deque[int] = deque()
         """Units that were tried, and are to be tried again."""
+        self._resent = 0
+        """Attempts that the pool lost and that were no fault of their units, not in the ledger yet."""
         self._under_way = 0
         self._pauses = 0
         self._resume_at = 0.0
@@ -132,6 +134,7 @@ class Running:
             return  # the job was stopped
         if self._lane.closed:
             return
+        self._resent += max(0, len(sites) - 1)
         # An answer is that of the last time that the unit was sent; nobody waits for what was written the other times.
         asides = [Path(site.aside) for site in sites]
         for aside in asides if isinstance(result, Fault) else asides[:-1]:
@@ -140,11 +143,15 @@ class Running:
             raise result
         assert isinstance(result, Written)
         landed = Landed(unit.number, asides[-1].name, result.chunks, result.finite)
-        new = await self._publisher.publish(Landing(self.id, self._store, asides[-1], landed, self.tally.committed))
+        new = await self._publisher.publish(Landing(self.id, self._store, asides[-1], landed, self._counts))
         if not new and not self.tally.settled(unit.number):
             self._fail(Fault(Reason.STORE_UNAVAILABLE, f"{unit} was counted when the job had just been stopped; it begins again with what is done"))
         self.message, self._pauses = "", 0
         self.meter.add(unit.count / max(1, len(self.record.division.slabs)))
+
+    def _counts(self, landed: Sequence[Landed]) -> Counts:
+        resent, self._resent = self._resent, 0
+        return self.tally.committed(landed) + Counts(retries=resent)
 
     def _site(self, unit: Unit, sites: list[Site]) -> Site:
         """Returns a place for another attempt at a unit: what an earlier one still writes is never put in place."""

@@ -6,6 +6,7 @@ its CRC-32C, which whoever reads it compares.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,14 @@ def create(folder: Path) -> zarr.Group:
 
 
 def opened(folder: Path, *, write: bool = False) -> zarr.Group:
-    """Returns the group of a job."""
+    """Returns the group of a job.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    if not folder.is_dir():
+        # Zarr would make it, and it may be that its file system is not mounted.
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     return zarr.open_group(folder, mode="r+" if write else "r")
 
 
