@@ -151,7 +151,7 @@ class _Table:
     def finish(self) -> None:
         """Raises JobFileError if there are keys that nobody knows."""
         for key in self._left:
-            raise self.error(f"[{self._name}] has an unknown key {key}{_close(key, self._known)}")
+            raise JobFileError(f"{self._path}: [{self._name}] has an unknown key {key}{_close(key, self._known)}")
 
     def error(self, text: str) -> JobFileError:
         return JobFileError(f"{self._path}: {text}.")
@@ -264,4 +264,4 @@ def _flag(name: str, value: Any) -> tuple[str, ...]:
 
 def _close(word: str, known: Collection[str]) -> str:
     close = difflib.get_close_matches(word, known, 1)
-    return f"; did you mean {close[0]}?" if close else ""
+    return f"; did you mean {close[0]}?" if close else "."
