@@ -169,9 +169,7 @@ def _tables(path: Path) -> dict[str, Any]:
         raise JobFileError(f"{path} is not TOML: {error}.") from None
     for name, table in tables.items():
         if name not in _TABLES:
-            raise JobFileError(
-                f"{path} has an unknown table [{name}]{_close(name, _TABLES)}; there are {', '.join(f'[{each}]' for each in _TABLES)}."
-            )
+            raise JobFileError(f"{path} has an unknown table [{name}], beside [function], [points], [job] and [service]{_close(name, _TABLES)}")
         if not isinstance(table, dict):
             raise JobFileError(f"{path}: {name} must be a table, [{name}] on a line of its own, got {table!r}.")
     return tables
