@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+import timeit
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -24,7 +25,8 @@ _SIZE: Final = 50
 _BATCHES: Final = (1, 4, 16, 64, 256)
 _ENTRIES: Final = 20_000
 _MIB: Final = 1 << 20
-_WARM_POINTS: Final = 64
+_FEW: Final = 32
+"""Points that are enough to warm up, and to compare."""
 
 
 def throughput() -> Report:
@@ -34,7 +36,7 @@ def throughput() -> Report:
     with _service() as client, jax.enable_x64(True):
         local, batch = _best_loop(f, points)
         # What a service does once in its life is not counted: its workers, JAX in them, and the ledger are warm.
-        client.submit(f, points[:_WARM_POINTS]).wait()
+        client.submit(f, points[:_FEW]).wait()
         settle()
         jobs: list[_Timed] = []
         contenders: dict[str, Callable[[], Any]] = {
@@ -108,9 +110,14 @@ def _best_loop(f: Callable[[Any], Any], points: np.ndarray) -> tuple[Callable[[n
             result[start : start + batch] = run(points[start : start + batch])
         return result
 
-    loops = {str(batch): partial(loop, batch, points[: max(_BATCHES) * 2]) for batch in _BATCHES}
-    medians, _ = in_turn(loops, rounds=3, warm=1)
-    best = int(min(medians, key=lambda name: medians[name]))
+    def seconds(batch: int) -> float:
+        """Returns what a point takes, at best."""
+        some = points[: max(batch, _FEW)]
+        loop(batch, some)
+        times = timeit.repeat(lambda: loop(batch, some), number=1, repeat=3)
+        return min(times) / len(some)
+
+    best = min(_BATCHES, key=seconds)
     # The last batch of all points has another size, which is compiled now.
     loop(best, points[-(len(points) % best or best) :])
     return partial(loop, best), best

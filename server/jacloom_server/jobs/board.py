@@ -428,8 +428,9 @@ class Board:
         running = self._running.get(entry.id)
         record = running.record if running is not None else self._record(entry)
         message = (running.message if running is not None else "") or entry.message
-        rate, workers = (running.meter.rate, running.workers) if running is not None else (0.0, 0)
-        return View(entry, self._places.store(entry.out), record, rate, workers, message)
+        # Units beyond that wait in the pool, to be there when a worker has done.
+        workers = 0 if running is None else min(running.under_way, self._service.pool.workers_for_tiles())
+        return View(entry, self._places.store(entry.out), record, running.meter.rate if running is not None else 0.0, workers, message)
 
     def _record(self, entry: Entry) -> Record | None:
         if not entry.record:

@@ -82,8 +82,8 @@ class Running:
         self._resume_at = 0.0
 
     @property
-    def workers(self) -> int:
-        """Units that workers have now."""
+    def under_way(self) -> int:
+        """Units that have been sent out and are not settled."""
         return self._under_way
 
     def take(self) -> Unit | None:
