@@ -7,6 +7,7 @@ import time
 import timeit
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jacloom as jl
-from benchmarks.measure import Goal, Report, in_turn, settle
+from benchmarks.measure import Goal, Report, cpu_seconds, in_turn, service_processes, settle
 from benchmarks.memory import watched
 from jacloom.demo.lorenz96 import state_after
 
@@ -38,18 +39,22 @@ def throughput() -> Report:
         # What a service does once in its life is not counted: its workers, JAX in them, and the ledger are warm.
         client.submit(f, points[:_FEW]).wait()
         settle()
-        jobs: list[_Timed] = []
+        runs: list[_Run] = []
         contenders: dict[str, Callable[[], Any]] = {
-            f"local loop, {batch} points at once": partial(local, points),
-            "job, from submit to its end": lambda: jobs.append(_timed(client, f, points)),
+            f"local loop, {batch} points at once": lambda: runs.append(_looped(local, points)),
+            "job, from submit to its end": lambda: runs.append(_submitted(client, f, points)),
         }
         medians, spread = in_turn(contenders, rounds=2, warm=0)
-        found = jobs[-1].job.result()[_POINTS - 1]
+        found = client.jobs(limit=1)[0].result()[_POINTS - 1]
         np.testing.assert_allclose(found, jax.jacfwd(f)(points[-1]), rtol=1e-9, atol=1e-12)
     loop, whole = medians.values()
-    planned = sorted(each.until_first for each in jobs)[len(jobs) // 2]
-    rates = {"points a second, job (1/s)": _POINTS / whole, "points a second, loop (1/s)": _POINTS / loop}
-    figures = medians | {"of which until the first unit is done": planned} | rates
+    figures = medians | {
+        "of which until the first unit is done": runs[-1].until_first,
+        "points a second, loop (1/s)": _POINTS / loop,
+        "points a second, job (1/s)": _POINTS / whole,
+        "processor time of the loop (s)": min(run.processor for run in runs[::2]),
+        "processor time of the service (s)": min(run.processor for run in runs[1::2]),
+    }
     goal = Goal("the job at most 1.25 x the local loop, which is 0.8 of its throughput", whole / loop, 1.25, "x")
     return Report("Job: 10 000 Jacobians of 50 x 50, Lorenz-96 with 100 steps", figures, (goal,), spread)
 
@@ -79,25 +84,33 @@ def memory() -> Report:
     return Report("Job: one Jacobian of 3.2 GB", figures, goals)
 
 
-class _Timed:
-    """A job that has run, and the seconds until the first of its units was done."""
+@dataclass(frozen=True)
+class _Run:
+    """What it took, beside wall time."""
 
-    def __init__(self, job: jl.Job, until_first: float) -> None:
-        self.job = job
-        self.until_first = until_first
+    processor: float
+    """Seconds, of all processes that compute."""
+    until_first: float = 0.0
+    """Wall time until some points were done."""
 
 
-def _timed(client: jl.Client, f: Callable[[Any], Any], points: np.ndarray) -> _Timed:
-    start, first = time.perf_counter(), list[float]()
+def _looped(loop: Callable[[np.ndarray], np.ndarray], points: np.ndarray) -> _Run:
+    before = time.process_time()
+    loop(points)
+    return _Run(time.process_time() - before)
+
+
+def _submitted(client: jl.Client, f: Callable[[Any], Any], points: np.ndarray) -> _Run:
+    processes = [process for group in service_processes().values() for process in group]
+    start, before, first = time.perf_counter(), cpu_seconds(processes), list[float]()
 
     def seen(job: jl.Job) -> None:
         if job.progress.units_done and not first:
             first.append(time.perf_counter() - start)
 
-    job = client.submit(f, points)
-    job.wait(on_progress=seen)
+    job = client.submit(f, points).wait(on_progress=seen)
     assert job.state == "succeeded", job.message
-    return _Timed(job, first[0])
+    return _Run(cpu_seconds(processes) - before, first[0])
 
 
 def _best_loop(f: Callable[[Any], Any], points: np.ndarray) -> tuple[Callable[[np.ndarray], np.ndarray], int]:

@@ -59,7 +59,7 @@ def states() -> np.ndarray:
 def serve(data: Path, address: str) -> subprocess.Popen[bytes]:
     """Starts a service that keeps its jobs in a folder."""
     # Unless told not to, `jacloom serve` starts a server again that was killed; here that is left to this program.
-    command = [sys.executable, "-m", "jacloom", "serve", "--address", address, "--data", str(data), "--no-supervise"]
+    command = [sys.executable, "-m", "jacloom", "serve", "--address", address, "--data", str(data), "--no-wide", "--no-supervise"]
     with (data / "log").open("ab") as log:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 

@@ -128,7 +128,7 @@ class Board:
         Raises:
             Fault: What is wrong with the order or its points; REQUEST_CONFLICT; STORE_UNAVAILABLE. There is no job then, and nothing is left of it.
         """
-        order.check(asked, time.time())
+        order.check(asked)
         if not asked.request_id:
             return await self._create(asked, points)
         lock = self._creating.setdefault(asked.request_id, asyncio.Lock())
@@ -257,6 +257,8 @@ class Board:
     async def _create(self, asked: Order, points: AsyncIterable[tuple[int, Sequence[bytes]]]) -> View:
         id_ = secrets.token_hex(10)
         known = await asyncio.to_thread(self._ledger.of_request, asked.request_id) if asked.request_id else None
+        if known is None:
+            order.check_deadline(asked, time.time())
         function = await self._service.functions.find(asked.call.function, "spec.call.function")
         made = order.wanted(asked, function)
         folder = None if known is not None else self._places.new(asked.out or f"jobs/{id_}")
