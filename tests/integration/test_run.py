@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import psutil
 import pytest
 import zarr
 from integration import service
@@ -110,6 +111,20 @@ def test_what_was_stopped_goes_on_and_computes_nothing_twice(folder: Path) -> No
     after = units(folder)
     assert {number: after[number] for number in before} == before
     assert chunks.items() <= _chunks(folder).items()
+    check(folder)
+
+
+@pytest.mark.slow
+def test_a_service_that_is_killed_is_started_again(folder: Path) -> None:
+    running = started(folder)
+    ledger = folder / "night.data" / "jobs" / "jobs.sqlite3"
+    service.wait_for(lambda: ledger.exists() and _counted(folder) >= 2, 200)
+    (server,) = psutil.Process(running.pid).children()
+    server.kill()
+    out, err = running.communicate(timeout=240)
+    assert running.returncode == 0, err
+    assert "the local service ended with status -9" in err
+    assert "succeeded" in out
     check(folder)
 
 

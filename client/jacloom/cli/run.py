@@ -74,24 +74,31 @@ def run(
 
 
 def _run(stop: Stop, read: JobFile, given: Mapping[str, Any], retry_failed: bool) -> Job | None:
-    """Returns the job at its end, or as it was last seen before a stop; None if it was not submitted by then."""
+    """Returns the job at its end, or as it was last seen before a stop; None if it was not submitted by then.
+
+    A service that ends before the job does is started again, for as long as each of them gets further than the one before.
+    """
     job: Job | None = None
     data, flags = read.flags(given)
-    # It starts while the function is loaded, which may take as long.
-    with local(data=data, flags=flags) as client:
+    done = -1
+    while True:
         try:
-            with stop.raising():
+            # It starts while the function is loaded, which may take as long.
+            with local(data=data, flags=flags) as client, stop.raising():
                 job = client.submit(read.function(), read.points, *read.args, **read.options)
                 if retry_failed and job.state.ended and job.state is not JobState.SUCCEEDED:
                     job.retry_failed()
-                job.wait(on_progress=None if sys.stderr.isatty() else _Lines())
+                return job.wait(on_progress=None if sys.stderr.isatty() else _Lines())
         except Stopped:
-            pass
-        except LocalServiceError:
+            return job
+        except LocalServiceError as error:
             # Batch systems send signals to all processes; the service may have been faster.
-            if not stop.reason:
+            if stop.reason:
+                return job
+            if job is None or job.progress.units_done <= done:
                 raise
-    return job
+            done = job.progress.units_done
+            print(f"jacloom: {error} It is started again.", file=sys.stderr, flush=True)
 
 
 def _told(job: Job | None, stop: Stop, as_json: bool) -> int:
