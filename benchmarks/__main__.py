@@ -22,6 +22,7 @@ from benchmarks import (
     growth,
     hessians,
     jacobians,
+    jobs,
     loops,
     memory,
     operators,
@@ -61,6 +62,8 @@ _ALONE: dict[str, Callable[[], Report]] = {
     "detection": detections.large,
     "detection-small": detections.small,
     "memory-sparse": growth.sparse_results,
+    "jobs-throughput": jobs.throughput,
+    "jobs-memory": jobs.memory,
 }
 """Benchmarks that need no service, or start one of their own."""
 

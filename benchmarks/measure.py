@@ -75,14 +75,14 @@ def settle(most: float = 60.0) -> None:
     deadline, quiet = time.monotonic() + most, 0
     while quiet < 3 and time.monotonic() < deadline:
         processes = [process for group in service_processes().values() for process in group]
-        before = _cpu_seconds(processes)
+        before = cpu_seconds(processes)
         time.sleep(0.5)
-        busy = abs(_cpu_seconds(processes) - before)
+        busy = abs(cpu_seconds(processes) - before)
         quiet = quiet + 1 if busy < 0.05 else 0
 
 
-def _cpu_seconds(processes: Iterable[psutil.Process]) -> float:
-    """Returns what processes have used so far, without those that are gone."""
+def cpu_seconds(processes: Iterable[psutil.Process]) -> float:
+    """Returns the processor time that processes have used so far, without those that are gone."""
     total = 0.0
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):

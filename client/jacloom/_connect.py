@@ -67,7 +67,7 @@ def connect(
     if address is None:
         if token is not None or tls:
             raise OptionError("token and tls need an address: a local service is reached over loopback, by this process alone")
-        return Client(Session(Connection(acquire(timeout, None if data is None else Path(data)))))
+        return local(timeout, None if data is None else Path(data))
     token = token if token is not None else os.environ.get("JACLOOM_TOKEN") or None
     session = Session(Connection(_Given(endpoint(address, token, _tls(tls)))))
     try:
@@ -76,6 +76,11 @@ def connect(
         session.connection.close()
         raise
     return Client(session)
+
+
+def local(timeout: float | None = None, data: Path | None = None, flags: tuple[str, ...] = ()) -> Client:
+    """Returns a client of a local service, see ``_local.acquire``."""
+    return Client(Session(Connection(acquire(timeout, data, flags))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Local services: one subprocess for all clients of this process, and one for each data folder, started by the first and gone with the last."""
+"""Local services: one subprocess for all clients of this process that want the same of it, started by the first and gone with the last."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def require_server() -> None:
 class LocalService:
     """A server process that ends when its standard input does, and so whenever this process ends, however that happens."""
 
-    def __init__(self, data: Path | None = None) -> None:
+    def __init__(self, flags: tuple[str, ...] = ()) -> None:
         """Starts the process and returns at once.
 
         Args:
-            data: Folder that outlives it, see ``jl.connect``; None for none.
+            flags: Further ones of ``jacloom serve``.
 
         Raises:
             MissingExtraError: if what the server needs is not installed.
@@ -68,10 +68,9 @@ class LocalService:
             token.write(self._token.encode())
             token.flush()
             options = ["--parent", "--address", "127.0.0.1:0", "--token-file", f"/dev/fd/{token.fileno()}"]
-            options += [] if data is None else ["--data", str(data)]
             # A session of its own: Ctrl-C in the terminal reaches this process alone, which then decides. -P: the user's folder may hold a ray.py.
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", SERVER_PROGRAM, *options],
+                [sys.executable, "-P", "-m", SERVER_PROGRAM, *options, *flags],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
@@ -212,25 +211,26 @@ class Lease:
 
 
 _lock = threading.RLock()  # re-entrant: the collector may run _release_in_thread while this thread holds it
-_running: dict[Path | None, LocalService] = {}
-"""By the folder that they keep."""
+_running: dict[tuple[str, ...], LocalService] = {}
+"""By their flags."""
 
 
-def acquire(timeout: float | None, data: Path | None = None) -> Lease:
+def acquire(timeout: float | None, data: Path | None = None, flags: tuple[str, ...] = ()) -> Lease:
     """Returns a hold on a local service, starting it if it does not run.
 
     Args:
         timeout: Seconds until it must listen; None for the default.
-        data: Folder that outlives it; None for the service that keeps nothing.
+        data: Folder that outlives it; None for a service that keeps nothing.
+        flags: Further ones of ``jacloom serve``. Services with others are others.
 
     Raises:
         MissingExtraError: if what the server needs is not installed.
     """
-    data = None if data is None else data.resolve()
+    flags = flags if data is None else ("--data", str(data.resolve()), *flags)
     with _lock:
-        service = _running.get(data)
+        service = _running.get(flags)
         if service is None or not service.running:
-            service = _running[data] = LocalService(data)
+            service = _running[flags] = LocalService(flags)
         service.users += 1
         return Lease(service, timeout)
 
@@ -245,8 +245,8 @@ def _release(service: LocalService) -> None:
 
 
 def _forget(service: LocalService) -> None:
-    for data in [data for data, running in _running.items() if running is service]:
-        del _running[data]
+    for flags in [flags for flags, running in _running.items() if running is service]:
+        del _running[flags]
 
 
 def _release_in_thread(service: LocalService) -> None:

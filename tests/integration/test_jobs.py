@@ -280,7 +280,13 @@ class TestControl:
         points = np.zeros((40, 8))
         asked = spec(client.register(graphs.decay(8, 3_000_000)), [points[0]], pb.JOB_JACOBIAN, sparsity=call_pb.DENSE)
         asked.deadline.FromSeconds(int(time.time()) + 3)
-        assert board.wait(board.create(asked, [points]).name).state == pb.JOB_DEADLINE_EXCEEDED
+        asked.request_id = "in three seconds"
+        job = board.wait(board.create(asked, [points]).name)
+        assert job.state == pb.JOB_DEADLINE_EXCEEDED
+        assert board.create(asked, [points]).name == job.name
+        asked.request_id = "too late"
+        with pytest.raises(grpc.RpcError, match="the deadline is over already"):
+            board.create(asked, [points])
 
     def test_an_interactive_call_has_its_turn_beside_a_job(self, board: Jobs, client: Client) -> None:
         points = np.zeros((4000, 8))

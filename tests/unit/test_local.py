@@ -179,7 +179,7 @@ _local.SERVER_PROGRAM = "stand_in"
 from jacloom._deadline import Deadline
 client = jl.connect()
 client._session.connection.service.endpoint(Deadline(30))
-print(_local._running[None]._process.pid, flush=True)
+print(_local._running[()]._process.pid, flush=True)
 if sys.argv[1] == "fork":
     if os.fork() == 0:
         time.sleep(12)  # inherits the pipe, and must not keep the service

@@ -19,6 +19,7 @@ from jacloom.cli.fetch import fetch
 from jacloom.cli.jobs import jobs
 from jacloom.cli.output import print_error
 from jacloom.cli.retry import retry
+from jacloom.cli.run import run
 from jacloom.cli.serve import serve
 from jacloom.cli.submit import submit
 from jacloom.cli.verify import verify
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 # The server's own parser reads the options, and answers --help.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})(serve)
+app.command()(run)
 app.command()(demo)
 app.command()(doctor)
 app.command()(explain)

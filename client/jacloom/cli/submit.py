@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
@@ -15,10 +14,8 @@ from jacloom._function import Function, load
 from jacloom.cli.job import document, line
 from jacloom.cli.output import Json, print_json
 from jacloom.cli.service import Service, on_service
+from jacloom.cli.span import span
 from jacloom.cli.watch import follow
-
-_SPAN: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)", re.ASCII)
-_UNITS: Final = {"": "seconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 File = Annotated[Path, typer.Argument(metavar="FILE.jacloom", help="The function, as Function.save writes it.", show_default=False)]
 Points = Annotated[Path, typer.Argument(metavar="POINTS", help="A .npy or .npz file, or the folder of a Zarr store.", show_default=False)]
@@ -69,7 +66,7 @@ def submit(
         "name": name or file.stem,
         "priority": priority,
         "deadline": _given(deadline, _deadline),
-        "ttl": _given(ttl, lambda text: _span("--ttl", text)),
+        "ttl": _given(ttl, lambda text: span("--ttl", text)),
         "request_id": request_id,
     }
     with service.remote() as client:
@@ -102,19 +99,8 @@ def _given(text: str | None, read: Callable[[str], Any]) -> Any:
 
 def _deadline(text: str) -> timedelta | datetime:
     try:
-        return datetime.fromisoformat(text) if "-" in text else _span("--deadline", text)
+        return datetime.fromisoformat(text) if "-" in text else span("--deadline", text)
     except ValueError:
         raise OptionError(
             f"`--deadline {text}`: expected a time from now such as 90s, 30m, 8h or 2d, or a moment such as 2026-12-01T08:00."
         ) from None
-
-
-def _span(option: str, text: str) -> timedelta:
-    found = _SPAN.fullmatch(text)
-    try:
-        span = timedelta(**{_UNITS[found[2]]: float(found[1])}) if found else timedelta()
-    except OverflowError:
-        span = timedelta()
-    if not span:
-        raise OptionError(f"`{option} {text}`: expected a time such as 90s, 30m, 8h or 2d.")
-    return span

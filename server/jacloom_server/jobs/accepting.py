@@ -45,7 +45,7 @@ class Reception:
         Raises:
             Fault: What is wrong with the order or its points; REQUEST_CONFLICT; STORE_UNAVAILABLE. There is no job then, and nothing is left of it.
         """
-        order.check(asked, time.time())
+        order.check(asked)
         if not asked.request_id:
             return await self._create(asked, points)
         lock = self._creating.setdefault(asked.request_id, asyncio.Lock())
@@ -59,6 +59,8 @@ class Reception:
     async def _create(self, asked: Order, points: AsyncIterable[tuple[int, Sequence[bytes]]]) -> Entry:
         id_ = secrets.token_hex(10)
         known = await asyncio.to_thread(self._ledger.of_request, asked.request_id) if asked.request_id else None
+        if known is None:
+            order.check_deadline(asked, time.time())
         function = await self._service.functions.find(asked.call.function, "spec.call.function")
         made = order.wanted(asked, function)
         await preparing.check(self._service, made)

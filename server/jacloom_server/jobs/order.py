@@ -40,8 +40,8 @@ class Order:
     """As it came, the same bytes for the same order."""
 
 
-def check(order: Order, now: float) -> None:
-    """Checks what can be checked without the function.
+def check(order: Order) -> None:
+    """Checks what can be checked without the function, and holds whenever it is asked.
 
     Raises:
         Fault: INVALID_OPTION with the field at fault.
@@ -60,10 +60,18 @@ def check(order: Order, now: float) -> None:
         raise Fault(Reason.INVALID_OPTION, text, field="spec.priority")
     if len(order.request_id) > 64:
         raise Fault(Reason.INVALID_OPTION, f"a request id has at most 64 characters, got {len(order.request_id)}", field="spec.request_id")
-    if order.deadline is not None and order.deadline <= now:
-        raise Fault(Reason.INVALID_OPTION, "the deadline is over already; choose one that is to come, or leave it out", field="spec.deadline")
     if order.ttl is not None and order.ttl < 0:
         raise Fault(Reason.INVALID_OPTION, f"ttl must not be negative, got {order.ttl:g} s", field="spec.ttl")
+
+
+def check_deadline(order: Order, now: float) -> None:
+    """Checks that there is time for a new job. A request that has made its job already may come again at any time.
+
+    Raises:
+        Fault: INVALID_OPTION.
+    """
+    if order.deadline is not None and order.deadline <= now:
+        raise Fault(Reason.INVALID_OPTION, "the deadline is over already; choose one that is to come, or leave it out", field="spec.deadline")
 
 
 def wanted(order: Order, function: Function, points: int = 0) -> Wanted:
