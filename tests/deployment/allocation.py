@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from deployment.commands import PENDING_FLAGS
 from deployment.files import DEPLOY
 
 FOLDER = DEPLOY / "slurm"
@@ -39,12 +38,7 @@ _RAY = """#!/usr/bin/env bash
 exec {python} -m ray.scripts.scripts "$@"
 """
 _JACLOOM = """#!/usr/bin/env bash
-# Without what the server does not know yet.
-words=()
-while [[ $# -gt 0 ]]; do
-    if [[ " {pending} " == *" $1 "* ]]; then shift 2; else words+=("$1"); shift; fi
-done
-exec {python} -m jacloom "${{words[@]}}"
+exec {python} -m jacloom "$@"
 """
 
 
@@ -64,7 +58,7 @@ class Allocation:
         self.program("srun", _SRUN)
         self.program("scontrol", _SCONTROL)
         for name, text in (("python3", _PYTHON), ("ray", _RAY), ("jacloom", _JACLOOM)):
-            self.program(name, text.format(python=sys.executable, pending=" ".join(PENDING_FLAGS)))
+            self.program(name, text.format(python=sys.executable))
         self.environment: Mapping[str, str] = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SLURM_", "JACLOOM_", "CUDA_"))},
             "PATH": f"{self._programs}:{os.environ['PATH']}",

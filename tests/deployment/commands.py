@@ -13,12 +13,6 @@ from ray.scripts.scripts import cli as ray_cli
 from jacloom.cli.app import app
 from jacloom_server.__main__ import _parser as serve_parser
 
-PENDING_COMMANDS = {"jacloom run"}
-"""Agreed, and not there yet: a batch job. Takes the options of ``jacloom serve``, and the name of a file. Exit status 0, 3 (done, with failed points)
-or 75 (stopped before the end)."""
-PENDING_FLAGS: frozenset[str] = frozenset()
-"""Agreed, and not there yet: options of ``jacloom serve``."""
-
 _COMMAND = re.compile(r"(?<![\w/.-])(jacloom|ray) ([a-z][a-z-]*)((?: [a-z]+)?)(?=[ \n`\"'])([^\n`|;&]*)")
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
@@ -33,7 +27,7 @@ class Use:
 
 def uses(text: str) -> list[Use]:
     """Returns the uses of ``jacloom`` and ``ray`` in a shell script, a page or a manifest; prose that names no command is passed over."""
-    found, known = [], {*_known(), *PENDING_COMMANDS}
+    found, known = [], _known()
     # What follows "--" is a command of its own.
     for program, first, second, rest in _COMMAND.findall(text.replace("\\\n", " ").replace(" -- ", "\n")):
         command = f"{program} {first}{second}" if f"{program} {first}{second}" in known else f"{program} {first}"

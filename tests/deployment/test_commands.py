@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import ray
 from deployment import commands, files
-from deployment.commands import PENDING_COMMANDS, PENDING_FLAGS
 
 from jacloom_server import __main__ as server
 from jacloom_server import environment
@@ -21,9 +20,8 @@ SLURM = {"SLURM_JOB_ID", "SLURM_JOB_NUM_NODES", "SLURM_CPUS_PER_TASK", "SLURM_NO
 @pytest.mark.parametrize("path", files.TEXTS, ids=files.name)
 def test_every_option_that_is_used_exists(path: Path) -> None:
     for use in commands.uses(path.read_text()):
-        known = commands.flags("jacloom serve" if use.command in PENDING_COMMANDS else use.command)
-        pending = PENDING_FLAGS if use.command in {"jacloom serve", *PENDING_COMMANDS} else set()
-        assert use.flags <= known | pending, f"{use.command} has no {use.flags - known - pending}"
+        known = commands.flags(use.command)
+        assert use.flags <= known, f"{use.command} has no {use.flags - known}"
 
 
 def test_uses_are_found() -> None:
@@ -39,12 +37,6 @@ def test_uses_are_found() -> None:
     ]
 
 
-def test_what_is_pending_is_not_there_yet() -> None:
-    """Whoever brings it takes it out of the list, and from then on its use is checked like any other."""
-    assert not PENDING_FLAGS & commands.flags("jacloom serve"), "has come: take it out of PENDING_FLAGS in tests/deployment/commands.py"
-    assert not PENDING_COMMANDS & set(commands._known()), "has come: take it out of PENDING_COMMANDS in tests/deployment/commands.py"
-
-
 def test_the_nodes_of_slurm_start_with_options_of_ray() -> None:
     used = set(re.findall(r"--[a-z-]+", (files.DEPLOY / "slurm" / "node.sh").read_text()))
     assert {"--head", "--address", "--node-ip-address"} <= used <= commands.flags("ray start")
@@ -57,9 +49,8 @@ def test_parameters_of_ray_nodes_under_kuberay_are_options_of_ray() -> None:
 
 
 def settings(words: list[str]) -> Config:
-    """Returns what the server makes of its command line, without what it does not know yet."""
-    given = [word for word in words if word.partition("=")[0] not in PENDING_FLAGS]
-    parsed = vars(server._parser().parse_args(given))
+    """Returns what the server makes of its command line."""
+    parsed = vars(server._parser().parse_args(words))
     return from_mapping(
         {name: value for name, value in parsed.items() if value is not None and name not in ("log", "parent", "no_supervise", "config")}
     )
