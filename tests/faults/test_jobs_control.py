@@ -47,16 +47,8 @@ def answers(server: Server) -> None:
     np.testing.assert_allclose(server.client.call("Jacobian", call, timeout=30).arrays[0], np.diag(np.cos(x)))
 
 
-def long_units(server: Server) -> pb.Job:
-    """Makes a job whose units do not end, although its first points, by which it is planned, do."""
-    points = np.abs(batches.X) + 1
-    points[8:] = 0
-    name = server.client.register(graphs.doubling(batches.N))
-    return server.board.create(jobs.spec(name, [points[0]], pb.JOB_VALUE, wrt=()), [points])
-
-
 def test_in_the_middle_of_long_units(server: Server) -> None:
-    job = long_units(server)
+    job = server.endless()
     service.wait_for(lambda: server.board.get(job.name).units_done == 8 and len(server.busy()) == batches.WORKERS, 60)
     before = server.busy()
     with pytest.raises(grpc.RpcError, match="has not ended; cancel it first") as caught:
