@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -127,12 +128,15 @@ class Server:
         """Makes a job, and returns it when it has succeeded."""
         return succeeded(self.board.wait(self.submit(steps, x, v, **fields).name))
 
-    def endless(self) -> pb.Job:
+    def endless(self, deadline: float = 0) -> pb.Job:
         """Makes a job of which the last seven units do not end; the first eight points, by which it is planned, do."""
         points = np.abs(X) + 1
         points[8:] = 0
         name = self.client.register(graphs.doubling(N))
-        return self.board.create(spec(name, [points[0]], pb.JOB_VALUE, wrt=()), [points])
+        asked = spec(name, [points[0]], pb.JOB_VALUE, wrt=())
+        if deadline:
+            asked.deadline.FromMilliseconds(int(1000 * (time.time() + deadline)))
+        return self.board.create(asked, [points])
 
     def cancel(self, name: str) -> pb.Job:
         return self.board.stub.Cancel(pb.CancelJobRequest(name=name), timeout=service.TIMEOUT)

@@ -107,9 +107,9 @@ def test_one_server_at_a_time_has_a_data_folder_and_the_next_goes_on(tmp_path: P
     # Told to stop in the middle, it leaves the job to the next, though somebody watches.
     with place.serve() as server:
         server.wait_until_ready()
-        watching = server.board.stub.Watch(pb.WatchJobRequest(name=job.name))
-        next(watching)
         long = server.endless()
+        watching = server.board.stub.Watch(pb.WatchJobRequest(name=long.name))
+        next(watching)
         service.wait_for(lambda: server.board.get(long.name).units_done == 8, 120)
         server.process.popen.send_signal(signal.SIGTERM)
         assert server.process.popen.wait(30) == 0
