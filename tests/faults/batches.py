@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ class Place:
     folder: Path
     flags: tuple[str, ...] = ()
     workers: int = WORKERS
+    ray: str = ""
+    """Address of a cluster; empty for one of its own."""
 
     @property
     def data(self) -> Path:
@@ -53,7 +56,8 @@ class Place:
         return self.data / "results" / ".jacloom"
 
     def arguments(self) -> list[str]:
-        return [*("--workers", str(self.workers), "--no-wide", "--object-store", "256M", "--data", str(self.data)), *self.flags]
+        ray = ("--ray-address", self.ray) if self.ray else ("--object-store", "256M")
+        return [*ray, "--workers", str(self.workers), "--no-wide", "--data", str(self.data), *self.flags]
 
     @contextlib.contextmanager
     def serve(self) -> Iterator[Server]:
@@ -123,6 +127,16 @@ class Server:
     def run(self, steps: int, x: np.ndarray = X, v: np.ndarray = V, **fields: object) -> pb.Job:
         """Makes a job, and returns it when it has succeeded."""
         return succeeded(self.board.wait(self.submit(steps, x, v, **fields).name))
+
+    def endless(self, deadline: float = 0) -> pb.Job:
+        """Makes a job of which the last seven units do not end; the first eight points, by which it is planned, do."""
+        points = np.abs(X) + 1
+        points[8:] = 0
+        name = self.client.register(graphs.doubling(N))
+        asked = spec(name, [points[0]], pb.JOB_VALUE, wrt=())
+        if deadline:
+            asked.deadline.FromMilliseconds(int(1000 * (time.time() + deadline)))
+        return self.board.create(asked, [points])
 
     def cancel(self, name: str) -> pb.Job:
         return self.board.stub.Cancel(pb.CancelJobRequest(name=name), timeout=service.TIMEOUT)

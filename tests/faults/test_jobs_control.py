@@ -47,16 +47,9 @@ def answers(server: Server) -> None:
     np.testing.assert_allclose(server.client.call("Jacobian", call, timeout=30).arrays[0], np.diag(np.cos(x)))
 
 
-def long_units(server: Server) -> pb.Job:
-    """Makes a job whose units do not end, although its first points, by which it is planned, do."""
-    points = np.abs(batches.X) + 1
-    points[8:] = 0
-    name = server.client.register(graphs.doubling(batches.N))
-    return server.board.create(jobs.spec(name, [points[0]], pb.JOB_VALUE, wrt=()), [points])
-
-
+@pytest.mark.slow
 def test_in_the_middle_of_long_units(server: Server) -> None:
-    job = long_units(server)
+    job = server.endless()
     service.wait_for(lambda: server.board.get(job.name).units_done == 8 and len(server.busy()) == batches.WORKERS, 60)
     before = server.busy()
     with pytest.raises(grpc.RpcError, match="has not ended; cancel it first") as caught:
@@ -69,6 +62,14 @@ def test_in_the_middle_of_long_units(server: Server) -> None:
     answers(server)
     assert batches.status(cancelled) == [1] * 8 + [0] * 7
     assert server.cancel(job.name) == server.board.get(job.name)
+
+
+@pytest.mark.slow
+def test_by_its_deadline(server: Server) -> None:
+    ended = server.board.wait(server.endless(8).name)
+    assert (ended.state, ended.units_done, ended.retries) == (pb.JOB_DEADLINE_EXCEEDED, 8, 0)
+    assert batches.status(ended) == [1] * 8 + [0] * 7
+    answers(server)
 
 
 def test_while_it_is_planned(server: Server) -> None:
@@ -90,14 +91,14 @@ def test_at_once(server: Server) -> None:
 
 def test_by_a_client_that_does_not_wait_for_the_answer(server: Server) -> None:
     job = server.submit(SLOW)
-    service.wait_for(lambda: server.board.get(job.name).workers > 0, 60)
+    service.wait_for(lambda: server.board.get(job.name).units_done > 0, 60)
     call = server.board.stub.Cancel.future(pb.CancelJobRequest(name=job.name), timeout=service.TIMEOUT)
     call.cancel()
-    ended = server.board.get(job.name)
-    if ended.state == pb.JOB_RUNNING and not call.cancelled():
-        ended = server.board.wait(job.name)
-    server.cancel(job.name)
-    assert server.board.get(job.name).state == pb.JOB_CANCELLED
+    done = server.board.get(job.name).units_done
+    # Whether it was heard or not, the job is not left between the two.
+    service.wait_for(lambda: (now := server.board.get(job.name)).state == pb.JOB_CANCELLED or now.units_done > done)
+    assert server.cancel(job.name).state == pb.JOB_CANCELLED
+    answers(server)
 
 
 def test_while_its_points_come_in(server: Server, place: Place) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -64,34 +66,41 @@ def test_points_that_never_end_fail_alone(server: Server) -> None:
 
 
 @pytest.mark.slow
-def test_a_unit_that_ends_every_worker_is_named_and_may_be_tried_again(server: Server) -> None:
-    quiet = server.run(batches.SLOW, out="quiet")
-    job = server.submit(batches.SLOW, out="poisoned")
-    # The one that is hit each time is the first that the second worker gets, whoever that is.
-    victims = []
-    while not server.failures(job.name):
-        assert server.board.get(job.name).state in (pb.JOB_QUEUED, pb.JOB_RUNNING)
-        for worker in server.busy():
-            worker.kill()
-            worker.wait(10)
-            victims.append(worker)
-    ended = server.board.wait(job.name)
-    assert ended.state == pb.JOB_SUCCEEDED_WITH_FAILURES
-    failures = server.failures(job.name)
-    assert len(failures) == ended.units_failed == ended.points_failed >= 1
-    assert {(each.count, each.attempts, each.reason) for each in failures} == {(1, 3, "POISONED")}
-    assert failures[0].message.startswith(f"point {failures[0].first} ended its worker")
-    assert not any(str(victim.pid) in each.message for victim in victims for each in failures)
-    assert ended.points_done == batches.POINTS - len(failures)
-    bad = [each.first for each in failures]
-    assert batches.status(ended) == [3 if point in bad else 1 for point in range(batches.POINTS)]
-    # It was not the unit's fault: tried again, it comes through.
-    server.retry(job.name)
-    again = batches.succeeded(server.board.wait(job.name))
-    assert batches.files(again) == batches.files(quiet)
-    assert not server.failures(job.name)
+def test_a_unit_that_ends_every_worker_is_named_and_may_be_tried_again(tmp_path: Path) -> None:
+    # Of a single worker, which begins again with what it was at.
+    place = Place(tmp_path, workers=1)
+    x, v = batches.X[:7], batches.V[:7]
+    with place.serve() as server:
+        server.wait_until_ready(1)
+        quiet = server.run(batches.MEDIUM, x, v, out="quiet")
+        job = server.submit(batches.MEDIUM, x, v, out="poisoned")
+        service.wait_for(lambda: place.committed(job) >= {0, 1})
+        victims = []
+        while not server.failures(job.name):
+            assert server.board.get(job.name).state in (pb.JOB_QUEUED, pb.JOB_RUNNING)
+            for worker in server.busy():
+                time.sleep(0.15)
+                worker.kill()
+                worker.wait(10)
+                victims.append(worker.pid)
+            time.sleep(0.05)
+        ended = server.board.wait(job.name)
+        (failure,) = server.failures(job.name)
+        assert (ended.state, ended.points_done, ended.points_failed) == (pb.JOB_SUCCEEDED_WITH_FAILURES, 6, 1)
+        assert ended.retries == len(victims)
+        assert (failure.count, failure.attempts, failure.reason) == (1, 3, "POISONED")
+        assert failure.message.startswith(f"point {failure.first} ended its worker")
+        assert not any(str(pid) in failure.message for pid in victims)
+        assert batches.status(ended) == [3 if point == failure.first else 1 for point in range(7)]
+        # It was not the unit's fault: tried again, it comes through.
+        server.retry(job.name)
+        again = batches.succeeded(server.board.wait(job.name))
+        assert batches.files(again) == batches.files(quiet)
+        assert not server.failures(job.name)
+        batches.nothing_aside(place)
 
 
+@pytest.mark.slow
 def test_a_job_of_which_nothing_can_be_computed_fails_and_says_why(server: Server) -> None:
     points = np.zeros((batches.POINTS, batches.N))
     job = server.board.wait(doubling(server, points).name)

@@ -107,10 +107,10 @@ def test_one_server_at_a_time_has_a_data_folder_and_the_next_goes_on(tmp_path: P
     # Told to stop in the middle, it leaves the job to the next, though somebody watches.
     with place.serve() as server:
         server.wait_until_ready()
-        watching = server.board.stub.Watch(pb.WatchJobRequest(name=job.name))
+        long = server.endless()
+        watching = server.board.stub.Watch(pb.WatchJobRequest(name=long.name))
         next(watching)
-        long = server.submit(batches.ENDLESS)
-        service.wait_for(lambda: server.board.get(long.name).workers > 0)
+        service.wait_for(lambda: server.board.get(long.name).units_done == 8, 120)
         server.process.popen.send_signal(signal.SIGTERM)
         assert server.process.popen.wait(30) == 0
         with pytest.raises(grpc.RpcError):
@@ -118,6 +118,7 @@ def test_one_server_at_a_time_has_a_data_folder_and_the_next_goes_on(tmp_path: P
     with place.serve() as server:
         assert batches.succeeded(server.board.wait(job.name)).retries == 0
         assert server.board.get(long.name).state == pb.JOB_RUNNING
+        assert server.board.get(long.name).units_done == 8
         began = time.monotonic()
         assert server.cancel(long.name).state == pb.JOB_CANCELLED
         assert time.monotonic() - began < 10

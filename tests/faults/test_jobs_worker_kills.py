@@ -16,7 +16,7 @@ from jacloom_api.v1 import job_service_pb2 as pb
 
 KILLS = 20
 WORKERS = 3
-STEPS = 2 * SLOW
+STEPS = 6 * SLOW
 UNITS = 23
 """One point each, as fewer than eight for each worker are."""
 
@@ -52,32 +52,41 @@ def test_twenty_killed_workers_change_nothing_but_the_time(tmp_path: Path) -> No
         batches.nothing_aside(place)
 
 
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The results of a job to which nothing happens."""
+    with Place(tmp_path_factory.mktemp("quiet")).serve() as server:
+        return batches.files(server.wait_until_ready().run(STEPS))
+
+
 @pytest.mark.slow
-def test_a_worker_that_was_stopped_past_its_lease_overwrites_nothing(tmp_path: Path) -> None:
-    lease = 8
+@pytest.mark.parametrize("lease", [8, 600])
+def test_a_worker_that_was_stopped_and_goes_on_overwrites_nothing(tmp_path: Path, quiet: dict[str, bytes], lease: int) -> None:
     place = Place(tmp_path, ("--tile-lease", str(lease)))
     with place.serve() as server:
         server.wait_until_ready()
-        quiet = server.run(STEPS, out="quiet")
-        job = server.submit(STEPS, out="stopped")
-        service.wait_for(lambda: len(place.committed(job)) > 1)
+        job = server.submit(STEPS)
+        service.wait_for(lambda: len(place.committed(job)) > 1, 120)
         service.wait_for(lambda: len(server.busy()) == batches.WORKERS)
         victim = server.busy()[0]
         victim.suspend()
-        time.sleep(lease + 1)
-        # Another has computed its unit: that was the next in its turn.
+        time.sleep(9)
+        # Meanwhile another computes its unit.
         service.wait_for(lambda: server.board.get(job.name).retries == 1, 60)
-        before = batches.stamps(job)
-        committed = place.committed(job)
+        before, committed = batches.stamps(job), place.committed(job)
         assert len(committed) < batches.POINTS
         assert victim.is_running()
         victim.resume()
-        attempts = place.hidden / "aside" / job.name.removeprefix("jobs/")
-        service.wait_for(lambda: any(int(path.name.split("-")[0]) in committed and late(path) for path in attempts.iterdir()))
+        if lease < 9:
+            # Its time is over, and it ends itself.
+            service.assert_gone([victim])
+        else:
+            attempts = place.hidden / "aside" / job.name.removeprefix("jobs/")
+            service.wait_for(lambda: any(int(path.name.split("-")[0]) in committed and late(path) for path in attempts.glob("*")))
         done = batches.succeeded(server.board.wait(job.name))
         assert done.retries == 1
         assert before.items() <= batches.stamps(done).items()
-        assert batches.files(done) == batches.files(quiet)
+        assert batches.files(done) == quiet
         assert server.verify(job.name).damaged == 0
         batches.nothing_aside(place)
 

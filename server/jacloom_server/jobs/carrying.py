@@ -213,9 +213,15 @@ class Carrier:
 
     async def _end(self, id_: str, state: State, message: str) -> None:
         """Ends a job; but for one that would succeed, and of which units were lost meanwhile."""
+        tally = self._tallies.get(id_)
+        if tally is not None:
+            # Of a job that was stopped, as far as it came. There may be no place for it any more.
+            with suppress(Fault):
+                await self._write_status(self._places.store((await asyncio.to_thread(self._ledger.get, id_)).out), tally)
         async with self._settling:
-            counts, units = (entry := await asyncio.to_thread(self._ledger.get, id_)).counts, entry.units
-            if entry.state.ended or (state in _SUCCESS and counts.units_done + counts.units_failed < units):
+            entry = await asyncio.to_thread(self._ledger.get, id_)
+            settled = entry.counts.units_done + entry.counts.units_failed
+            if entry.state.ended or (state in _SUCCESS and settled < entry.units):
                 return
             await asyncio.to_thread(self._ledger.end, id_, state, message, time.time())
         _LOG.info("the job %s has ended: %s%s", id_, state.value, f" ({message})" if message else "")
@@ -236,6 +242,9 @@ class Carrier:
             tally.give_back(first, len(status))
             if isinstance(error, OSError):
                 raise store.unavailable(error) from error
+            if isinstance(error, KeyError):
+                text = f"the status of points should be in {folder}, and its array is not there; see what became of it"
+                raise Fault(Reason.STORE_UNAVAILABLE, text) from error
             raise
 
     async def stop(self, id_: str, state: State, message: str) -> None:
@@ -244,10 +253,6 @@ class Carrier:
         if life is not None:
             life.cancel()
             await asyncio.wait([life])
-        tally = self._tallies.get(id_)
-        if tally is not None:
-            with suppress(Fault):
-                await self._write_status(self._places.store((await asyncio.to_thread(self._ledger.get, id_)).out), tally)
         await self._end(id_, state, message)
 
     async def reopen(self, id_: str) -> None:
