@@ -144,6 +144,8 @@ class Server:
     async def stop(self, grace: float) -> None:
         """Refuses new calls, gives those under way some seconds to finish, and ends the workers."""
         self._gate.drain()
+        if self._board is not None:
+            self._board.drain()
         with contextlib.suppress(TimeoutError):
             # A watcher of health that does not read must not keep us.
             await asyncio.wait_for(self._health.enter_graceful_shutdown(), 1.0)

@@ -97,7 +97,7 @@ def pace(recipe: Recipe, unit: Unit, site: Site, operands: Sequence[Operand], lo
     def send(handle: Handle, lease: float, loading: bool) -> Future[Any]:
         return handle.pace(recipe, unit, site, operands, load() if loading else None, lease)
 
-    return Assignment(Desk.TILES, "measuring how many points to compute at once", send, recipe.function, background=True)
+    return Assignment(Desk.TILES, "measuring how many points to compute at once", send, recipe.function, background=True, attempts=1)
 
 
 def describe(graph: Load) -> Assignment:

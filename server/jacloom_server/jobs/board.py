@@ -56,6 +56,7 @@ class Board:
         self._reception = Reception(service, places, self._ledger, self._publisher, self._carrier)
         self._records: OrderedDict[str, Record] = OrderedDict()
         self._upkeep: asyncio.Task[None] | None = None
+        self._draining = False
 
     async def start(self) -> None:
         """Goes on with the jobs that an earlier server has left."""
@@ -65,6 +66,10 @@ class Board:
             _LOG.info("the job %s goes on: %d of %d units are done", entry.id, entry.counts.units_done, entry.units)
             self._carrier.begin(entry.id)
         self._upkeep = asyncio.create_task(self._keep_up())
+
+    def drain(self) -> None:
+        """Sends those away who watch jobs: they would watch until the end."""
+        self._draining = True
 
     async def stop(self) -> None:
         """Leaves all jobs as they are, for the next server to go on with."""
@@ -93,10 +98,16 @@ class Board:
         return [await self._view(entry) for entry in entries], after
 
     async def watch(self, name: str) -> AsyncGenerator[View]:
-        """Yields a job now, whenever it has come further, and at its end."""
+        """Yields a job now, whenever it has come further, and at its end.
+
+        Raises:
+            Fault: JOB_NOT_FOUND; DRAINING.
+        """
         last: View | None = None
         while True:
             view = await self.get(name)
+            if self._draining:
+                raise Fault(Reason.DRAINING, "the service is shutting down; the job goes on with the next one")
             if last is None or view.entry != last.entry or (view.message, view.workers) != (last.message, last.workers):
                 yield view
                 last = view

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -21,10 +22,15 @@ from jacloom_server.jobs.record import Record, Result
 from jacloom_server.plan import Mode, Plan, single
 from jacloom_server.planning import Service
 from jacloom_server.structures import operand
+from jacloom_server.work import Assignment
 from jacloom_worker.launch import Operand
 from jacloom_worker.protocol import Structure
 from jacloom_worker.unit import Pace, Site, Unit
 
+_LOG = logging.getLogger(__name__)
+
+_UNMEASURED: Final = frozenset({Reason.TOO_SLOW, Reason.POISONED, Reason.OUT_OF_MEMORY, Reason.INTERNAL})
+"""Faults that may be those of single points."""
 _STRUCTURE: Final = "structure.npz"
 _LONG: Final = 4.0
 """A point whose derivative takes so many times as long as a unit should is spread over several units."""
@@ -46,8 +52,7 @@ async def prepare(service: Service, places: Places, job: str, wanted: Wanted, fo
     plan, inner = await _plan(service, wanted)
     operands = _operands(plan.structure)
     slow, _ = recipe(wanted, plan, together=0, count=1, inner=inner)
-    pace = await service.pool.ask(work.pace(slow, Unit(0, 0, wanted.points), Site(job, str(folder), ""), operands, wanted.function.load))
-    assert isinstance(pace, Pace)
+    pace = await _pace(service, work.pace(slow, Unit(0, 0, wanted.points), Site(job, str(folder), ""), operands, wanted.function.load), plan)
     workers = max(1, service.pool.workers_for_tiles())
     nbytes = total_bytes([array for array, _ in results(wanted, plan)])
     seeds = _seeds(wanted, plan, pace, nbytes, workers)
@@ -87,6 +92,24 @@ def loaded(places: Places, job: str, data: bytes) -> tuple[Record, tuple[Operand
     found = record.decoded(data)
     path = places.own(job) / _STRUCTURE
     return found, _operands(record.load_structure(path) if found.recipe.entries is not None else None)
+
+
+async def _pace(service: Service, question: Assignment, plan: Plan) -> Pace:
+    """Returns how many points are computed at once: one, by the estimate of its price, where a point among the first cannot be measured.
+
+    Raises:
+        Fault: The derivative cannot be had, or nobody is there to find out.
+    """
+    try:
+        pace = await service.pool.ask(question)
+    except Fault as fault:
+        if fault.reason not in _UNMEASURED:
+            raise
+        # It may be that point alone, and fails as a unit then; the others are none the worse for it.
+        _LOG.warning("no point of a job could be measured, each is computed alone: %s", fault)
+        return Pace(0, max(plan.seconds, division.UNIT_SECONDS))
+    assert isinstance(pace, Pace)
+    return pace
 
 
 async def _plan(service: Service, wanted: Wanted) -> tuple[Plan, Mode | None]:
