@@ -52,7 +52,7 @@ class Lines:
             found = next(filter(None, (self._own(at, line_of) for at in reversed(way))), None) if way else self._lines(place, line_of)
             if found:
                 return found
-        return self.home
+        return self.home if place.function in self.numbers else None
 
     def check(self, calls: Sequence[Place]) -> str | None:
         """Returns what the error check says that the last of some nodes, each of which leads to the next, belongs to; None if it belongs to none."""
