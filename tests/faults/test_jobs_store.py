@@ -156,6 +156,8 @@ def test_a_job_whose_results_were_taken_away_waits_until_they_are_back(server: S
 def test_results_that_were_removed_under_a_job_do_not_keep_it_from_being_cancelled(server: Server, tmp_path: Path) -> None:
     job = server.submit(MEDIUM, out="removed")
     service.wait_for(lambda: server.board.get(job.name).units_done > 0, 60)
+    # Units end in any order.
+    service.wait_for(lambda: server.board.read(job.name, "status")[0] == 1)
     Path(job.store).rename(tmp_path / "removed")
     service.wait_for(lambda: server.board.get(job.name).message, 60)
     assert server.cancel(job.name).state == pb.JOB_CANCELLED
